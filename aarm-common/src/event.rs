@@ -1,0 +1,252 @@
+//! Events: what the kernel programs put into the ring buffer.
+//!
+//! ```text
+//! offset 0            EventHeader (fixed size)
+//! HEADER_BYTES        path   (path_len bytes, absolute, no NUL)
+//! + path_len          path2  (path2_len bytes: rename and link target; cwd of an exec)
+//! + path2_len         args   (args_len bytes: argv, each argument ended by NUL)
+//! = len
+//! ```
+//!
+//! [`Event::decode`] trusts nothing: every length, enum and flag is checked, and a record that does not add
+//! up is an error, never a guess.
+
+use crate::ABI_VERSION;
+use crate::limits::*;
+use crate::op::{Decision, Operation, named_u8};
+use crate::state::ObjectId;
+
+named_u8! {
+    /// What an event reports.
+    Kind {
+        /// An action that was decided.
+        Action = 1 => "action",
+        /// An exec that took effect: the exact arguments and working directory.
+        ExecCommitted = 2 => "exec_committed",
+        /// A new process in a session; `arg` is its process id.
+        Fork = 3 => "fork",
+        /// A process of a session ended; `arg` is its wait status.
+        Exit = 4 => "exit",
+        /// An agent selector began a session; `rule` is the selector.
+        SessionBegin = 5 => "session_begin",
+        /// The last task of a session ended.
+        SessionEnd = 6 => "session_end",
+    }
+}
+
+named_u8! {
+    /// Why the decision is what it is.
+    Cause {
+        /// A rule matched.
+        Rule = 1 => "rule",
+        /// No rule matched: the family's default.
+        Default = 2 => "default",
+        /// The path could not be built within its bounds: fail closed.
+        PathTooLong = 3 => "path_too_long",
+        /// Kernel memory could not be read: fail closed.
+        ReadFailed = 4 => "read_failed",
+        /// The session's policy is not loaded: fail closed.
+        NoPolicy = 5 => "no_policy",
+        /// Not a decision (process events).
+        None = 6 => "none",
+    }
+}
+
+/// The policy was in audit mode: the decision was recorded, not enforced.
+pub const FLAG_AUDIT: u16 = 1;
+/// The arguments did not fit and were cut; `arg` has their full length.
+pub const FLAG_ARGS_CUT: u16 = 2;
+/// The open was for reading as well as writing.
+pub const FLAG_ALSO_READ: u16 = 4;
+/// The unix address is abstract: the path is its name without the leading NUL.
+pub const FLAG_ABSTRACT: u16 = 8;
+/// The object has no name any more, or never had one in this tree.
+pub const FLAG_UNLINKED: u16 = 16;
+/// The path was cut off because it could not be built whole.
+pub const FLAG_PATH_CUT: u16 = 32;
+/// Renamed by exchange: both ends are source and target.
+pub const FLAG_EXCHANGE: u16 = 64;
+const FLAGS_KNOWN: u16 = 127;
+
+/// `rule` when no rule decided.
+pub const NO_RULE: u16 = u16::MAX;
+
+/// The fixed part of an event.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct EventHeader {
+    /// [`ABI_VERSION`].
+    pub version: u16,
+    /// [`Kind`].
+    pub kind: u8,
+    /// [`Operation`]; 0 where `kind` is not an action.
+    pub op: u8,
+    /// Bytes of the whole event.
+    pub len: u32,
+    /// Sequence number on `cpu`, from 0; a missing one is an event that found no room.
+    pub seq: u64,
+    /// Nanoseconds since boot (`CLOCK_BOOTTIME`) when the hook was entered.
+    pub time_ns: u64,
+    /// Session id, see [`crate::state::session_id`].
+    pub session: u64,
+    /// Nanoseconds from `time_ns` to the event's emission: what deciding took.
+    pub took_ns: u32,
+    /// CPU the program ran on.
+    pub cpu: u32,
+    /// Policy generation that decided.
+    pub policy: u32,
+    /// Process id (thread group), in the initial pid namespace.
+    pub pid: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// Parent's process id.
+    pub ppid: u32,
+    /// Real user id, in the initial user namespace.
+    pub uid: u32,
+    /// Real group id.
+    pub gid: u32,
+    /// [`Decision`].
+    pub decision: u8,
+    /// [`Cause`].
+    pub cause: u8,
+    /// `FLAG_*`.
+    pub flags: u16,
+    /// Index of the rule in the compiled policy, or [`NO_RULE`].
+    pub rule: u16,
+    /// [`Operation`] of the facet that decided (a rename is also a read of its source).
+    pub facet: u8,
+    /// IP protocol.
+    pub protocol: u8,
+    /// The object.
+    pub object: ObjectId,
+    /// By kind and operation: open flags, new mode, new owner (uid << 32 | gid), child pid, exit status,
+    /// full length of the arguments.
+    pub arg: u64,
+    /// Socket address family.
+    pub family: u16,
+    /// Port, host byte order.
+    pub port: u16,
+    /// Socket type.
+    pub sock_type: u16,
+    /// Bytes of `path`.
+    pub path_len: u16,
+    /// Bytes of `path2`.
+    pub path2_len: u16,
+    /// Bytes of `args`.
+    pub args_len: u16,
+    /// Zero.
+    pub reserved: u32,
+    /// IPv6 address, or IPv4 in the first four bytes, network byte order.
+    pub addr: [u8; 16],
+    /// Command name of the thread, NUL-padded.
+    pub comm: [u8; 16],
+}
+
+/// Bytes of [`EventHeader`].
+pub const HEADER_BYTES: usize = size_of::<EventHeader>();
+
+const _: () = assert!(HEADER_BYTES == 144);
+const _: () = assert!(EVENT_MAX >= HEADER_BYTES + 2 * PATH_MAX);
+
+/// Why bytes are not an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecodeError {
+    /// Fewer bytes than a header.
+    Short,
+    /// Another ABI version.
+    Version(u16),
+    /// The stated length, or the sum of the parts, is not the record's length.
+    Length,
+    /// A field holds a value that means nothing; its name.
+    Field(&'static str),
+}
+
+impl core::fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Short => write!(f, "event shorter than its header"),
+            Self::Version(v) => write!(f, "event of ABI version {v}, this program speaks {ABI_VERSION}"),
+            Self::Length => write!(f, "event whose parts do not add up to its length"),
+            Self::Field(name) => write!(f, "event with an invalid `{name}`"),
+        }
+    }
+}
+
+impl core::error::Error for DecodeError {}
+
+/// A decoded event, borrowing its variable part from the record.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<'a> {
+    /// The fixed part, for its plain numbers.
+    pub header: EventHeader,
+    /// What the event reports.
+    pub kind: Kind,
+    /// The operation; `Exec` for process events.
+    pub op: Operation,
+    /// The decision.
+    pub decision: Decision,
+    /// Why.
+    pub cause: Cause,
+    /// Operation of the facet that decided.
+    pub facet: Operation,
+    /// The deciding rule's index.
+    pub rule: Option<u16>,
+    /// The object's path, absolute, as seen from the root of its mount namespace.
+    pub path: &'a [u8],
+    /// Second path, see the module docs.
+    pub path2: &'a [u8],
+    /// Arguments, each ended by NUL.
+    pub args: &'a [u8],
+}
+
+impl<'a> Event<'a> {
+    /// Decodes one ring-buffer record.
+    pub fn decode(record: &'a [u8]) -> Result<Self, DecodeError> {
+        if record.len() < HEADER_BYTES {
+            return Err(DecodeError::Short);
+        }
+        // SAFETY: the length was checked, and every bit pattern is a valid `EventHeader` (integers only).
+        let header: EventHeader = unsafe { core::ptr::read_unaligned(record.as_ptr().cast()) };
+        if header.version != ABI_VERSION {
+            return Err(DecodeError::Version(header.version));
+        }
+        let kind = Kind::from_u8(header.kind).ok_or(DecodeError::Field("kind"))?;
+        let op = Operation::from_u8(header.op).ok_or(DecodeError::Field("op"))?;
+        let facet = Operation::from_u8(header.facet).ok_or(DecodeError::Field("facet"))?;
+        let decision = Decision::from_u8(header.decision).ok_or(DecodeError::Field("decision"))?;
+        let cause = Cause::from_u8(header.cause).ok_or(DecodeError::Field("cause"))?;
+        if header.flags & !FLAGS_KNOWN != 0 {
+            return Err(DecodeError::Field("flags"));
+        }
+        let rule = match header.rule {
+            NO_RULE => None,
+            r if (r as usize) < MAX_RULES => Some(r),
+            _ => return Err(DecodeError::Field("rule")),
+        };
+        let (p, p2, a) = (header.path_len as usize, header.path2_len as usize, header.args_len as usize);
+        if p > PATH_MAX || p2 > PATH_MAX || a > ARGS_MAX {
+            return Err(DecodeError::Length);
+        }
+        let total = HEADER_BYTES + p + p2 + a;
+        if header.len as usize != total || record.len() != total {
+            return Err(DecodeError::Length);
+        }
+        let (path, rest) = record[HEADER_BYTES..].split_at(p);
+        let (path2, args) = rest.split_at(p2);
+        Ok(Self { header, kind, op, decision, cause, facet, rule, path, path2, args })
+    }
+
+    /// The thread's command name without its padding.
+    pub fn comm(&self) -> &[u8] {
+        let end = self.header.comm.iter().position(|b| *b == 0).unwrap_or(self.header.comm.len());
+        &self.header.comm[..end]
+    }
+
+    /// Whether the decision was recorded only.
+    pub fn is_audit(&self) -> bool {
+        self.header.flags & FLAG_AUDIT != 0
+    }
+}
+
+#[cfg(test)]
+mod tests;

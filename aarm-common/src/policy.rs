@@ -1,0 +1,155 @@
+//! The compiled policy: what the policy compiler writes and `decide()` reads.
+//!
+//! A decision is an AND of bitmaps over the rules, one bitmap for each dimension of the action; the lowest
+//! set bit is the winning rule, because the compiler sorts rules by precedence. Every lookup is a fixed
+//! number of steps whatever the policy says.
+//!
+//! # Path automaton
+//! All globs compile to one automaton that reads the path **backwards**, from its last byte to the leading
+//! `/`, because that is the order in which a dentry walk meets it. For components `c1..cn` of an absolute
+//! path it is fed `rev(cn) '/' … rev(c1) '/'`; for the root directory itself a single `/`.
+//! - After each `/` the entry `hit_boundary[state]` is added to the result: globs that start with `**/`, and
+//!   so may start at any component.
+//! - After the last `/` also `hit_end[state]`: globs anchored at the root.
+//!
+//! An entry of 0 means "nothing"; any other indexes [`Policy::hits`]. Results are only ever added: a rule's
+//! bit in `path` says that one of its globs matched. So a glob with a free start costs no memory of having
+//! matched in the automaton's states, which is what keeps the automaton small.
+//!
+//! # Ranges
+//! Addresses and user ids are looked up in a sorted table of range starts: the entry is the last one whose
+//! start is not above the value. The first start is always 0. Tables are padded with the maximum value.
+
+use crate::limits::*;
+use crate::op::{FAMILIES, OPERATIONS};
+
+/// A bitmap over the rules of one policy.
+pub type Bits = [u64; RULE_WORDS];
+
+/// Which rules' glob predicates hold for a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Hits {
+    /// Rules of which some `path` glob matches.
+    pub path: Bits,
+    /// Rules of which some `not_path` glob matches.
+    pub not_path: Bits,
+    /// Rules of which some `exe` glob matches.
+    pub exe: Bits,
+    /// Rules of which some `not_exe` glob matches.
+    pub not_exe: Bits,
+}
+
+/// A cgroup subtree named by an agent selector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct CgroupEntry {
+    /// Id (inode number) of the subtree's root; 0 ends the list.
+    pub id: u64,
+    /// Depth of the subtree's root below the root cgroup, which has 0.
+    pub level: u32,
+    /// Index into [`Policy::sets`]: the selectors that ask for this cgroup.
+    pub set: u32,
+}
+
+/// Policy mode: decide and enforce.
+pub const MODE_ENFORCE: u32 = 1;
+/// Policy mode: decide and record, block nothing.
+pub const MODE_AUDIT: u32 = 2;
+
+/// One compiled policy, as one value of the `POLICIES` array map.
+///
+/// Sets named by index into [`Policy::sets`] hold the rules that are *satisfied* in that dimension, rules
+/// without a predicate there included.
+#[derive(Clone)]
+#[repr(C)]
+pub struct Policy {
+    /// Number of this compilation, unique while the maps live; 0 marks an empty slot.
+    pub generation: u32,
+    /// [`MODE_ENFORCE`] or [`MODE_AUDIT`].
+    pub mode: u32,
+    /// Byte classes of the automaton: a state's row has this many cells.
+    pub dfa_stride: u32,
+    /// The automaton's first state.
+    pub dfa_start: u32,
+    /// Rules in use.
+    pub rules: u32,
+    /// Set for an address that is not IP.
+    pub addr_none: u32,
+    /// Set for an address without a port.
+    pub port_none: u32,
+    /// Entries of [`Policy::cgroups`] in use.
+    pub cgroup_count: u32,
+    /// Decision of each family when no rule matches, as [`crate::Decision`].
+    pub defaults: [u8; FAMILIES],
+    /// Decision of each rule, as [`crate::Decision`].
+    pub rule_decision: [u8; MAX_RULES],
+    /// For the agents matcher: the policy slot that a selector's sessions run under.
+    pub rule_slot: [u8; MAX_RULES],
+    /// Rules that name the operation.
+    pub op_rules: [Bits; OPERATIONS],
+    /// Rules without a `path` predicate.
+    pub path_free: Bits,
+    /// Rules without an `exe` predicate.
+    pub exe_free: Bits,
+    /// Rules without a cgroup predicate.
+    pub cgroup_free: Bits,
+    /// Byte to class.
+    pub dfa_class: [u8; 256],
+    /// Cell `state * dfa_stride + class`: the next state.
+    pub dfa_next: [u16; DFA_CELLS],
+    /// State after a `/`: index into [`Policy::hits`], 0 for none.
+    pub hit_boundary: [u16; DFA_STATES],
+    /// State after the leading `/`: index into [`Policy::hits`], 0 for none.
+    pub hit_end: [u16; DFA_STATES],
+    /// Glob predicates that hold.
+    pub hits: [Hits; HIT_SETS],
+    /// First user id of each range.
+    pub uid_start: [u32; UID_RANGES],
+    /// Set of each user id range.
+    pub uid_set: [u16; UID_RANGES],
+    /// First IPv4 address of each range, host byte order.
+    pub v4_start: [u32; V4_RANGES],
+    /// Set of each IPv4 range.
+    pub v4_set: [u16; V4_RANGES],
+    /// First IPv6 address of each range: high and low half, host byte order.
+    pub v6_start: [[u64; 2]; V6_RANGES],
+    /// Set of each IPv6 range.
+    pub v6_set: [u16; V6_RANGES],
+    /// Set of each port.
+    pub port_set: [u16; 65536],
+    /// Set of each IP protocol (`IPPROTO_*`).
+    pub proto_set: [u16; 256],
+    /// Set of each address family (`AF_*`).
+    pub family_set: [u16; SOCKET_FAMILIES],
+    /// Set of each socket type (`SOCK_*`).
+    pub type_set: [u16; SOCKET_TYPES],
+    /// Cgroup subtrees of the agent selectors.
+    pub cgroups: [CgroupEntry; CGROUPS],
+    /// The rule bitmaps the dimensions refer to.
+    pub sets: [Bits; RULE_SETS],
+}
+
+/// Size of [`Policy`] in bytes; part of the ABI.
+pub const POLICY_BYTES: usize = size_of::<Policy>();
+
+#[cfg(feature = "user")]
+// SAFETY: repr(C), made of integers only, without padding (asserted below), so every bit pattern is valid.
+unsafe impl aya::Pod for Policy {}
+
+const _: () = {
+    let fields = 8 * 4
+        + FAMILIES
+        + 2 * MAX_RULES
+        + size_of::<Bits>() * (OPERATIONS + 3 + RULE_SETS)
+        + 256
+        + 2 * DFA_CELLS
+        + 4 * DFA_STATES
+        + size_of::<Hits>() * HIT_SETS
+        + 6 * UID_RANGES
+        + 6 * V4_RANGES
+        + 18 * V6_RANGES
+        + 2 * (65536 + 256 + SOCKET_FAMILIES + SOCKET_TYPES)
+        + size_of::<CgroupEntry>() * CGROUPS;
+    assert!(size_of::<Policy>() == fields, "Policy has padding");
+};
