@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! offset 0            EventHeader (fixed size)
-//! HEADER_BYTES        path   (path_len bytes, absolute, no NUL)
+//! HEADER_BYTES        gap    (0 to 7 bytes without meaning: the path is built backwards, the header is aligned)
+//! + gap               path   (path_len bytes, absolute, no NUL)
 //! + path_len          path2  (path2_len bytes: rename and link target; cwd of an exec)
-//! + path2_len         args   (args_len bytes: argv, each argument ended by NUL)
+//! + path2_len         args   (args_len bytes: argv, each argument ended by NUL; a symlink's target)
 //! = len
 //! ```
 //!
@@ -134,12 +135,50 @@ pub struct EventHeader {
     pub path2_len: u16,
     /// Bytes of `args`.
     pub args_len: u16,
-    /// Zero.
-    pub reserved: u32,
+    /// Bytes between header and path, 0 to 7.
+    pub gap: u32,
     /// IPv6 address, or IPv4 in the first four bytes, network byte order.
     pub addr: [u8; 16],
     /// Command name of the thread, NUL-padded.
     pub comm: [u8; 16],
+}
+
+impl EventHeader {
+    /// All zeros; not a valid event yet.
+    pub const ZERO: Self = Self {
+        version: 0,
+        kind: 0,
+        op: 0,
+        len: 0,
+        seq: 0,
+        time_ns: 0,
+        session: 0,
+        took_ns: 0,
+        cpu: 0,
+        policy: 0,
+        pid: 0,
+        tid: 0,
+        ppid: 0,
+        uid: 0,
+        gid: 0,
+        decision: 0,
+        cause: 0,
+        flags: 0,
+        rule: 0,
+        facet: 0,
+        protocol: 0,
+        object: ObjectId { ino: 0, dev: 0, mode: 0 },
+        arg: 0,
+        family: 0,
+        port: 0,
+        sock_type: 0,
+        path_len: 0,
+        path2_len: 0,
+        args_len: 0,
+        gap: 0,
+        addr: [0; 16],
+        comm: [0; 16],
+    };
 }
 
 /// Bytes of [`EventHeader`].
@@ -224,14 +263,15 @@ impl<'a> Event<'a> {
             _ => return Err(DecodeError::Field("rule")),
         };
         let (p, p2, a) = (header.path_len as usize, header.path2_len as usize, header.args_len as usize);
-        if p > PATH_MAX || p2 > PATH_MAX || a > ARGS_MAX {
+        let gap = header.gap as usize;
+        if gap > 7 || p > PATH_MAX || p2 > PATH_MAX || a > ARGS_MAX {
             return Err(DecodeError::Length);
         }
-        let total = HEADER_BYTES + p + p2 + a;
+        let total = HEADER_BYTES + gap + p + p2 + a;
         if header.len as usize != total || record.len() != total {
             return Err(DecodeError::Length);
         }
-        let (path, rest) = record[HEADER_BYTES..].split_at(p);
+        let (path, rest) = record[HEADER_BYTES + gap..].split_at(p);
         let (path2, args) = rest.split_at(p2);
         Ok(Self { header, kind, op, decision, cause, facet, rule, path, path2, args })
     }

@@ -31,6 +31,8 @@ pub const V4_RANGES: usize = 1024;
 pub const V6_RANGES: usize = 1024;
 /// Boundaries between user-id ranges of one policy.
 pub const UID_RANGES: usize = 256;
+/// Agent selectors of all loaded policies together.
+pub const AGENT_SELECTORS: usize = 64;
 /// Cgroup subtrees named by agent selectors.
 pub const CGROUPS: usize = 32;
 /// Address families told apart (`AF_*` below this; larger ones share the last entry).
@@ -46,8 +48,8 @@ pub const RING_BYTES: u32 = 16 << 20;
 pub const RING_ACTION_LIMIT: u64 = 12 << 20;
 /// Bytes of argument vector recorded with an exec.
 pub const ARGS_MAX: usize = 4096;
-/// Most bytes that one event can have: header, two paths, and nothing after them, or header, path and
-/// arguments. See [`crate::event`].
+/// Most bytes that one event can have: header and two paths, or header, working directory and arguments. See
+/// [`crate::event`].
 pub const EVENT_MAX: usize = 256 + 2 * PATH_MAX;
 
 const _: () = assert!(MAX_RULES.is_multiple_of(64));

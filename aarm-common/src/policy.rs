@@ -18,7 +18,8 @@
 //!
 //! # Ranges
 //! Addresses and user ids are looked up in a sorted table of range starts: the entry is the last one whose
-//! start is not above the value. The first start is always 0. Tables are padded with the maximum value.
+//! start is not above the value. The first start is always 0. Tables are padded to their full length with the
+//! maximum value as start and the **last used entry's set**, so that the search may land on the padding.
 
 use crate::limits::*;
 use crate::op::{FAMILIES, OPERATIONS};
@@ -61,7 +62,7 @@ pub const MODE_AUDIT: u32 = 2;
 ///
 /// Sets named by index into [`Policy::sets`] hold the rules that are *satisfied* in that dimension, rules
 /// without a predicate there included.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Policy {
     /// Number of this compilation, unique while the maps live; 0 marks an empty slot.

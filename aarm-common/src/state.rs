@@ -18,7 +18,7 @@ pub struct ObjectId {
 
 /// The task is counted in its session's `tasks`.
 pub const TASK_COUNTED: u32 = 1;
-/// The task is inside `execve`, past its check: [`Task::exec_object`] is the image being loaded.
+/// The task passed the check of an `execve` that has not taken effect yet: [`Task::exec_exe`] is valid.
 pub const TASK_IN_EXEC: u32 = 2;
 
 /// What the kernel keeps for a supervised task (task storage `TASKS`).
@@ -35,8 +35,6 @@ pub struct Task {
     pub exe: Bits,
     /// The same for the image being loaded, while [`TASK_IN_EXEC`].
     pub exec_exe: Bits,
-    /// The file being executed, while [`TASK_IN_EXEC`].
-    pub exec_object: ObjectId,
     /// Policy generation of [`Task::exec_exe`].
     pub exec_generation: u32,
     /// Zero.
@@ -139,7 +137,7 @@ pub const STATS: usize = 32;
 
 const _: () = assert!(Stat::ALL.len() <= STATS);
 const _: () = assert!(size_of::<ObjectId>() == 16);
-const _: () = assert!(size_of::<Task>() == 16 + 2 * 8 * RULE_WORDS + 16 + 8);
+const _: () = assert!(size_of::<Task>() == 16 + 2 * 8 * RULE_WORDS + 8);
 const _: () = assert!(size_of::<Session>() == 40);
 const _: () = assert!(size_of::<Config>() == 32);
 

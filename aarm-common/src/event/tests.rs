@@ -43,7 +43,7 @@ fn layout_is_the_one_the_version_names() {
     assert_eq!(offset_of!(EventHeader, addr), 112);
     assert_eq!(offset_of!(EventHeader, comm), 128);
     assert_eq!(crate::policy::POLICY_BYTES, 1_360_008);
-    assert_eq!(size_of::<crate::state::Task>(), 168);
+    assert_eq!(size_of::<crate::state::Task>(), 152);
 }
 
 #[test]
@@ -69,6 +69,7 @@ fn every_wrong_field_is_named() {
         (|h| h.path_len = 4097, DecodeError::Length),
         (|h| h.len += 1, DecodeError::Length),
         (|h| h.args_len = 2, DecodeError::Length),
+        (|h| h.gap = 8, DecodeError::Length),
     ];
     for (break_it, expected) in cases {
         let mut h = valid();
@@ -90,7 +91,7 @@ proptest! {
         let n = bytes.len() as u32;
         bytes[4..8].copy_from_slice(&n.to_le_bytes());
         if let Ok(e) = Event::decode(&bytes) {
-            prop_assert_eq!(e.path.len() + e.path2.len() + e.args.len() + HEADER_BYTES, bytes.len());
+            prop_assert_eq!(e.header.gap as usize + e.path.len() + e.path2.len() + e.args.len() + HEADER_BYTES, bytes.len());
         }
     }
 }

@@ -1,0 +1,202 @@
+//! Exit codes and the one error type of the command line.
+//!
+//! Every error says what happened and, in [`CliError::help`], what to do next. Text that came from elsewhere
+//! (paths, the daemon) is escaped where it is printed, not here.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::escape;
+use super::output::Output;
+use crate::api::types::{Diagnostic, ErrorBody, ErrorCode};
+
+/// An exit code of `aarm`. `aarm run` passes on the status of its command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit(pub u8);
+
+impl Exit {
+    /// Done, and the answer is yes.
+    pub const OK: Self = Self(0);
+    /// Done, and the answer is no: tampered, invalid, a test failed, no such session.
+    pub const NEGATIVE: Self = Self(1);
+    /// Could not be done here: no daemon, not permitted, unreadable, a kernel that cannot enforce.
+    pub const CANNOT: Self = Self(2);
+    /// `verify`: what is there is intact, but not all of it is there or signed.
+    pub const INCOMPLETE: Self = Self(3);
+    /// The command line itself is wrong (`EX_USAGE`).
+    pub const USAGE: Self = Self(64);
+    /// `run`: aarm failed, the command was not run.
+    pub const RUN_FAILED: Self = Self(125);
+    /// `run`: the command was found but not executed: no permission, or the policy refused it.
+    pub const RUN_REFUSED: Self = Self(126);
+    /// `run`: no such command.
+    pub const RUN_NOT_FOUND: Self = Self(127);
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.0)
+    }
+}
+
+/// The table of exit codes, shown by `aarm --help`.
+pub const HELP: &str = "\
+Exit codes:
+  0    done
+  1    done, and the answer is no (tampered, invalid, a test failed, no such session)
+  2    cannot be done here (no daemon, not permitted, unreadable, the kernel cannot enforce)
+  3    verify: what is there is intact, but not complete
+  64   wrong usage
+  run  passes the command's status on, 128+N and the same signal if a signal N ended it;
+       125 aarm failed and nothing was run (also for wrong usage), 126 the command may not be
+       executed, 127 there is no such command";
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// Nobody listens on the socket.
+    #[error("no daemon answers at {}", socket.display())]
+    NoDaemon {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The daemon answered with an error.
+    #[error("{}", body.error.message)]
+    Refused {
+        /// Its answer.
+        body: Box<ErrorBody>,
+    },
+    /// What answered does not speak this protocol, or went away in the middle.
+    #[error("the daemon at {} did not answer as expected: {what}", socket.display())]
+    Protocol {
+        /// The socket.
+        socket: PathBuf,
+        /// What was wrong.
+        what: String,
+    },
+    /// The daemon took too long.
+    #[error("the daemon at {} did not answer within {seconds} seconds", socket.display())]
+    Timeout {
+        /// The socket.
+        socket: PathBuf,
+        /// The limit.
+        seconds: u64,
+    },
+    /// A stream ended before everything was said.
+    #[error("the stream broke off: {count} receipts were not sent because this end was too slow")]
+    Lost {
+        /// How many.
+        count: u64,
+    },
+    /// A file could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file is larger than its kind may be.
+    #[error("{} is larger than {limit} bytes", path.display())]
+    TooLarge {
+        /// Which.
+        path: PathBuf,
+        /// The limit.
+        limit: usize,
+    },
+    /// A policy with errors, all of them.
+    #[error("{} cannot be used: {} in it", path.display(), super::count(diagnostics.len(), "error"))]
+    Policy {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, in the order of the file.
+        diagnostics: Vec<Diagnostic>,
+    },
+    /// An argument that parses but makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// A receipt log could not be opened or read.
+    #[error("cannot read the receipt log {}", path.display())]
+    Log {
+        /// Directory or file.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The verifier was given no key or a bad one.
+    #[error("no usable verifier key: {0}")]
+    Key(String),
+    /// `run`: this process has more than one thread, so a session would not hold all of it.
+    #[error("this process has {threads} threads where it must have one")]
+    Threads {
+        /// How many.
+        threads: usize,
+    },
+    /// A system call that should not fail failed.
+    #[error("cannot {what}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// Writing the output failed.
+    #[error("cannot write the output")]
+    Output(#[from] io::Error),
+}
+
+impl CliError {
+    /// A failed system call.
+    pub fn system(what: &'static str) -> impl FnOnce(nix::Error) -> Self {
+        move |e| Self::System { what, source: e.into() }
+    }
+
+    /// The exit code for this error, outside `aarm run`.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Usage(_) => Exit::USAGE,
+            Self::Policy { .. } => Exit::NEGATIVE,
+            Self::Refused { body } => match body.error.code {
+                ErrorCode::NotFound | ErrorCode::UnknownPolicy | ErrorCode::PolicyInvalid => Exit::NEGATIVE,
+                ErrorCode::BadRequest => Exit::USAGE,
+                _ => Exit::CANNOT,
+            },
+            // Whoever read our output has seen enough, as with `| head`.
+            Self::Output(e) if e.kind() == io::ErrorKind::BrokenPipe => Exit::OK,
+            _ => Exit::CANNOT,
+        }
+    }
+
+    /// What to do next.
+    pub fn help(&self) -> Option<String> {
+        let text = match self {
+            Self::NoDaemon { source, socket } => match source.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    format!("you may not connect to it: check the permissions of {}", socket.display())
+                }
+                _ => "start it with `sudo systemctl start aarm-agent` (or `sudo aarm-agent`); \
+                      `aarm doctor` tells whether this host can run it; \
+                      if it listens elsewhere, name its socket with --socket PATH or AARM_SOCKET"
+                    .into(),
+            },
+            Self::Refused { body } => return body.error.help.clone(),
+            Self::Protocol { .. } => "check that --socket names the socket of an aarm daemon, \
+                                      and that it has the version of this command (`aarm status`)"
+                .into(),
+            Self::Timeout { .. } => "see `journalctl -u aarm-agent` for what it is doing".into(),
+            Self::Lost { .. } => "nothing is lost in the log: read it with `aarm receipts`".into(),
+            Self::TooLarge { .. } => "no policy needs so much: is it the right file?".into(),
+            Self::Policy { path, .. } => format!("`aarm policy check {}` shows each place", path.display()),
+            Self::Usage(_) => "see `aarm help`".into(),
+            Self::Key(_) => "give the log's public key with --key FILE or --key 'NAME+HASH+KEY'; \
+                             `aarm status` prints it"
+                .into(),
+            Self::Log { source, .. } | Self::Read { source: Io(source), .. } => return permission_help(source.as_ref()),
+            _ => return None,
+        };
+        Some(text)
+    }
+}

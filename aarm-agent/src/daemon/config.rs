@@ -1,0 +1,428 @@
+//! The daemon's configuration: one strict YAML document.
+//!
+//! Owns the names, defaults and bounds of all settings. Promises: an unknown field, a wrong type or a value
+//! out of bounds is an error with its place, and the daemon does not start on it. Must never: touch anything
+//! the settings name; [`Config::load`] reads the one file it is given.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::de::{self, Deserializer, Visitor};
+use serde::{Deserialize, Serialize};
+
+/// Where the configuration is looked for.
+pub const CONFIG_PATH: &str = "/etc/aarm/agent.yaml";
+/// Largest configuration file, in bytes.
+pub const CONFIG_MAX: u64 = 64 << 10;
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is over [`CONFIG_MAX`].
+    #[error("{path}: {size} bytes, a configuration has at most {CONFIG_MAX}")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        size: u64,
+    },
+    /// The document is not a configuration.
+    #[error("{path}:{line}:{column}: {message}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1; 0 if unknown.
+        line: u64,
+        /// Column, from 1.
+        column: u64,
+        /// What is wrong.
+        message: String,
+    },
+    /// A value is out of its bounds.
+    #[error("{path}: {field}: {message}")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The field, with dots.
+        field: &'static str,
+        /// What it must be.
+        message: String,
+    },
+}
+
+/// All settings. See `deploy/agent.yaml` for one with every field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Directory of policy files (`*.yaml`).
+    pub policies: PathBuf,
+    /// Directory of the receipt log.
+    pub log: PathBuf,
+    /// Directory of the signing keys.
+    pub keys: PathBuf,
+    /// Directory of the state kept between starts.
+    pub state: PathBuf,
+    /// Directory of the lock and other files of this boot.
+    pub run_dir: PathBuf,
+    /// The BPF filesystem.
+    pub bpffs: PathBuf,
+    /// The API socket.
+    pub socket: Socket,
+    /// The metrics endpoint.
+    pub metrics: Metrics,
+    /// What `aarm run` may do.
+    pub run: Run,
+    /// The receipt log's rhythm.
+    pub receipts: Receipts,
+    /// How events are read.
+    pub events: Events,
+}
+
+/// The API socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Socket {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its permission bits. Peers are told apart by their credentials, so everybody may connect.
+    pub mode: Mode,
+    /// Connections served at once.
+    pub max_connections: u32,
+}
+
+/// The metrics endpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Metrics {
+    /// Address and port, or `off`.
+    pub listen: Listen,
+}
+
+/// What `aarm run` may do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Run {
+    /// Users other than root may bring their own policy.
+    pub user_policies: bool,
+    /// The policy without `--policy`. None: the only one that is loaded, if there is just one.
+    pub default_policy: Option<String>,
+}
+
+/// The receipt log's rhythm.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Receipts {
+    /// Milliseconds after which receipts are on disk at the latest.
+    pub sync_ms: u64,
+    /// Receipts after which they are on disk at the latest.
+    pub sync_count: u32,
+    /// Milliseconds between signed checkpoints while receipts come in.
+    pub checkpoint_ms: u64,
+    /// Seconds between signed checkpoints while none do: the heartbeat.
+    pub heartbeat_s: u64,
+}
+
+/// How events are read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Events {
+    /// Milliseconds to wait for more events after the first, so that one turn serves many.
+    pub coalesce_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            policies: "/etc/aarm/policies".into(),
+            log: "/var/lib/aarm/log".into(),
+            keys: "/var/lib/aarm/keys".into(),
+            state: "/var/lib/aarm/state".into(),
+            run_dir: "/run/aarm".into(),
+            bpffs: "/sys/fs/bpf".into(),
+            socket: Socket::default(),
+            metrics: Metrics::default(),
+            run: Run::default(),
+            receipts: Receipts::default(),
+            events: Events::default(),
+        }
+    }
+}
+
+impl Default for Socket {
+    fn default() -> Self {
+        Self { path: crate::api::types::SOCKET.into(), mode: Mode(0o666), max_connections: 128 }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { listen: Listen(Some(SocketAddr::from(([127, 0, 0, 1], 9465)))) }
+    }
+}
+
+impl Default for Receipts {
+    fn default() -> Self {
+        Self { sync_ms: 10, sync_count: 4096, checkpoint_ms: 1000, heartbeat_s: 60 }
+    }
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self { coalesce_ms: 2 }
+    }
+}
+
+impl Receipts {
+    /// `sync_ms` as a duration.
+    pub fn sync(&self) -> Duration {
+        Duration::from_millis(self.sync_ms)
+    }
+
+    /// `checkpoint_ms` as a duration.
+    pub fn checkpoint(&self) -> Duration {
+        Duration::from_millis(self.checkpoint_ms)
+    }
+
+    /// `heartbeat_s` as a duration.
+    pub fn heartbeat(&self) -> Duration {
+        Duration::from_secs(self.heartbeat_s)
+    }
+}
+
+/// Permission bits, written as an octal string: `"0660"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode(pub u32);
+
+impl Serialize for Mode {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(&format_args!("{:04o}", self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct V;
+        impl Visitor<'_> for V {
+            type Value = Mode;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("permission bits as a quoted octal number, such as \"0660\"")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Mode, E> {
+                match u32::from_str_radix(text, 8) {
+                    Ok(bits) if bits <= 0o777 && text.starts_with('0') => Ok(Mode(bits)),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                }
+            }
+        }
+        d.deserialize_str(V)
+    }
+}
+
+/// A TCP address, or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen(pub Option<SocketAddr>);
+
+impl Serialize for Listen {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(address) => s.collect_str(&address),
+            None => s.serialize_str("off"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct V;
+        impl Visitor<'_> for V {
+            type Value = Listen;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an address and port such as 127.0.0.1:9465, or off")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Listen, E> {
+                match text {
+                    "off" => Ok(Listen(None)),
+                    _ => match text.parse() {
+                        Ok(address) => Ok(Listen(Some(address))),
+                        Err(_) => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                    },
+                }
+            }
+            // A plain `off` is a boolean to some YAML readers.
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<Listen, E> {
+                if on { Err(E::invalid_type(de::Unexpected::Bool(on), &self)) } else { Ok(Listen(None)) }
+            }
+        }
+        d.deserialize_any(V)
+    }
+}
+
+impl Config {
+    /// Reads the file. `explicit`: it was named by the user, so that it must exist; otherwise a missing file
+    /// means the defaults.
+    pub fn load(path: &Path, explicit: bool) -> Result<Self, ConfigError> {
+        use std::io::Read;
+        let read = |source| ConfigError::Read { path: path.to_path_buf(), source };
+        let file = match std::fs::File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !explicit => return Ok(Self::default()),
+            Err(e) => return Err(read(e)),
+        };
+        let mut text = String::new();
+        let size = file.take(CONFIG_MAX + 1).read_to_string(&mut text).map_err(read)? as u64;
+        if size > CONFIG_MAX {
+            let size = std::fs::metadata(path).map_or(size, |m| m.len());
+            return Err(ConfigError::TooLarge { path: path.to_path_buf(), size });
+        }
+        Self::parse(path, &text)
+    }
+
+    /// Parses and checks a document; `path` is for messages.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) {
+            return Ok(Self::default());
+        }
+        let config: Self = serde_saphyr::from_str(text).map_err(|e| {
+            let (line, column) = e.location().map_or((0, 0), |l| (l.line(), l.column()));
+            ConfigError::Parse { path: path.to_path_buf(), line, column, message: plain_message(&e) }
+        })?;
+        config.check(path)?;
+        Ok(config)
+    }
+
+    fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        let wrong = |field, message: String| Err(ConfigError::Value { path: path.to_path_buf(), field, message });
+        for (field, value) in [
+            ("policies", &self.policies),
+            ("log", &self.log),
+            ("keys", &self.keys),
+            ("state", &self.state),
+            ("run_dir", &self.run_dir),
+            ("bpffs", &self.bpffs),
+            ("socket.path", &self.socket.path),
+        ] {
+            if !value.is_absolute() {
+                return wrong(field, format!("must be an absolute path, not `{}`", value.display()));
+            }
+        }
+        if self.socket.path.as_os_str().len() > SOCKET_PATH_MAX {
+            return wrong("socket.path", format!("must have at most {SOCKET_PATH_MAX} bytes"));
+        }
+        for (field, value, low, high) in [
+            ("socket.max_connections", u64::from(self.socket.max_connections), 1, 4096),
+            ("receipts.sync_ms", self.receipts.sync_ms, 1, 1000),
+            ("receipts.sync_count", u64::from(self.receipts.sync_count), 1, 65536),
+            ("receipts.checkpoint_ms", self.receipts.checkpoint_ms, 100, 60_000),
+            ("receipts.heartbeat_s", self.receipts.heartbeat_s, 1, 86_400),
+            ("events.coalesce_ms", self.events.coalesce_ms, 0, 100),
+        ] {
+            if value < low || value > high {
+                return wrong(field, format!("must be from {low} to {high}, not {value}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Longest path of a unix socket (`sun_path` less its NUL).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// The parser's message in one line, without the place (that is printed before it) and the excerpt.
+fn plain_message(e: &serde_saphyr::Error) -> String {
+    let text = e.without_snippet().to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.split(" at line ").next().unwrap_or(line).trim_start_matches("error: ").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(Path::new("agent.yaml"), text)
+    }
+
+    #[test]
+    fn an_empty_document_is_the_defaults() {
+        assert_eq!(parse("# nothing\n\n").unwrap(), Config::default());
+        assert_eq!(parse("").unwrap(), Config::default());
+        assert_eq!(Config::load(Path::new("/nonexistent/agent.yaml"), false).unwrap(), Config::default());
+        assert!(matches!(Config::load(Path::new("/nonexistent/agent.yaml"), true), Err(ConfigError::Read { .. })));
+    }
+
+    #[test]
+    fn every_field_comes_through() {
+        let c = parse(
+            "policies: /p\nlog: /l\nkeys: /k\nstate: /s\nrun_dir: /r\nbpffs: /b\n\
+             socket: { path: /r/s, mode: \"0660\", max_connections: 7 }\n\
+             metrics: { listen: off }\nrun: { user_policies: true, default_policy: x }\n\
+             receipts: { sync_ms: 5, sync_count: 9, checkpoint_ms: 500, heartbeat_s: 10 }\n\
+             events: { coalesce_ms: 0 }\n",
+        )
+        .unwrap();
+        assert_eq!(c.socket.mode, Mode(0o660));
+        assert_eq!(c.metrics.listen, Listen(None));
+        assert_eq!(c.run.default_policy.as_deref(), Some("x"));
+        assert_eq!(c.receipts.sync(), Duration::from_millis(5));
+        assert_eq!(c.events.coalesce_ms, 0);
+    }
+
+    #[test]
+    fn errors_have_their_place() {
+        match parse("policies: /p\nsocket:\n  pth: /x\n") {
+            Err(ConfigError::Parse { line: 3, column: 3, message, .. }) => {
+                assert!(message.contains("pth") && message.contains("path"), "{message}");
+                assert!(!message.contains('\n'));
+            }
+            other => panic!("{other:?}"),
+        }
+        for (text, line) in [
+            ("receipts:\n  sync_ms: soon\n", 2),
+            ("socket:\n  mode: \"9\"\n", 2),
+            ("metrics:\n  listen: nowhere\n", 2),
+            ("log: [a]\n", 1),
+            ("log: /a\nlog: /b\n", 2),
+            ("a: b: c\n", 1),
+        ] {
+            match parse(text) {
+                Err(ConfigError::Parse { line: l, .. }) => assert_eq!(l, line, "{text}"),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn values_out_of_bounds_are_refused() {
+        for (text, name) in [
+            ("log: relative\n", "log"),
+            ("receipts: { sync_ms: 0 }\n", "receipts.sync_ms"),
+            ("events: { coalesce_ms: 101 }\n", "events.coalesce_ms"),
+            ("socket: { max_connections: 0 }\n", "socket.max_connections"),
+        ] {
+            match parse(text) {
+                Err(ConfigError::Value { field, .. }) => assert_eq!(field, name),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_huge_file_is_refused_without_reading_it_all() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(100 << 20).unwrap();
+        assert!(matches!(
+            Config::load(file.path(), true),
+            Err(ConfigError::TooLarge { size, .. }) if size == 100 << 20
+        ));
+    }
+}

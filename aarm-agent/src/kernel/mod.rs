@@ -1,0 +1,316 @@
+//! The kernel side as the daemon sees it: loading or adopting the programs, and the maps behind them.
+//!
+//! Owns every pin. Promises: programs attach only when their maps are ready; a daemon that dies leaves
+//! everything deciding; one that starts again adopts what it finds, or refuses it naming both versions.
+//! Must never: hold session meaning (names, intent, receipts); that is the daemon's.
+
+pub mod btf;
+mod error;
+mod events;
+mod offsets;
+mod pins;
+pub mod probe;
+mod programs;
+mod sessions;
+mod sys;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+
+use aarm_common::ABI_VERSION;
+use aarm_common::limits::{POLICY_SLOTS, SESSIONS};
+use aarm_common::policy::Policy;
+use aarm_common::state::{Config, SESSION_ENDED, STATS, Session, TASK_COUNTED, Task, session_id, session_slot};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, Queue};
+use aya::{Btf, EbpfLoader};
+
+pub use error::KernelError;
+pub use events::EventSource;
+use pins::Pins;
+use sessions::SessionTable;
+
+/// Scratch buffers for each CPU; `scratch::PER_CPU` of the programs.
+const SCRATCH_PER_CPU: u32 = 4;
+
+/// Where and how to start.
+#[derive(Clone, Debug)]
+pub struct KernelOptions {
+    /// The BPF filesystem.
+    pub bpffs: PathBuf,
+    /// The object to load.
+    pub object: &'static [u8],
+}
+
+impl Default for KernelOptions {
+    fn default() -> Self {
+        Self { bpffs: PathBuf::from("/sys/fs/bpf"), object: crate::object::OBJECT }
+    }
+}
+
+/// The running kernel side.
+pub struct Kernel {
+    adopted: bool,
+    tasks: MapData,
+    sessions: SessionTable,
+    free: Queue<MapData, u32>,
+    policies: Array<MapData, Policy>,
+    config: Array<MapData, Config>,
+    stats: PerCpuArray<MapData, u64>,
+    events: Option<EventSource>,
+}
+
+fn map_error(map: &'static str) -> impl FnOnce(MapError) -> KernelError {
+    move |source| KernelError::Map { map, source }
+}
+
+/// Opens a pinned map.
+fn open(pins: &Pins, name: &'static str) -> Result<MapData, KernelError> {
+    MapData::from_pin(pins.map(name)).map_err(map_error(name))
+}
+
+/// First 16 bytes of the object's SHA-256.
+fn object_id(object: &[u8]) -> [u8; 16] {
+    let digest = ring::digest::digest(&ring::digest::SHA256, object);
+    let mut id = [0; 16];
+    id.copy_from_slice(&digest.as_ref()[..16]);
+    id
+}
+
+impl Kernel {
+    /// Adopts what a former daemon left, or loads afresh.
+    pub fn start(options: &KernelOptions) -> Result<Self, KernelError> {
+        // SAFETY: geteuid has no preconditions.
+        if unsafe { libc::geteuid() } != 0 {
+            return Err(KernelError::NotRoot);
+        }
+        if options.object.is_empty() {
+            return Err(KernelError::NoObject);
+        }
+        probe::require_bpf_lsm()?;
+        raise_memlock();
+        let pins = Pins::at(&options.bpffs)?;
+        pins.create()?;
+        let object = object_id(options.object);
+        let found = pinned_config(&pins)?;
+        if let Some(config) = &found
+            && config.abi != 0
+            && config.abi != u32::from(ABI_VERSION)
+        {
+            return Err(KernelError::OtherVersion {
+                dir: pins.dir().to_path_buf(),
+                pinned: config.abi,
+                ours: u32::from(ABI_VERSION),
+            });
+        }
+        let ready = found.is_some_and(|c| c.abi == u32::from(ABI_VERSION));
+        let adopted = ready && found.is_some_and(|c| c.object == object) && pins.links_complete();
+        let loaded = if adopted { None } else { Some(load(&pins, options.object)?) };
+        let mut kernel = Self {
+            adopted: ready,
+            tasks: open(&pins, "TASKS")?,
+            sessions: SessionTable::map(&open(&pins, "SESSIONS")?)?,
+            free: Queue::try_from(Map::Queue(open(&pins, "FREE_SLOTS")?)).map_err(map_error("FREE_SLOTS"))?,
+            policies: Array::try_from(Map::Array(open(&pins, "POLICIES")?)).map_err(map_error("POLICIES"))?,
+            config: Array::try_from(Map::Array(open(&pins, "CONFIG")?)).map_err(map_error("CONFIG"))?,
+            stats: PerCpuArray::try_from(Map::PerCpuArray(open(&pins, "STATS")?)).map_err(map_error("STATS"))?,
+            events: Some(EventSource::open(open(&pins, "EVENTS")?)?),
+        };
+        if !ready {
+            kernel.fill_free_slots()?;
+        }
+        if let Some(object) = loaded {
+            attach(&pins, object)?;
+        }
+        let agents = found.map_or(0, |c| c.agents);
+        let config =
+            Config { abi: u32::from(ABI_VERSION), agents, daemon: std::process::id(), reserved: 0, object };
+        kernel.config.set(0, config, 0).map_err(map_error("CONFIG"))?;
+        Ok(kernel)
+    }
+
+    /// Whether state of a former daemon was taken over.
+    pub fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// The event ring; once.
+    pub fn take_events(&mut self) -> Option<EventSource> {
+        self.events.take()
+    }
+
+    /// Every slot into the queue, whatever an interrupted start left there.
+    fn fill_free_slots(&mut self) -> Result<(), KernelError> {
+        while self.free.pop(0).is_ok() {}
+        for slot in 0..SESSIONS as u32 {
+            self.free.push(slot, 0).map_err(map_error("FREE_SLOTS"))?;
+        }
+        Ok(())
+    }
+
+    /// Writes a compiled policy into a slot. Sessions see it once they are moved there.
+    pub fn load_policy(&mut self, slot: u32, policy: &Policy) -> Result<(), KernelError> {
+        if slot as usize >= POLICY_SLOTS {
+            return Err(KernelError::Slot(slot));
+        }
+        self.policies.set(slot, policy, 0).map_err(map_error("POLICIES"))
+    }
+
+    /// Empties a slot: sessions still on it are denied everything.
+    pub fn clear_policy(&mut self, slot: u32) -> Result<(), KernelError> {
+        // SAFETY: a policy of zeros is valid: integers only. On the heap, it is over a megabyte.
+        let empty = unsafe { Box::<Policy>::new_zeroed().assume_init() };
+        self.load_policy(slot, &empty)
+    }
+
+    /// Turns matching of agent selectors at exec on or off.
+    pub fn set_agents(&mut self, enabled: bool) -> Result<(), KernelError> {
+        let mut config = self.config.get(&0, 0).map_err(map_error("CONFIG"))?;
+        config.agents = u32::from(enabled);
+        self.config.set(0, config, 0).map_err(map_error("CONFIG"))
+    }
+
+    /// Makes the (single-threaded) process behind `pidfd` the first task of a new session; returns its id.
+    pub fn register(&mut self, pidfd: BorrowedFd<'_>, policy_slot: u32) -> Result<u64, KernelError> {
+        let slot = match self.free.pop(0) {
+            Ok(slot) => slot,
+            Err(MapError::ElementNotFound) => return Err(KernelError::NoFreeSession),
+            Err(source) => return Err(KernelError::Map { map: "FREE_SLOTS", source }),
+        };
+        let generation = self.sessions.begin(slot, policy_slot, boot_ns())?;
+        let id = session_id(slot, generation);
+        let task = Task { session: id, flags: TASK_COUNTED, ..Task::default() };
+        if let Err(e) = sys::task_update(self.tasks.fd().as_fd(), pidfd, &task, sys::NOEXIST) {
+            self.sessions.clear(slot)?;
+            self.free.push(slot, 0).map_err(map_error("FREE_SLOTS"))?;
+            return Err(match e.raw_os_error() {
+                Some(libc::EEXIST) => KernelError::InSession,
+                _ => KernelError::io("cannot bind the process to its session")(e),
+            });
+        }
+        Ok(id)
+    }
+
+    /// What the kernel says of a session slot.
+    pub fn session(&self, slot: u32) -> Result<Session, KernelError> {
+        self.sessions.get(slot)
+    }
+
+    /// Moves a session to another policy slot.
+    pub fn move_session(&mut self, slot: u32, policy_slot: u32) -> Result<(), KernelError> {
+        self.sessions.set_policy(slot, policy_slot)
+    }
+
+    /// Frees the slot of a session that has ended.
+    pub fn recycle(&mut self, slot: u32) -> Result<(), KernelError> {
+        self.sessions.clear(slot)?;
+        self.free.push(slot, 0).map_err(map_error("FREE_SLOTS"))
+    }
+
+    /// The session of the process behind `pidfd`.
+    pub fn session_of(&self, pidfd: BorrowedFd<'_>) -> Result<Option<u64>, KernelError> {
+        let task: Option<Task> = sys::task_lookup(self.tasks.fd().as_fd(), pidfd)
+            .map_err(KernelError::io("cannot look the process up"))?;
+        Ok(task.map(|t| t.session).filter(|id| *id != 0 && (session_slot(*id) as usize) < SESSIONS))
+    }
+
+    /// The kernel's counters, summed over the CPUs.
+    pub fn stats(&self) -> Result<[u64; STATS], KernelError> {
+        let mut sums = [0u64; STATS];
+        for (i, sum) in sums.iter_mut().enumerate() {
+            let values = self.stats.get(&(i as u32), 0).map_err(map_error("STATS"))?;
+            *sum = values.iter().sum();
+        }
+        Ok(sums)
+    }
+}
+
+/// Removes programs and maps from the kernel. Refused while sessions run, unless forced.
+pub fn detach(bpffs: &std::path::Path, force: bool) -> Result<(), KernelError> {
+    // SAFETY: geteuid has no preconditions.
+    if unsafe { libc::geteuid() } != 0 {
+        return Err(KernelError::NotRoot);
+    }
+    let pins = Pins::at(bpffs)?;
+    if !force
+        && let Ok(map) = open(&pins, "SESSIONS")
+        && pinned_config(&pins)?.is_some_and(|c| c.abi == u32::from(ABI_VERSION))
+    {
+        let table = SessionTable::map(&map)?;
+        let mut running = 0;
+        for slot in 0..SESSIONS as u32 {
+            let s = table.get(slot)?;
+            running += usize::from(s.tasks > 0 && s.flags & SESSION_ENDED == 0);
+        }
+        if running > 0 {
+            return Err(KernelError::SessionsRunning(running));
+        }
+    }
+    pins.remove()
+}
+
+/// The settings left by a former daemon, of whatever version. `None`: nothing is pinned.
+fn pinned_config(pins: &Pins) -> Result<Option<Config>, KernelError> {
+    if !pins.map("CONFIG").exists() {
+        return Ok(None);
+    }
+    let map = open(pins, "CONFIG")?;
+    let size = map.info().map_err(map_error("CONFIG"))?.value_size();
+    if size as usize != size_of::<Config>() {
+        // The first field is the version in all versions; without it we can only say that it is not ours.
+        return Ok(Some(Config { abi: u32::MAX, ..Config::default() }));
+    }
+    let map: Array<_, Config> = Array::try_from(Map::Array(map)).map_err(map_error("CONFIG"))?;
+    map.get(&0, 0).map(Some).map_err(map_error("CONFIG"))
+}
+
+/// Loads the object on pinned maps, making those that are not there.
+fn load(pins: &Pins, object: &[u8]) -> Result<aya::Ebpf, KernelError> {
+    let offsets = offsets::resolve(&btf::Btf::of_kernel()?)?;
+    let cpus = aya::util::nr_cpus().map_err(|(what, e)| KernelError::io(what)(e))?;
+    let paths: Vec<_> = pins::MAPS.iter().map(|name| (*name, pins.map(name))).collect();
+    let mut loader = EbpfLoader::new();
+    loader.allow_unsupported_maps().map_max_entries("SCRATCH", cpus as u32 * SCRATCH_PER_CPU);
+    for (name, path) in &paths {
+        loader.map_pin_path(name, path.as_path());
+    }
+    for (global, offset) in &offsets {
+        loader.override_global(global, offset, false);
+    }
+    Ok(loader.load(object)?)
+}
+
+/// Attaches every program and pins its link; a former link of the same name is replaced after the new one is
+/// in force, so that nothing is ever undecided.
+fn attach(pins: &Pins, mut object: aya::Ebpf) -> Result<(), KernelError> {
+    let btf = Btf::from_sys_fs().map_err(|e| KernelError::Load(aya::EbpfError::BtfError(e)))?;
+    for name in programs::names() {
+        let link = programs::attach(&mut object, name, &btf)?;
+        let path = pins.link(name);
+        // bpffs refuses names with a dot.
+        let next = pins.link(&format!("{name}_new"));
+        let _ = std::fs::remove_file(&next);
+        link.pin(&next).map_err(|e| KernelError::io(format!("cannot pin {name}"))(std::io::Error::other(e)))?;
+        if path.exists() {
+            std::fs::remove_file(&path).map_err(KernelError::io(format!("cannot replace {}", path.display())))?;
+        }
+        std::fs::rename(&next, &path).map_err(KernelError::io(format!("cannot place {}", path.display())))?;
+    }
+    pins.remove_other_links()
+}
+
+/// Nanoseconds since boot, on the clock the programs use.
+pub fn boot_ns() -> u64 {
+    // SAFETY: a local of the right type.
+    unsafe {
+        let mut t: libc::timespec = std::mem::zeroed();
+        libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut t);
+        t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+    }
+}
+
+/// Kernels before 5.11 count maps against this limit; later ones ignore it.
+fn raise_memlock() {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: a valid struct. Failure shows when maps are made.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &limit) };
+}

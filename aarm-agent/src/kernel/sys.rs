@@ -1,0 +1,58 @@
+//! The few bpf(2) calls that aya has no type for: task storage, addressed by pidfd.
+//!
+//! Must never: be used where aya has a type.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+/// Create, and fail if it is there.
+pub const NOEXIST: u64 = 1;
+
+/// `union bpf_attr` as the element commands use it.
+#[repr(C)]
+#[derive(Default)]
+struct ElemAttr {
+    map_fd: u32,
+    _pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+fn bpf(command: libc::c_long, attr: &mut ElemAttr) -> io::Result<()> {
+    // SAFETY: the attribute is valid for the given size; the callers keep key and value alive and large enough.
+    let r = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<ElemAttr>()) };
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A task's value in a task storage map; `None` if it has none. `V` must be the map's value type.
+pub fn task_lookup<V: aya::Pod + Default>(map: BorrowedFd<'_>, task: BorrowedFd<'_>) -> io::Result<Option<V>> {
+    let key = task.as_raw_fd();
+    let mut value = V::default();
+    let mut attr = ElemAttr {
+        map_fd: map.as_raw_fd() as u32,
+        key: std::ptr::from_ref(&key) as u64,
+        value: std::ptr::from_mut(&mut value) as u64,
+        ..ElemAttr::default()
+    };
+    match bpf(BPF_MAP_LOOKUP_ELEM, &mut attr) {
+        Ok(()) => Ok(Some(value)),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Sets a task's value in a task storage map.
+pub fn task_update<V: aya::Pod>(map: BorrowedFd<'_>, task: BorrowedFd<'_>, value: &V, flags: u64) -> io::Result<()> {
+    let key = task.as_raw_fd();
+    let mut attr = ElemAttr {
+        map_fd: map.as_raw_fd() as u32,
+        key: std::ptr::from_ref(&key) as u64,
+        value: std::ptr::from_ref(value) as u64,
+        flags,
+        ..ElemAttr::default()
+    };
+    bpf(BPF_MAP_UPDATE_ELEM, &mut attr)
+}

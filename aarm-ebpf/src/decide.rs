@@ -1,0 +1,206 @@
+//! The one decision function.
+//!
+//! [`decide`] ANDs one bitmap of rules for each dimension of the query; the lowest bit left is the winner.
+//! Its twin in user space is `aarm_policy::table`, and both are held against the reference evaluator.
+
+use aarm_common::limits::*;
+use aarm_common::op::{Decision, FAMILIES, OPERATIONS, Operation};
+use aarm_common::event::NO_RULE;
+use aarm_common::policy::Policy;
+use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
+
+use crate::kernel::opaque;
+use crate::maps::{POLICIES, SCRATCH};
+use crate::scratch::Scratch;
+use crate::session::Frame;
+
+/// What a decision says: which rule, and the decision.
+#[derive(Clone, Copy)]
+pub struct Verdict {
+    /// The decision, as `Decision`.
+    pub decision: u8,
+    /// The facet it was reached for.
+    pub facet: u8,
+    /// The rule, or `NO_RULE`.
+    pub rule: u16,
+}
+
+/// The dimensions of an action that are numbers, as indices into `Policy::sets`.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Scalars {
+    /// Of the user id.
+    pub uid: u16,
+    /// Of the address.
+    pub addr: u16,
+    /// Of the port.
+    pub port: u16,
+    /// Of the IP protocol.
+    pub proto: u16,
+    /// Of the address family.
+    pub family: u16,
+    /// Of the socket type.
+    pub sock_type: u16,
+    /// Zero.
+    pub reserved: [u16; 2],
+}
+
+/// Which dimensions an operation has besides operation, program and user.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Shape {
+    /// A path, whose globs are in `Scratch::hits`.
+    Path = 0,
+    /// A program to run: its path's globs count for `exe` as well.
+    Program = 1,
+    /// A socket: family, type and protocol.
+    Socket = 2,
+    /// A socket and an address.
+    Address = 3,
+}
+
+const SET_MASK: usize = RULE_SETS - 1;
+const RULE_MASK: u32 = MAX_RULES as u32 - 1;
+
+/// Decides one facet of an action, whose dimensions are in scratch buffer `scratch`.
+#[inline(always)]
+pub fn decide(f: &Frame, op: Operation, shape: Shape) -> Verdict {
+    let v = aarm_decide(f.scratch, f.slot, op as u32 | (op.family() as u32) << 8, shape as u32);
+    Verdict { decision: v as u8, facet: op as u8, rule: (v >> 16) as u16 }
+}
+
+/// [`decide`] as a function that the verifier checks by itself, once: it takes numbers only. Returns the
+/// decision, and the rule in the upper half.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn aarm_decide(scratch: u32, slot: u32, op: u32, shape: u32) -> u32 {
+    let closed = Decision::Deny as u32 | (NO_RULE as u32) << 16;
+    let Some(s) = SCRATCH.get_ptr(scratch) else { return closed };
+    let Some(p) = POLICIES.get_ptr(slot) else { return closed };
+    let family = (op >> 8) as usize % FAMILIES;
+    let op = op as usize % OPERATIONS;
+    let program = shape == Shape::Program as u32;
+    let socket = shape >= Shape::Socket as u32;
+    // SAFETY: valid map values; masks keep indices inside.
+    unsafe {
+        let v = (*s).scalars;
+        let mut w = 0;
+        while w < RULE_WORDS {
+            let mut m = (*p).op_rules[op][w] & (*p).sets[v.uid as usize & SET_MASK][w];
+            if socket {
+                m &= (*s).exe[w];
+                m &= (*p).sets[v.family as usize & SET_MASK][w];
+                m &= (*p).sets[v.sock_type as usize & SET_MASK][w];
+                m &= (*p).sets[v.proto as usize & SET_MASK][w];
+                if shape == Shape::Address as u32 {
+                    m &= (*p).sets[v.addr as usize & SET_MASK][w];
+                    m &= (*p).sets[v.port as usize & SET_MASK][w];
+                }
+            } else {
+                let h = &raw const (*s).hits;
+                m &= ((*p).path_free[w] | (*h).path[w]) & !(*h).not_path[w];
+                m &= if program { ((*p).exe_free[w] | (*h).exe[w]) & !(*h).not_exe[w] } else { (*s).exe[w] };
+            }
+            if m != 0 {
+                let rule = opaque((w as u64) << 6 | m.trailing_zeros() as u64) as u32 & RULE_MASK;
+                return (*p).rule_decision[rule as usize] as u32 | rule << 16;
+            }
+            w += 1;
+        }
+        (*p).defaults[family] as u32 | (NO_RULE as u32) << 16
+    }
+}
+
+/// The agent selector that the program just walked and the current task satisfy, if any. `p` is the agents
+/// matcher; selectors are its rules, and there are at most 64 of them.
+#[inline(always)]
+pub unsafe fn select_agent(p: *const Policy, s: *const Scratch, uid: u16) -> Option<u32> {
+    // SAFETY: `p` and `s` are valid map values; masks keep indices inside.
+    unsafe {
+        let mut m = (*p).op_rules[Operation::Exec as usize][0];
+        m &= (*p).sets[uid as usize & SET_MASK][0];
+        m &= ((*p).exe_free[0] | (*s).hits.exe[0]) & !(*s).hits.not_exe[0];
+        let mut cgroups = (*p).cgroup_free[0];
+        let mut i = 0;
+        while i < CGROUPS {
+            let entry = &raw const (*p).cgroups[i];
+            let id = (*entry).id;
+            if id == 0 {
+                break;
+            }
+            if bpf_get_current_ancestor_cgroup_id((*entry).level as i32) == id {
+                cgroups |= (*p).sets[(*entry).set as usize & SET_MASK][0];
+            }
+            i += 1;
+        }
+        m &= cgroups;
+        if m == 0 { None } else { Some(opaque(m.trailing_zeros() as u64) as u32 & 63) }
+    }
+}
+
+/// Whether a verdict refuses the action. Everything that is not ALLOW does, until hold exists.
+#[inline(always)]
+pub fn refuses(v: Verdict) -> bool {
+    v.decision != Decision::Allow as u8
+}
+
+/// The first refusal among facets, else the first facet's verdict.
+#[inline(always)]
+pub fn stricter(first: Verdict, then: Verdict) -> Verdict {
+    if refuses(first) || !refuses(then) { first } else { then }
+}
+
+/// Set of a user id.
+#[inline(always)]
+pub unsafe fn uid_set(p: *const Policy, uid: u32) -> u16 {
+    // SAFETY: the index stays below the power of two that is the table's length.
+    unsafe {
+        if (*p).uid_start[1] == u32::MAX {
+            return (*p).uid_set[0];
+        }
+        let mut at = 0usize;
+        let mut half = UID_RANGES / 2;
+        while half > 0 {
+            if (*p).uid_start[(at + half) & (UID_RANGES - 1)] <= uid {
+                at = (at + half) & (UID_RANGES - 1);
+            }
+            half /= 2;
+        }
+        (*p).uid_set[at]
+    }
+}
+
+/// Set of an IPv4 address in host byte order.
+#[inline(always)]
+pub unsafe fn v4_set(p: *const Policy, addr: u32) -> u16 {
+    // SAFETY: as in `uid_set`.
+    unsafe {
+        let mut at = 0usize;
+        let mut half = V4_RANGES / 2;
+        while half > 0 {
+            if (*p).v4_start[(at + half) & (V4_RANGES - 1)] <= addr {
+                at = (at + half) & (V4_RANGES - 1);
+            }
+            half /= 2;
+        }
+        (*p).v4_set[at]
+    }
+}
+
+/// Set of an IPv6 address: its high and low half in host byte order.
+#[inline(always)]
+pub unsafe fn v6_set(p: *const Policy, high: u64, low: u64) -> u16 {
+    // SAFETY: as in `uid_set`.
+    unsafe {
+        let mut at = 0usize;
+        let mut half = V6_RANGES / 2;
+        while half > 0 {
+            let [h, l] = (*p).v6_start[(at + half) & (V6_RANGES - 1)];
+            if h < high || h == high && l <= low {
+                at = (at + half) & (V6_RANGES - 1);
+            }
+            half /= 2;
+        }
+        (*p).v6_set[at]
+    }
+}

@@ -1,0 +1,170 @@
+//! Putting events into the ring.
+//!
+//! Owns the one rule that makes receipts complete: [`conclude`] lets an action pass only after its event is
+//! in the ring. Events that report what cannot be refused any more (exit) have a part of the ring to
+//! themselves, above `RING_ACTION_LIMIT`.
+
+use aarm_common::ABI_VERSION;
+use aarm_common::event::*;
+use aarm_common::limits::{EVENT_MAX, RING_ACTION_LIMIT};
+use aarm_common::op::{Decision, Operation};
+use aarm_common::policy::MODE_AUDIT;
+use aarm_common::state::Stat;
+use aya_ebpf::bindings::BPF_RB_AVAIL_DATA;
+use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_ktime_get_boot_ns, bpf_ringbuf_output};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_get_smp_processor_id};
+use core::ffi::c_void;
+
+use crate::decide::{Verdict, refuses};
+use crate::kernel::*;
+use crate::maps::{EVENTS, SCRATCH, SEQ, count};
+use crate::scratch::{END, Scratch};
+use crate::session::Frame;
+
+/// Errno of a refusal by policy.
+pub const EPERM: i32 = 1;
+/// Errno of a refusal for want of room: the action may be tried again.
+pub const EAGAIN: i32 = 11;
+
+/// Boot-time nanoseconds.
+#[inline(always)]
+pub fn now() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+/// Whether an action still finds room in the ring.
+#[inline(always)]
+pub fn has_room() -> bool {
+    EVENTS.query(BPF_RB_AVAIL_DATA as u64) < RING_ACTION_LIMIT
+}
+
+/// Fills in what every event has and puts it into the ring; 0 if it is there. The variable part is in `buf`
+/// from `pos` on. Takes a number only, see `walk`.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn aarm_emit(scratch: u32) -> i32 {
+    let Some(s) = SCRATCH.get_ptr_mut(scratch) else { return -EAGAIN };
+    // SAFETY: a valid map value that is ours; positions are masked and bounded.
+    unsafe {
+        let pos = (*s).pos as usize;
+        let at = opaque(pos.wrapping_sub(HEADER_BYTES) as u64 & 0x3ff8) as usize;
+        if at > END {
+            return -EAGAIN;
+        }
+        let len = opaque(END.wrapping_sub(at) as u64);
+        if len > EVENT_MAX as u64 {
+            return -EAGAIN;
+        }
+        let Some(seq) = SEQ.get_ptr_mut(0) else { return -EAGAIN };
+        let h = &raw mut (*s).head;
+        let pid = bpf_get_current_pid_tgid();
+        let uid = bpf_get_current_uid_gid();
+        let parent: *const c_void = typed(current(), &OFF_TASK_STRUCT_REAL_PARENT);
+        (*h).version = ABI_VERSION;
+        (*h).len = len as u32;
+        (*h).cpu = bpf_get_smp_processor_id();
+        (*h).pid = (pid >> 32) as u32;
+        (*h).tid = pid as u32;
+        (*h).ppid = typed(parent, &OFF_TASK_STRUCT_TGID);
+        (*h).uid = uid as u32;
+        (*h).gid = (uid >> 32) as u32;
+        (*h).gap = pos.wrapping_sub(HEADER_BYTES) as u32 & 7;
+        bpf_get_current_comm((&raw mut (*h).comm).cast(), 16);
+        (*h).took_ns = now().wrapping_sub((*h).time_ns) as u32;
+        (*h).seq = core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(seq, 1);
+        let to = (&raw mut (*s).buf).cast::<u8>().add(at);
+        *to.cast::<EventHeader>() = *h;
+        let failed =
+            bpf_ringbuf_output((&raw const EVENTS).cast_mut().cast(), to.cast(), len, 0);
+        if failed != 0 {
+            return -EAGAIN;
+        }
+        count(Stat::Events);
+        0
+    }
+}
+
+/// Records a verdict and gives what the hook returns: 0 only if the event is in the ring (or in audit mode).
+#[inline(always)]
+pub unsafe fn conclude(f: &Frame, op: Operation, v: Verdict, cause: Cause) -> i32 {
+    // SAFETY: the frame's pointers are valid map values.
+    unsafe {
+        let h = &raw mut (*f.s).head;
+        let audit = (*f.policy).mode == MODE_AUDIT;
+        (*h).kind = Kind::Action as u8;
+        (*h).op = op as u8;
+        (*h).session = (*f.task).session;
+        (*h).policy = (*f.policy).generation;
+        (*h).decision = v.decision;
+        (*h).facet = v.facet;
+        (*h).rule = v.rule;
+        (*h).cause = cause as u8;
+        if audit && refuses(v) {
+            (*h).flags |= FLAG_AUDIT;
+        }
+        let sent = has_room() && aarm_emit(f.scratch) == 0;
+        if !sent {
+            count(Stat::RingFull);
+            core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(
+                &raw mut (*f.session).refused,
+                1,
+            );
+        }
+        if audit {
+            if refuses(v) {
+                count(Stat::Audited);
+            }
+            return 0;
+        }
+        if refuses(v) {
+            count(Stat::Denied);
+            return -EPERM;
+        }
+        if !sent {
+            return -EAGAIN;
+        }
+        count(Stat::Allowed);
+        0
+    }
+}
+
+/// Denies because something could not be found out.
+#[inline(always)]
+pub unsafe fn fail_closed(f: &Frame, op: Operation, cause: Cause) -> i32 {
+    count(match cause {
+        Cause::PathTooLong => Stat::PathTooLong,
+        Cause::NoPolicy => Stat::NoPolicy,
+        _ => Stat::ReadFailed,
+    });
+    let v = Verdict { decision: Decision::Deny as u8, facet: op as u8, rule: NO_RULE };
+    // SAFETY: as for `conclude`.
+    unsafe {
+        (*f.s).head.flags |= FLAG_PATH_CUT;
+        conclude(f, op, v, cause)
+    }
+}
+
+/// The cause that goes with a verdict.
+#[inline(always)]
+pub fn cause_of(v: Verdict) -> Cause {
+    if v.rule == NO_RULE { Cause::Default } else { Cause::Rule }
+}
+
+/// Emits an event that reports what has happened already. It may use the whole ring; not finding room even
+/// so is counted as lost, and shows as a gap in the sequence.
+#[inline(always)]
+pub unsafe fn report(s: *mut Scratch, scratch: u32, kind: Kind, session: u64) {
+    // SAFETY: `s` is a valid map value that is ours.
+    unsafe {
+        let h = &raw mut (*s).head;
+        (*h).kind = kind as u8;
+        (*h).session = session;
+        (*h).decision = Decision::Allow as u8;
+        (*h).cause = Cause::None as u8;
+        (*h).rule = NO_RULE;
+        if aarm_emit(scratch) != 0 {
+            count(Stat::Lost);
+        }
+    }
+}

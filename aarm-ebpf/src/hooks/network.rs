@@ -1,0 +1,322 @@
+//! Sockets: creating them, reaching out, being reachable.
+//!
+//! Addresses are the kernel's copies, so another thread cannot change them after the decision. IPv4-mapped
+//! IPv6 addresses are IPv4. Unix sockets are decided by the object behind the name, not by the name.
+
+use aarm_common::event::{Cause, FLAG_ABSTRACT};
+use aarm_common::op::Operation;
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use aya_ebpf::macros::lsm;
+use aya_ebpf::programs::LsmContext;
+use core::ffi::c_void;
+
+use super::*;
+use crate::decide::{Shape, decide, v4_set, v6_set};
+use crate::emit::{cause_of, conclude, fail_closed};
+use crate::kernel::*;
+use crate::scratch::{END, Scratch};
+use crate::session::supervised;
+
+const AF_UNSPEC: u16 = 0;
+const AF_UNIX: u16 = 1;
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+const SOCK_STREAM: u16 = 1;
+const SOCK_DGRAM: u16 = 2;
+const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
+
+/// `sockaddr_in6`, which also holds a `sockaddr_in` in its first 16 bytes.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct SockAddr {
+    family: u16,
+    port: u16,
+    v4: u32,
+    v6: [u32; 4],
+    scope: u32,
+}
+
+/// Fills in what the socket itself says; returns its address family.
+#[inline(always)]
+unsafe fn socket_fields(s: *mut Scratch, sock: *const c_void) -> u16 {
+    // SAFETY: `s` is a valid map value, `sock` a typed `struct socket *`.
+    unsafe {
+        let sk: *const c_void = typed(sock, &OFF_SOCKET_SK);
+        let family: u16 = typed(sk, &OFF_SOCK_SKC_FAMILY);
+        (*s).head.sock_type = typed(sock, &OFF_SOCKET_TYPE);
+        (*s).head.protocol = typed::<u16>(sk, &OFF_SOCK_SK_PROTOCOL) as u8;
+        (*s).head.family = family;
+        family
+    }
+}
+
+/// Fills in an address of `len` bytes at `address` in kernel memory. `family` is the socket's.
+#[inline(always)]
+unsafe fn address_fields(s: *mut Scratch, family: u16, address: u64, len: u32) -> Result<(), Cause> {
+    let mut a = SockAddr::default();
+    let want = if len >= 24 { 28 } else { 16 };
+    // A v6 address may leave out its scope id: 24 bytes. Reading 28 stays inside the kernel's copy.
+    // SAFETY: the destination has 28 bytes.
+    if len >= 2 && unsafe { bpf_probe_read_kernel((&raw mut a).cast(), want, address as *const c_void) } != 0 {
+        return Err(Cause::ReadFailed);
+    }
+    // SAFETY: `s` is a valid map value.
+    unsafe {
+        let h = &raw mut (*s).head;
+        // UDP takes AF_UNSPEC for AF_INET on an IPv4 socket.
+        let named = if a.family == AF_UNSPEC && family == AF_INET { AF_INET } else { a.family };
+        (*h).family = named;
+        if named == AF_INET && len >= 8 {
+            (*h).port = u16::from_be(a.port);
+            set_v4(s, a.v4);
+        } else if named == AF_INET6 && len >= 24 {
+            (*h).port = u16::from_be(a.port);
+            set_v6(s, a.v6);
+        }
+    }
+    Ok(())
+}
+
+/// Stores an IPv4 address given in network order.
+#[inline(always)]
+unsafe fn set_v4(s: *mut Scratch, addr: u32) {
+    // SAFETY: `s` is a valid map value; `addr` is 16 bytes at an aligned offset of the header.
+    unsafe { *(&raw mut (*s).head.addr).cast::<[u32; 4]>() = [addr, 0, 0, 0] }
+}
+
+/// Stores an IPv6 address given in network order; a mapped one as IPv4.
+#[inline(always)]
+unsafe fn set_v6(s: *mut Scratch, addr: [u32; 4]) {
+    // SAFETY: as above.
+    unsafe {
+        if addr[0] == 0 && addr[1] == 0 && addr[2] == 0xffff_u32.to_be() {
+            (*s).head.family = AF_INET;
+            set_v4(s, addr[3]);
+        } else {
+            *(&raw mut (*s).head.addr).cast::<[u32; 4]>() = addr;
+        }
+    }
+}
+
+/// Decides an action on a socket from the fields in the event's header.
+#[inline(always)]
+unsafe fn socket_action(f: &Frame, op: Operation, shape: Shape) -> i32 {
+    // SAFETY: the frame's pointers are valid map values.
+    unsafe {
+        if let Err(cause) = prepare(f) {
+            return fail_closed(f, op, cause);
+        }
+        let p = f.policy;
+        let h = &raw mut (*f.s).head;
+        let v = &raw mut (*f.s).scalars;
+        (*v).family = (*p).family_set[((*h).family as usize).min(aarm_common::limits::SOCKET_FAMILIES - 1)];
+        (*v).sock_type = (*p).type_set[((*h).sock_type as usize).min(aarm_common::limits::SOCKET_TYPES - 1)];
+        (*v).proto = (*p).proto_set[(*h).protocol as usize];
+        if shape == Shape::Address {
+            let a = *(&raw const (*h).addr).cast::<[u32; 4]>();
+            ((*v).addr, (*v).port) = match (*h).family {
+                AF_INET => (v4_set(p, u32::from_be(a[0])), (*p).port_set[(*h).port as usize]),
+                AF_INET6 => {
+                    let high = (u32::from_be(a[0]) as u64) << 32 | u32::from_be(a[1]) as u64;
+                    let low = (u32::from_be(a[2]) as u64) << 32 | u32::from_be(a[3]) as u64;
+                    (v6_set(p, high, low), (*p).port_set[(*h).port as usize])
+                }
+                _ => ((*p).addr_none as u16, (*p).port_none as u16),
+            };
+        }
+        let verdict = decide(f, op, shape);
+        conclude(f, op, verdict, cause_of(verdict))
+    }
+}
+
+#[lsm(hook = "socket_create")]
+pub fn socket_create(ctx: LsmContext) -> i32 {
+    let kern: i32 = ctx.arg(3);
+    if kern != 0 {
+        return 0;
+    }
+    supervised(ctx.arg(4), |f| {
+        let (family, kind, protocol): (u32, u32, u32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
+        // SAFETY: the frame's pointers are valid map values.
+        unsafe {
+            let h = &raw mut (*f.s).head;
+            (*h).family = family as u16;
+            (*h).sock_type = kind as u16 & 15;
+            (*h).protocol = protocol as u8;
+            if protocol == 0 && ((*h).family == AF_INET || (*h).family == AF_INET6) {
+                // What the kernel will choose.
+                (*h).protocol = match (*h).sock_type {
+                    SOCK_STREAM => IPPROTO_TCP,
+                    SOCK_DGRAM => IPPROTO_UDP,
+                    _ => 0,
+                };
+            }
+            (*h).arg = protocol as u64;
+            socket_action(f, Operation::Socket, Shape::Socket)
+        }
+    })
+}
+
+/// connect, bind: a socket and an address that the kernel has copied in.
+#[inline(always)]
+unsafe fn with_address(f: &Frame, op: Operation, sock: *const c_void, address: u64, len: u32) -> i32 {
+    // SAFETY: the frame's pointers are valid map values; `sock` is typed.
+    unsafe {
+        let family = socket_fields(f.s, sock);
+        if family == AF_UNIX {
+            // Decided at unix_stream_connect, unix_may_send and path_mknod, on the object behind the name.
+            return 0;
+        }
+        if let Err(cause) = address_fields(f.s, family, address, len) {
+            return fail_closed(f, op, cause);
+        }
+        socket_action(f, op, Shape::Address)
+    }
+}
+
+#[lsm(hook = "socket_connect")]
+pub fn socket_connect(ctx: LsmContext) -> i32 {
+    supervised(ctx.arg(3), |f| {
+        // SAFETY: hook arguments are typed pointers.
+        unsafe { with_address(f, Operation::Connect, ctx.arg(0), ctx.arg::<u64>(1), ctx.arg(2)) }
+    })
+}
+
+#[lsm(hook = "socket_bind")]
+pub fn socket_bind(ctx: LsmContext) -> i32 {
+    supervised(ctx.arg(3), |f| {
+        // SAFETY: hook arguments are typed pointers.
+        unsafe { with_address(f, Operation::Bind, ctx.arg(0), ctx.arg::<u64>(1), ctx.arg(2)) }
+    })
+}
+
+#[lsm(hook = "socket_sendmsg")]
+pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
+    supervised(ctx.arg(3), |f| {
+        let message: *const c_void = ctx.arg(1);
+        // SAFETY: hook arguments are typed pointers.
+        unsafe {
+            let name: u64 = typed(message, &OFF_MSGHDR_MSG_NAME);
+            if name == 0 {
+                // Decided when the socket was connected.
+                return 0;
+            }
+            let len: u32 = typed(message, &OFF_MSGHDR_MSG_NAMELEN);
+            with_address(f, Operation::Send, ctx.arg(0), name, len)
+        }
+    })
+}
+
+#[lsm(hook = "socket_listen")]
+pub fn socket_listen(ctx: LsmContext) -> i32 {
+    supervised(ctx.arg(2), |f| {
+        let sock: *const c_void = ctx.arg(0);
+        // SAFETY: hook arguments are typed pointers.
+        unsafe {
+            let sk: *const c_void = typed(sock, &OFF_SOCKET_SK);
+            let family = socket_fields(f.s, sock);
+            if family == AF_UNIX {
+                return 0;
+            }
+            (*f.s).head.port = typed(sk, &OFF_SOCK_SKC_NUM);
+            if family == AF_INET {
+                set_v4(f.s, typed(sk, &OFF_SOCK_SKC_RCV_SADDR));
+            } else if family == AF_INET6 {
+                let Ok(addr) = read::<[u32; 4]>(sk as u64, off(&OFF_SOCK_SKC_V6_RCV_SADDR)) else {
+                    return fail_closed(f, Operation::Listen, Cause::ReadFailed);
+                };
+                set_v6(f.s, addr);
+            }
+            socket_action(f, Operation::Listen, Shape::Address)
+        }
+    })
+}
+
+/// Decides reaching the unix socket `other` (`struct sock *`).
+#[inline(always)]
+unsafe fn unix_peer(f: &Frame, op: Operation, other: u64, kind: u16) -> i32 {
+    // SAFETY: the frame's pointers are valid map values; `other` is read through the helper.
+    unsafe {
+        let h = &raw mut (*f.s).head;
+        (*h).family = AF_UNIX;
+        (*h).sock_type = kind;
+        let Ok(place) = read::<[u64; 2]>(other, off(&OFF_UNIX_SOCK_PATH)) else {
+            return fail_closed(f, op, Cause::ReadFailed);
+        };
+        if let Err(cause) = prepare(f) {
+            return fail_closed(f, op, cause);
+        }
+        let [mnt, dentry] = place;
+        if dentry != 0 {
+            match path(f, Place { mnt, dentry }) {
+                Ok(len) => (*h).path_len = len,
+                Err(cause) => return fail_closed(f, op, cause),
+            }
+        } else {
+            let Ok(addr) = read::<u64>(other, off(&OFF_UNIX_SOCK_ADDR)) else {
+                return fail_closed(f, op, Cause::ReadFailed);
+            };
+            if addr == 0 {
+                // A socket without a name can only have been handed over or inherited.
+                return 0;
+            }
+            if abstract_name(f.s, addr) != 0 {
+                return fail_closed(f, op, Cause::ReadFailed);
+            }
+        }
+        let verdict = decide(f, op, Shape::Path);
+        conclude(f, op, verdict, cause_of(verdict))
+    }
+}
+
+/// Puts an abstract name, as `@name`, where the path goes; no glob matches it. Returns 0, or 1 on failure.
+#[inline(never)]
+fn abstract_name(s: *mut Scratch, addr: u64) -> u32 {
+    if s.is_null() {
+        return 1;
+    }
+    // SAFETY: `s` is a valid map value; the name is read through the helper.
+    unsafe {
+        let Ok(len) = read::<u32>(addr, off(&OFF_UNIX_ADDRESS_LEN)) else { return 1 };
+        // The length counts the family; the name begins with a NUL, shown as `@`.
+        let len = len.wrapping_sub(2) & 127;
+        let at = (END as u32).wrapping_sub(len) & 16383;
+        let buf = (&raw mut (*s).buf).cast::<u8>();
+        let from = addr + off(&OFF_UNIX_ADDRESS_NAME) as u64 + 2;
+        if bpf_probe_read_kernel(buf.add(at as usize).cast(), len, from as *const c_void) != 0 {
+            return 1;
+        }
+        *buf.add(at as usize) = b'@';
+        let hits = (&raw mut (*s).hits).cast::<u64>();
+        let mut w = 0;
+        while w < 4 * aarm_common::limits::RULE_WORDS {
+            *hits.add(w) = 0;
+            w += 1;
+        }
+        (*s).pos = at;
+        (*s).head.path_len = len as u16;
+        (*s).head.flags |= FLAG_ABSTRACT;
+        0
+    }
+}
+
+#[lsm(hook = "unix_stream_connect")]
+pub fn unix_stream_connect(ctx: LsmContext) -> i32 {
+    supervised(ctx.arg(3), |f| {
+        // SAFETY: the frame's pointers are valid map values.
+        unsafe { unix_peer(f, Operation::UnixConnect, ctx.arg::<u64>(1), SOCK_STREAM) }
+    })
+}
+
+#[lsm(hook = "unix_may_send")]
+pub fn unix_may_send(ctx: LsmContext) -> i32 {
+    supervised(ctx.arg(2), |f| {
+        let other: *const c_void = ctx.arg(1);
+        // SAFETY: hook arguments are typed pointers.
+        unsafe {
+            let sk: u64 = typed(other, &OFF_SOCKET_SK);
+            unix_peer(f, Operation::UnixSend, sk, SOCK_DGRAM)
+        }
+    })
+}

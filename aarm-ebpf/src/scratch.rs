@@ -1,0 +1,83 @@
+//! Scratch buffers: the walk's state, and the space in which an event grows backwards.
+//!
+//! Programs may be preempted by others on the same CPU, so a per-CPU buffer alone is not safe, and a buffer
+//! for each task costs memory that most never use. So each CPU has [`PER_CPU`] buffers, taken and given back
+//! by an atomic exchange; a program keeps the CPU it started on. None free: the action is denied.
+
+use aarm_common::event::EventHeader;
+use aarm_common::limits::EVENT_MAX;
+use aarm_common::policy::{Bits, Hits};
+use aarm_common::state::Stat;
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
+
+use crate::decide::Scalars;
+use crate::maps::{SCRATCH, count};
+
+/// Buffers for each CPU: how deeply programs can preempt each other before one is refused.
+pub const PER_CPU: u32 = 4;
+/// Where events end in [`Scratch::buf`]; they grow towards 0.
+pub const END: usize = EVENT_MAX;
+
+/// One buffer.
+#[repr(C)]
+pub struct Scratch {
+    /// 1 while taken.
+    busy: u64,
+    /// Walk: the dentry to look at next.
+    pub dentry: u64,
+    /// Walk: the mount it is in (`struct vfsmount *`).
+    pub mnt: u64,
+    /// Walk: that mount's root dentry.
+    pub root: u64,
+    /// Where the event begins so far, in `buf`.
+    pub pos: u32,
+    /// Where the path being built ends, in `buf`.
+    pub path_end: u32,
+    /// State of the policy's automaton.
+    pub state: u32,
+    /// Outcome of the walk: `walk::RUNNING` and the others.
+    pub status: u32,
+    /// The event's fixed part, filled in by the hook.
+    pub head: EventHeader,
+    /// The dimensions of the action that are numbers.
+    pub scalars: Scalars,
+    /// Rules whose `exe` predicate the acting image satisfies.
+    pub exe: Bits,
+    /// Globs that match the path last walked.
+    pub hits: Hits,
+    /// The event: used from `pos` to [`END`]. Twice as long, because the verifier bounds position and
+    /// length apart from each other.
+    pub buf: [u8; 2 * END],
+}
+
+/// Takes a free buffer; gives it and its index, by which the programs' own functions find it again.
+#[inline(always)]
+pub fn take() -> Option<(*mut Scratch, u32)> {
+    // SAFETY: the helper has no preconditions.
+    let base = unsafe { bpf_get_smp_processor_id() } * PER_CPU;
+    let mut i = 0;
+    while i < PER_CPU {
+        if let Some(s) = SCRATCH.get_ptr_mut(base + i) {
+            // SAFETY: a valid map value; the exchange is what makes it ours.
+            if unsafe { core::intrinsics::atomic_xchg::<u64, { core::intrinsics::AtomicOrdering::SeqCst }>(&raw mut (*s).busy, 1) } == 0 {
+                // SAFETY: ours now.
+                unsafe {
+                    (*s).pos = END as u32;
+                    (*s).head = EventHeader::ZERO;
+                    (*s).scalars = Scalars::default();
+                }
+                return Some((s, base + i));
+            }
+        }
+        i += 1;
+    }
+    count(Stat::ScratchBusy);
+    None
+}
+
+/// Gives a buffer back.
+#[inline(always)]
+pub fn give(s: *mut Scratch) {
+    // SAFETY: it was taken, so it is a valid map value that nobody else writes.
+    unsafe { core::ptr::write_volatile(&raw mut (*s).busy, 0) };
+}
