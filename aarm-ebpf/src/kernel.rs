@@ -84,18 +84,30 @@ pub unsafe fn typed<T: Copy>(base: *const c_void, offset: &'static u32) -> T {
 
 /// Reads `T` from kernel memory at `base + offset`.
 #[inline(always)]
-pub fn read<T: Copy + Default>(base: u64, offset: usize) -> Result<T, ()> {
-    let mut value = T::default();
-    // SAFETY: the destination is a local of that size; the source may be anything, the helper checks it.
-    let failed = unsafe {
-        bpf_probe_read_kernel(
-            (&raw mut value).cast(),
-            size_of::<T>() as u32,
-            (base + offset as u64) as *const c_void,
-        )
-    };
-    if failed == 0 { Ok(value) } else { Err(()) }
+pub fn read<T: Plain>(base: u64, offset: usize) -> Result<T, ()> {
+    let mut value = core::mem::MaybeUninit::<T>::uninit();
+    // SAFETY: the destination is a local of that size; the source may be anything, the helper checks it and
+    // fills the whole destination, with zeros if it fails.
+    unsafe {
+        let from = (base + offset as u64) as *const c_void;
+        let failed = bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, from);
+        if failed == 0 { Ok(value.assume_init()) } else { Err(()) }
+    }
 }
+
+/// Types of which every bit pattern is a value.
+///
+/// # Safety
+/// As it says.
+pub unsafe trait Plain: Copy {}
+// SAFETY: integers.
+unsafe impl Plain for u32 {}
+// SAFETY: integers.
+unsafe impl Plain for u64 {}
+// SAFETY: integers.
+unsafe impl Plain for [u64; 2] {}
+// SAFETY: integers.
+unsafe impl Plain for [u32; 4] {}
 
 /// The same number, but the compiler does not know where it came from: a check that follows is compiled as
 /// written, on the whole register, which is the form in which the verifier learns from it.

@@ -75,7 +75,13 @@ pub unsafe fn refresh_exe(f: &Frame) -> u32 {
     // SAFETY: the frame's pointers are valid map values; the kernel pointers are typed.
     unsafe {
         let mm: *const c_void = typed(current(), &OFF_TASK_STRUCT_MM);
+        if mm.is_null() {
+            return walk::FAILED;
+        }
         let file: *const c_void = typed(mm, &OFF_MM_STRUCT_EXE_FILE);
+        if file.is_null() {
+            return walk::FAILED;
+        }
         let place = Place::of_file(file);
         let pos = (*f.s).pos;
         let status = walk(f.s, f.scratch, f.slot, place);

@@ -24,7 +24,7 @@ pub const TOO_LONG: u32 = 2;
 pub const FAILED: u32 = 3;
 
 /// `d_parent` and the `d_name` that follows it (the daemon checks that it does).
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct DentryHead {
     parent: u64,
@@ -32,6 +32,9 @@ struct DentryHead {
     hash_len: u64,
     name: u64,
 }
+
+// SAFETY: integers.
+unsafe impl Plain for DentryHead {}
 
 /// What the callback of `bpf_loop` needs; on the stack, because that is the only context it may have.
 #[repr(C)]

@@ -27,7 +27,7 @@ const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
 
 /// `sockaddr_in6`, which also holds a `sockaddr_in` in its first 16 bytes.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct SockAddr {
     family: u16,
@@ -43,6 +43,9 @@ unsafe fn socket_fields(s: *mut Scratch, sock: *const c_void) -> u16 {
     // SAFETY: `s` is a valid map value, `sock` a typed `struct socket *`.
     unsafe {
         let sk: *const c_void = typed(sock, &OFF_SOCKET_SK);
+        if sk.is_null() {
+            return AF_UNSPEC;
+        }
         let family: u16 = typed(sk, &OFF_SOCK_SKC_FAMILY);
         (*s).head.sock_type = typed(sock, &OFF_SOCKET_TYPE);
         (*s).head.protocol = typed::<u16>(sk, &OFF_SOCK_SK_PROTOCOL) as u8;
@@ -54,7 +57,7 @@ unsafe fn socket_fields(s: *mut Scratch, sock: *const c_void) -> u16 {
 /// Fills in an address of `len` bytes at `address` in kernel memory. `family` is the socket's.
 #[inline(always)]
 unsafe fn address_fields(s: *mut Scratch, family: u16, address: u64, len: u32) -> Result<(), Cause> {
-    let mut a = SockAddr::default();
+    let mut a = SockAddr { family: 0, port: 0, v4: 0, v6: [0; 4], scope: 0 };
     let want = if len >= 24 { 28 } else { 16 };
     // A v6 address may leave out its scope id: 24 bytes. Reading 28 stays inside the kernel's copy.
     // SAFETY: the destination has 28 bytes.
@@ -219,6 +222,9 @@ pub fn socket_listen(ctx: LsmContext) -> i32 {
             if family == AF_UNIX {
                 return 0;
             }
+            if sk.is_null() {
+                return fail_closed(f, Operation::Listen, Cause::ReadFailed);
+            }
             (*f.s).head.port = typed(sk, &OFF_SOCK_SKC_NUM);
             if family == AF_INET {
                 set_v4(f.s, typed(sk, &OFF_SOCK_SKC_RCV_SADDR));
@@ -315,8 +321,11 @@ pub fn unix_may_send(ctx: LsmContext) -> i32 {
         let other: *const c_void = ctx.arg(1);
         // SAFETY: hook arguments are typed pointers.
         unsafe {
-            let sk: u64 = typed(other, &OFF_SOCKET_SK);
-            unix_peer(f, Operation::UnixSend, sk, SOCK_DGRAM)
+            let sk: *const c_void = typed(other, &OFF_SOCKET_SK);
+            if sk.is_null() {
+                return fail_closed(f, Operation::UnixSend, Cause::ReadFailed);
+            }
+            unix_peer(f, Operation::UnixSend, sk as u64, SOCK_DGRAM)
         }
     })
 }
