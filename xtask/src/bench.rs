@@ -1,0 +1,69 @@
+//! `cargo xtask bench`: measurements that repeat.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+
+use crate::build;
+use crate::cache;
+use crate::vm::{self, Spec};
+
+/// Arguments of `cargo xtask bench`.
+#[derive(Args)]
+pub struct BenchArgs {
+    /// What to measure; both without one.
+    what: Option<What>,
+    /// JSON instead of tables.
+    #[arg(long)]
+    json: bool,
+    /// Kernel of the VM.
+    #[arg(long, default_value = "6.1")]
+    kernel: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Instructions of the kernel path, counted in a VM.
+    Kernel,
+    /// The receipt log, on this machine.
+    Receipts,
+}
+
+/// Runs it. The exit status.
+pub fn run(args: &BenchArgs) -> Result<u8> {
+    let mut code = 0;
+    if args.what != Some(What::Receipts) {
+        crate::setup::run(false)?;
+        let built = build::all(true, false)?;
+        let mut spec = Spec::new(&args.kernel, &["/usr/local/bin/aarm-vm-bench"]);
+        if args.json {
+            spec.command.push("--json".into());
+        }
+        spec.agent = false;
+        spec.icount = true;
+        spec.add = vec![(built.bin("aarm-vm-bench"), "/usr/local/bin/aarm-vm-bench".into())];
+        spec.timeout = Duration::from_secs(3000);
+        code = code.max(vm::run(&mut spec, &built)?);
+    }
+    if args.what != Some(What::Kernel) {
+        let mut c = Command::new("cargo");
+        c.current_dir(cache::repository()).args([
+            "run",
+            "--quiet",
+            "--locked",
+            "--release",
+            "-p",
+            "aarm-receipt",
+            "--example",
+            "receipt-bench",
+            "--",
+        ]);
+        if args.json {
+            c.arg("--json");
+        }
+        code = code.max(u8::from(!c.status()?.success()));
+    }
+    Ok(code)
+}

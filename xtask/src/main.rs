@@ -1,0 +1,79 @@
+//! `cargo xtask`: everything a developer does with this repository.
+//!
+//! Owns set-up, builds and virtual machines. The product itself knows nothing of this crate.
+
+mod bench;
+mod build;
+mod cache;
+mod command;
+mod demo;
+mod image;
+mod setup;
+mod test;
+mod vm;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Set up, build, run, test and measure aarm.
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    version,
+    after_help = "Examples:
+  cargo xtask demo                       build everything and run the main job
+  cargo xtask test                       unit tests, then the VM suites on every kernel
+  cargo xtask test --vm --kernel 6.1 network::
+  cargo xtask vm --kernel 7.2            a shell in a VM with the daemon running
+  cargo xtask vm -- aarm doctor"
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install or find everything that is needed. Idempotent; the second run needs no network.
+    Setup {
+        /// Only report what is missing; exit 1 if anything is.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Build the kernel objects and the static binaries.
+    Build {
+        /// Optimised; what is shipped.
+        #[arg(long)]
+        release: bool,
+        /// Kernel programs that log through aya-log.
+        #[arg(long)]
+        debug_log: bool,
+    },
+    /// Boot a VM with agent and policies and run a command in it (default: a shell).
+    Vm(vm::VmArgs),
+    /// Run unit tests, then the VM suites.
+    Test(test::TestArgs),
+    /// Run the main job: a scripted agent under supervision.
+    Demo(demo::DemoArgs),
+    /// Measure: `kernel` counts instructions in a VM, `receipts` measures the log here.
+    Bench(bench::BenchArgs),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Setup { check } => setup::run(check),
+        Task::Build { release, debug_log } => build::all(release, debug_log).map(|_| 0),
+        Task::Vm(args) => vm::command(args),
+        Task::Test(args) => test::run(&args),
+        Task::Demo(args) => demo::run(&args),
+        Task::Bench(args) => bench::run(&args),
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            eprintln!("xtask: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

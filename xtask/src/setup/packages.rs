@@ -1,0 +1,42 @@
+//! Programs that come as packages of the machine's own distribution.
+
+use anyhow::Result;
+
+use crate::command::{as_root, command, exists, quiet};
+
+/// `(program, package)`.
+pub const NEEDED: &[(&str, &str)] = &[
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("busybox", "busybox-static"),
+    ("debootstrap", "debootstrap"),
+    ("dpkg-deb", "dpkg"),
+    ("cc", "gcc"),
+];
+
+/// Where a program is found.
+pub fn found(program: &str) -> Option<String> {
+    // Not every PATH has sbin, where debootstrap is.
+    let here = exists(program) || std::path::Path::new("/usr/sbin").join(program).is_file();
+    here.then(|| match program {
+        "qemu-system-x86_64" => quiet(command(program, ["--version"]).env("LC_ALL", "C"))
+            .ok()
+            .and_then(|v| v.lines().next().map(str::to_owned))
+            .unwrap_or_else(|| "installed".into()),
+        _ => "installed".into(),
+    })
+}
+
+/// Installs a package, without what it merely recommends.
+pub fn install(program: &str, package: &str) -> Result<String> {
+    as_root(command("apt-get", ["-q", "update"]))?;
+    let mut c = command("apt-get", ["-q", "-y", "--no-install-recommends", "install", package]);
+    if program == "qemu-system-x86_64"
+        && let Some(newer) = super::apt::from_backports(package)?
+    {
+        // A newer QEMU emulates the SHA extensions that servers have had for years: measurements need them.
+        c = newer;
+    }
+    c.env("DEBIAN_FRONTEND", "noninteractive");
+    as_root(c)?;
+    Ok(found(program).unwrap_or_else(|| "installed".into()))
+}

@@ -1,0 +1,170 @@
+//! `cargo xtask test`: fast checks first, then the suites inside VMs, one boot for each kernel.
+
+use std::fs::File;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::build::{self, Built};
+use crate::cache;
+use crate::command::run as run_command;
+use crate::setup::MATRIX;
+use crate::vm::{self, Root, Spec};
+
+/// Arguments of `cargo xtask test`.
+#[derive(Args)]
+pub struct TestArgs {
+    /// Only what runs without a VM.
+    #[arg(long)]
+    unit: bool,
+    /// Only the VM suites.
+    #[arg(long, conflicts_with = "unit")]
+    vm: bool,
+    /// Only this kernel.
+    #[arg(long)]
+    kernel: Option<String>,
+    /// Only cases whose name contains this.
+    filter: Option<String>,
+}
+
+/// Result of one suite.
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+}
+
+impl Tally {
+    fn add(&mut self, other: &Tally) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+}
+
+/// Runs what was asked for. The exit status.
+pub fn run(args: &TestArgs) -> Result<u8> {
+    crate::setup::run(false)?;
+    if !args.vm {
+        unit()?;
+    }
+    if args.unit {
+        return Ok(0);
+    }
+    let built = build::all(true, false)?;
+    let mut total = Tally::default();
+    let kernels: Vec<_> =
+        MATRIX.iter().map(|k| k.series).filter(|s| args.kernel.as_deref().is_none_or(|k| k == *s)).collect();
+    anyhow::ensure!(!kernels.is_empty(), "there is no such kernel in the matrix");
+    // Two machines of two gigabytes at a time: what two cores and a small CI can bear.
+    for pair in kernels.chunks(2) {
+        let results: Vec<Result<Tally>> = std::thread::scope(|scope| {
+            let running: Vec<_> = pair
+                .iter()
+                .map(|k| scope.spawn(|| suite(k, Root::Busybox, args.filter.as_deref(), &built)))
+                .collect();
+            running
+                .into_iter()
+                .map(|t| t.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a suite panicked"))))
+                .collect()
+        });
+        for (kernel, result) in pair.iter().zip(results) {
+            match result {
+                Ok(tally) => total.add(&tally),
+                Err(e) => {
+                    println!("kernel {kernel}: {e:#}");
+                    total.failed += 1;
+                }
+            }
+        }
+    }
+    let debian = args.filter.as_deref().is_none_or(|f| f.starts_with("debian"));
+    if debian && kernels.contains(&"6.12") {
+        match suite("6.12", Root::Debian, args.filter.as_deref(), &built) {
+            Ok(tally) => total.add(&tally),
+            Err(e) => {
+                println!("Debian root: {e:#}");
+                total.failed += 1;
+            }
+        }
+    }
+    println!("\nVM suites on {}:", kernels.join(", "));
+    println!("{} passed, {} failed", total.passed, total.failed);
+    Ok(u8::from(total.failed > 0))
+}
+
+/// Formatting, lints, unit tests.
+fn unit() -> Result<()> {
+    let cargo = |args: &[&str]| {
+        let mut c = Command::new("cargo");
+        c.args(args).current_dir(cache::repository());
+        c
+    };
+    run_command(&mut cargo(&["fmt", "--all", "--check"])).context("formatting: run `cargo fmt --all`")?;
+    run_command(&mut cargo(&[
+        "clippy",
+        "--quiet",
+        "--locked",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
+    run_command(&mut cargo(&["test", "--quiet", "--locked", "--workspace"]))
+}
+
+/// Boots one kernel and runs its cases.
+fn suite(kernel: &str, root: Root, filter: Option<&str>, built: &Built) -> Result<Tally> {
+    let (name, only) = match root {
+        Root::Busybox => (kernel.to_owned(), ["--skip", "debian::"]),
+        Root::Debian => (format!("{kernel}-debian"), ["--only", "debian::"]),
+    };
+    let log = cache::target().join(format!("vm-{name}.log"));
+    let mut spec = Spec::new(kernel, &["/usr/local/bin/aarm-vm-tests"]);
+    spec.command.extend(only.map(str::to_owned));
+    spec.command.extend(filter.map(str::to_owned));
+    spec.root = root;
+    spec.agent = false;
+    spec.systemd = root == Root::Debian;
+    spec.add = vec![(built.bin("aarm-vm-tests"), "/usr/local/bin/aarm-vm-tests".into())];
+    spec.add.push((cache::repository().join("deploy"), "/usr/share/aarm/deploy".into()));
+    spec.timeout = Duration::from_secs(1500);
+    spec.output = Some(File::create(&log)?);
+    let began = Instant::now();
+    let code = vm::run(&mut spec, built);
+    let text = std::fs::read_to_string(&log).unwrap_or_default();
+    let code = code.with_context(|| format!("output so far:\n{text}"))?;
+    let tally = tally(&text).with_context(|| format!("no result line (status {code}):\n{text}"))?;
+    println!(
+        "kernel {name}: {} passed, {} failed in {} s",
+        tally.passed,
+        tally.failed,
+        began.elapsed().as_secs()
+    );
+    if tally.failed > 0 || code != 0 {
+        println!("{text}");
+    }
+    Ok(Tally { passed: tally.passed, failed: tally.failed.max(usize::from(code != 0)) })
+}
+
+/// The runner's closing line: `test result: ok. N passed; N failed; ...`.
+fn tally(text: &str) -> Option<Tally> {
+    let line = text.lines().rev().find(|l| l.starts_with("test result:"))?;
+    let number =
+        |word: &str| line.split([';', '.']).find_map(|p| p.trim().strip_suffix(word)?.trim().parse().ok());
+    Some(Tally { passed: number("passed")?, failed: number("failed")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_result_line_is_read() {
+        let t = tally("x\ntest result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured\r\n").unwrap();
+        assert_eq!((t.passed, t.failed), (3, 2));
+        assert!(tally("nothing").is_none());
+    }
+}
