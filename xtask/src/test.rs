@@ -118,12 +118,12 @@ fn unit() -> Result<()> {
 /// Boots one kernel and runs its cases.
 fn suite(kernel: &str, root: Root, filter: Option<&str>, built: &Built) -> Result<Tally> {
     let (name, only) = match root {
-        Root::Busybox => (kernel.to_owned(), ["--skip", "debian::"]),
-        Root::Debian => (format!("{kernel}-debian"), ["--only", "debian::"]),
+        Root::Busybox => (kernel.to_owned(), vec!["--skip", "debian::"]),
+        Root::Debian => (format!("{kernel}-debian"), if filter.is_none() { vec!["debian::"] } else { vec![] }),
     };
     let log = cache::target().join(format!("vm-{name}.log"));
     let mut spec = Spec::new(kernel, &["/usr/local/bin/aarm-vm-tests"]);
-    spec.command.extend(only.map(str::to_owned));
+    spec.command.extend(only.iter().map(|s| (*s).to_owned()));
     spec.command.extend(filter.map(str::to_owned));
     spec.root = root;
     spec.agent = false;

@@ -1,0 +1,343 @@
+//! Techniques: each is one attempt at one thing, by the system call itself, so that no library retries or
+//! hides an errno. The exit status is the errno; 0 = it worked; 200 = wrong usage.
+
+use std::ffi::CString;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+
+/// Exit status for a technique that does not exist or lacks arguments.
+const USAGE: u8 = 200;
+
+fn c(text: &str) -> CString {
+    CString::new(text).unwrap_or_default()
+}
+
+/// The result of a system call as errno.
+fn check(result: libc::c_long) -> Result<i32, i32> {
+    if result < 0 {
+        Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+    } else {
+        Ok(result as i32)
+    }
+}
+
+fn open(path: &str, flags: i32) -> Result<i32, i32> {
+    // SAFETY: the path ends in NUL.
+    check(unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, c(path).as_ptr(), flags, 0o644) })
+}
+
+/// A system call on one path.
+fn on_path(number: libc::c_long, path: &str, extra: [libc::c_long; 3]) -> Result<i32, i32> {
+    // SAFETY: the path ends in NUL; the other arguments are numbers.
+    check(unsafe {
+        libc::syscall(number, libc::AT_FDCWD as libc::c_long, c(path).as_ptr(), extra[0], extra[1], extra[2])
+    })
+}
+
+/// A system call on two paths.
+fn on_paths(number: libc::c_long, from: &str, to: &str, flags: libc::c_long) -> Result<i32, i32> {
+    let at = libc::AT_FDCWD as libc::c_long;
+    // SAFETY: both paths end in NUL.
+    check(unsafe { libc::syscall(number, at, c(from).as_ptr(), at, c(to).as_ptr(), flags) })
+}
+
+fn socket(family: i32, kind: i32, protocol: i32) -> Result<i32, i32> {
+    // SAFETY: numbers only.
+    check(unsafe { libc::socket(family, kind, protocol) }.into())
+}
+
+/// A socket address in the kernel's form.
+fn sockaddr(address: &str) -> Result<(libc::sockaddr_storage, u32), i32> {
+    let address = address.to_socket_addrs().ok().and_then(|mut a| a.next()).ok_or(libc::EINVAL)?;
+    // SAFETY: an all-zero sockaddr_storage is valid, and larger than either kind written into it.
+    unsafe {
+        let mut storage: libc::sockaddr_storage = std::mem::zeroed();
+        let length = match address {
+            SocketAddr::V4(a) => {
+                let s = (&raw mut storage).cast::<libc::sockaddr_in>();
+                (*s).sin_family = libc::AF_INET as u16;
+                (*s).sin_port = a.port().to_be();
+                (*s).sin_addr.s_addr = u32::from(*a.ip()).to_be();
+                size_of::<libc::sockaddr_in>()
+            }
+            SocketAddr::V6(a) => {
+                let s = (&raw mut storage).cast::<libc::sockaddr_in6>();
+                (*s).sin6_family = libc::AF_INET6 as u16;
+                (*s).sin6_port = a.port().to_be();
+                (*s).sin6_addr.s6_addr = a.ip().octets();
+                size_of::<libc::sockaddr_in6>()
+            }
+        };
+        Ok((storage, length as u32))
+    }
+}
+
+fn family(address: &str) -> i32 {
+    if address.starts_with('[') { libc::AF_INET6 } else { libc::AF_INET }
+}
+
+/// A unix address; a name that begins with `@` is abstract.
+fn unix(name: &str) -> (libc::sockaddr_un, u32) {
+    // SAFETY: an all-zero sockaddr_un is valid.
+    let mut a: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    a.sun_family = libc::AF_UNIX as u16;
+    let mut bytes = name.as_bytes().to_vec();
+    if bytes.first() == Some(&b'@') {
+        bytes[0] = 0;
+    } else {
+        bytes.push(0);
+    }
+    for (to, from) in a.sun_path.iter_mut().zip(&bytes) {
+        *to = *from as libc::c_char;
+    }
+    (a, 2 + bytes.len() as u32)
+}
+
+fn connect(address: &str, kind: i32) -> Result<i32, i32> {
+    let s = socket(family(address), kind, 0)?;
+    let (a, n) = sockaddr(address)?;
+    // SAFETY: the address is valid for its length.
+    check(unsafe { libc::connect(s, (&raw const a).cast(), n) }.into())
+}
+
+fn send_to(address: &str) -> Result<i32, i32> {
+    let s = socket(family(address), libc::SOCK_DGRAM, 0)?;
+    let (a, n) = sockaddr(address)?;
+    // SAFETY: buffer and address are valid for their lengths.
+    check(unsafe { libc::sendto(s, b"x".as_ptr().cast(), 1, 0, (&raw const a).cast(), n) } as libc::c_long)
+}
+
+fn bind(address: &str, listen: bool) -> Result<i32, i32> {
+    let s = socket(family(address), libc::SOCK_STREAM, 0)?;
+    let (a, n) = sockaddr(address)?;
+    // SAFETY: the address is valid for its length.
+    check(unsafe { libc::bind(s, (&raw const a).cast(), n) }.into())?;
+    // SAFETY: numbers only.
+    if listen { check(unsafe { libc::listen(s, 1) }.into()) } else { Ok(0) }
+}
+
+fn unix_client(name: &str, kind: i32) -> Result<i32, i32> {
+    let s = socket(libc::AF_UNIX, kind, 0)?;
+    let (a, n) = unix(name);
+    // SAFETY: buffer and address are valid for their lengths.
+    unsafe {
+        if kind == libc::SOCK_STREAM {
+            check(libc::connect(s, (&raw const a).cast(), n).into())
+        } else {
+            check(libc::sendto(s, b"x".as_ptr().cast(), 1, 0, (&raw const a).cast(), n) as libc::c_long)
+        }
+    }
+}
+
+fn exec(program: &str, args: &[String]) -> Result<i32, i32> {
+    let words: Vec<CString> =
+        std::iter::once(program).chain(args.iter().map(String::as_str)).map(c).collect();
+    let mut argv: Vec<*const libc::c_char> = words.iter().map(|w| w.as_ptr()).collect();
+    argv.push(std::ptr::null());
+    let env = [std::ptr::null::<libc::c_char>()];
+    // SAFETY: both arrays end in NULL and their strings live.
+    check(unsafe { libc::execve(c(program).as_ptr(), argv.as_ptr(), env.as_ptr()) }.into())
+}
+
+/// Copies the program into a memfd and executes that.
+fn exec_memfd(program: &str) -> Result<i32, i32> {
+    let bytes = std::fs::read(program).map_err(|e| e.raw_os_error().unwrap_or(libc::EIO))?;
+    // SAFETY: names end in NUL, buffers are valid for their lengths.
+    unsafe {
+        let fd = check(libc::memfd_create(c("x").as_ptr(), 0).into())?;
+        check(libc::write(fd, bytes.as_ptr().cast(), bytes.len()) as libc::c_long)?;
+        let argv = [c("x").into_raw().cast_const(), std::ptr::null()];
+        let env = [std::ptr::null::<libc::c_char>()];
+        check(libc::syscall(
+            libc::SYS_execveat,
+            fd,
+            c("").as_ptr(),
+            argv.as_ptr(),
+            env.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        ))
+    }
+}
+
+/// Maps a file executable, as the loader does.
+fn map_exec(path: &str) -> Result<i32, i32> {
+    let fd = open(path, libc::O_RDONLY)?;
+    // SAFETY: a fresh mapping that is never touched.
+    let p = unsafe {
+        libc::mmap(std::ptr::null_mut(), 4096, libc::PROT_READ | libc::PROT_EXEC, libc::MAP_PRIVATE, fd, 0)
+    };
+    if p == libc::MAP_FAILED {
+        Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+    } else {
+        Ok(0)
+    }
+}
+
+/// Runs the rest of the command line in a child made in the given way and gives its status.
+fn in_child(how: &str, rest: &[String]) -> Result<i32, i32> {
+    let flags = match how {
+        "fork" => libc::SIGCHLD,
+        // The kernel sends no signal to a parent that is not ours; waiting needs the real parent.
+        "clone-parent" => libc::CLONE_PARENT,
+        _ => return Err(libc::EINVAL),
+    };
+    let mut pipe = [0; 2];
+    // SAFETY: the array has room for both ends; a clone without a new stack is a fork.
+    unsafe {
+        check(libc::pipe(pipe.as_mut_ptr()).into())?;
+        let pid = check(libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0))?;
+        if pid == 0 {
+            let status = [run(rest)];
+            libc::write(pipe[1], status.as_ptr().cast(), 1);
+            libc::_exit(0);
+        }
+        libc::close(pipe[1]);
+        let mut status = [0u8];
+        if libc::read(pipe[0], status.as_mut_ptr().cast(), 1) != 1 {
+            return Err(libc::EIO);
+        }
+        if status[0] == 0 { Ok(0) } else { Err(status[0].into()) }
+    }
+}
+
+/// Double fork and a session of its own: the classic daemon. The grandchild's status.
+fn daemonized(rest: &[String]) -> Result<i32, i32> {
+    let mut pipe = [0; 2];
+    // SAFETY: the array has room for both ends; children only call async-signal-safe functions and our own.
+    unsafe {
+        check(libc::pipe(pipe.as_mut_ptr()).into())?;
+        if check(libc::fork().into())? == 0 {
+            libc::setsid();
+            if libc::fork() == 0 {
+                // Adopted by init before it acts.
+                while libc::getppid() != 1 {
+                    libc::usleep(1000);
+                }
+                let status = [run(rest)];
+                libc::write(pipe[1], status.as_ptr().cast(), 1);
+            }
+            libc::_exit(0);
+        }
+        libc::close(pipe[1]);
+        libc::wait(std::ptr::null_mut());
+        let mut status = [0u8];
+        if libc::read(pipe[0], status.as_mut_ptr().cast(), 1) != 1 {
+            return Err(libc::EIO);
+        }
+        if status[0] == 0 { Ok(0) } else { Err(status[0].into()) }
+    }
+}
+
+/// A thread that is not the leader.
+fn in_thread(rest: &[String]) -> Result<i32, i32> {
+    let rest = rest.to_vec();
+    let status = std::thread::spawn(move || run(&rest)).join().map_err(|_| libc::EIO)?;
+    if status == 0 { Ok(0) } else { Err(status.into()) }
+}
+
+/// Descends into directories named by repetition of `name` and opens `leaf` there: reaches places that no
+/// single path could name.
+fn deep_open(root: &str, depth: &str, name: &str, leaf: &str) -> Result<i32, i32> {
+    let depth: u32 = depth.parse().map_err(|_| libc::EINVAL)?;
+    let mut dir = open(root, libc::O_RDONLY | libc::O_DIRECTORY)?;
+    for _ in 0..depth {
+        // SAFETY: names end in NUL.
+        let next =
+            check(unsafe { libc::openat(dir, c(name).as_ptr(), libc::O_PATH | libc::O_DIRECTORY) }.into())?;
+        // SAFETY: our own descriptor.
+        unsafe { libc::close(dir) };
+        dir = next;
+    }
+    // SAFETY: as above.
+    check(unsafe { libc::openat(dir, c(leaf).as_ptr(), libc::O_RDONLY) }.into())
+}
+
+/// Opens a file many times; 0 if each open worked or was refused for want of room.
+fn flood(path: &str, times: &str) -> Result<i32, i32> {
+    let times: u64 = times.parse().map_err(|_| libc::EINVAL)?;
+    let mut refused = 0u64;
+    for _ in 0..times {
+        match open(path, libc::O_RDONLY) {
+            Ok(fd) => {
+                // SAFETY: our own descriptor.
+                unsafe { libc::close(fd) };
+            }
+            Err(libc::EAGAIN) => refused += 1,
+            Err(e) => return Err(e),
+        }
+    }
+    println!("refused {refused}");
+    Ok(0)
+}
+
+fn attempt(args: &[String]) -> Option<Result<i32, i32>> {
+    let (name, rest) = args.split_first()?;
+    let a = |i: usize| rest.get(i).map(String::as_str);
+    Some(match name.as_str() {
+        "nothing" => Ok(0),
+        "read" => open(a(0)?, libc::O_RDONLY),
+        "write" => open(a(0)?, libc::O_WRONLY),
+        "read-write" => open(a(0)?, libc::O_RDWR),
+        "append" => open(a(0)?, libc::O_WRONLY | libc::O_APPEND),
+        "create" => open(a(0)?, libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL),
+        "open-truncate" => open(a(0)?, libc::O_WRONLY | libc::O_TRUNC),
+        "list" => open(a(0)?, libc::O_RDONLY | libc::O_DIRECTORY),
+        "reopen" => {
+            open(a(0)?, libc::O_PATH).and_then(|fd| open(&format!("/proc/self/fd/{fd}"), libc::O_RDONLY))
+        }
+        "deep-open" => deep_open(a(0)?, a(1)?, a(2)?, a(3)?),
+        "unlink" => on_path(libc::SYS_unlinkat, a(0)?, [0; 3]),
+        "rmdir" => on_path(libc::SYS_unlinkat, a(0)?, [libc::AT_REMOVEDIR.into(), 0, 0]),
+        "mkdir" => on_path(libc::SYS_mkdirat, a(0)?, [0o755, 0, 0]),
+        "mkfifo" => on_path(libc::SYS_mknodat, a(0)?, [libc::c_long::from(libc::S_IFIFO | 0o644), 0, 0]),
+        "chmod" => on_path(libc::SYS_fchmodat, a(0)?, [0o600, 0, 0]),
+        "chown" => on_path(libc::SYS_fchownat, a(0)?, [7, 8, 0]),
+        // SAFETY: the path ends in NUL.
+        "truncate" => check(unsafe { libc::truncate(c(a(0)?).as_ptr(), 0) }.into()),
+        "rename" => on_paths(libc::SYS_renameat2, a(0)?, a(1)?, 0),
+        "exchange" => on_paths(libc::SYS_renameat2, a(0)?, a(1)?, 2),
+        "link" => on_paths(libc::SYS_linkat, a(0)?, a(1)?, 0),
+        // SAFETY: both paths end in NUL.
+        "symlink" => check(unsafe { libc::symlink(c(a(0)?).as_ptr(), c(a(1)?).as_ptr()) }.into()),
+        "exec" => exec(a(0)?, rest.get(1..).unwrap_or_default()),
+        "exec-memfd" => exec_memfd(a(0)?),
+        "map-exec" => map_exec(a(0)?),
+        "tcp" => connect(a(0)?, libc::SOCK_STREAM),
+        "udp" => connect(a(0)?, libc::SOCK_DGRAM),
+        "sendto" => send_to(a(0)?),
+        "bind" => bind(a(0)?, false),
+        "listen" => bind(a(0)?, true),
+        "unix" => unix_client(a(0)?, libc::SOCK_STREAM),
+        "unix-send" => unix_client(a(0)?, libc::SOCK_DGRAM),
+        "raw" => socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP),
+        "packet" => socket(libc::AF_PACKET, libc::SOCK_RAW, 0x0300),
+        "fork" | "clone-parent" => in_child(name, rest),
+        "daemonized" => daemonized(rest),
+        "thread" => in_thread(rest),
+        "flood" => flood(a(0)?, a(1)?),
+        "exit" => Err(a(0)?.parse().ok()?),
+        "sleep" => {
+            std::thread::sleep(std::time::Duration::from_secs(a(0)?.parse().ok()?));
+            Ok(0)
+        }
+        "chroot-read" => {
+            let root = c(a(0)?);
+            // SAFETY: the path ends in NUL.
+            check(unsafe { libc::chroot(root.as_ptr()) }.into())
+                .and_then(|_| open(rest.get(1).map_or("", String::as_str), libc::O_RDONLY))
+        }
+        _ => return None,
+    })
+}
+
+/// Tries one technique; the exit status.
+pub fn run(args: &[String]) -> u8 {
+    match attempt(args) {
+        Some(Ok(_)) => 0,
+        Some(Err(errno)) => u8::try_from(errno).unwrap_or(199),
+        None => {
+            eprintln!("actor: unknown technique or missing argument: {}", args.join(" "));
+            USAGE
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Counts instructions of common system calls: bare, under empty programs, outside and inside a session.
+//!
+//! Runs in a VM whose clock counts instructions (`cargo xtask bench kernel`), so a nanosecond is one. Every
+//! figure is the median of several passes after a warm-up, in one boot; differences are against that boot's
+//! own bare figures.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+const AGENT: &str = "/usr/local/bin/aarm-agent";
+const AARM: &str = "/usr/local/bin/aarm";
+const DIR: &str = "/tmp/aarm-bench";
+/// Thirty characters, as the published figure says.
+const FILE: &str = "/tmp/aarm-bench/some-file.text";
+const PASSES: usize = 7;
+const OPENS: u64 = 2000;
+const FORKS: u64 = 100;
+/// What is measured.
+const LOOPS: [&str; 4] = ["open+close", "connect", "fork+exit", "fork+exec"];
+
+/// Instructions per operation of one loop: the median of the passes.
+fn median(times: u64, mut body: impl FnMut()) -> f64 {
+    let mut passes: Vec<f64> = (0..=PASSES)
+        .map(|_| {
+            let began = Instant::now();
+            (0..times).for_each(|_| body());
+            began.elapsed().as_nanos() as f64 / times as f64
+        })
+        .skip(1)
+        .collect();
+    passes.sort_by(f64::total_cmp);
+    passes[PASSES / 2]
+}
+
+fn child(exec: bool) {
+    let program = c"/bin/busybox";
+    let argv = [c"true".as_ptr(), std::ptr::null()];
+    // SAFETY: the child only executes or exits; the arrays end in NULL.
+    unsafe {
+        let pid = if exec { libc::vfork() } else { libc::fork() };
+        if pid == 0 {
+            if exec {
+                libc::execv(program.as_ptr(), argv.as_ptr());
+            }
+            libc::_exit(0);
+        }
+        libc::waitpid(pid, std::ptr::null_mut(), 0);
+    }
+}
+
+/// Runs the loops in this process and prints the figures.
+fn measure(opens_only: bool) -> Value {
+    let file = std::ffi::CString::new(FILE).unwrap_or_default();
+    // SAFETY: the path ends in NUL; descriptors are our own.
+    let open = median(OPENS, || unsafe {
+        libc::close(libc::open(file.as_ptr(), libc::O_RDONLY));
+    });
+    if opens_only {
+        return json!({ "open+close": open });
+    }
+    // SAFETY: an all-zero address is valid; the socket is our own.
+    let connect = unsafe {
+        let s = libc::socket(libc::AF_INET, libc::SOCK_DGRAM, 0);
+        let mut a: libc::sockaddr_in = std::mem::zeroed();
+        a.sin_family = libc::AF_INET as u16;
+        a.sin_port = 9u16.to_be();
+        a.sin_addr.s_addr = u32::from(std::net::Ipv4Addr::LOCALHOST).to_be();
+        median(OPENS, || {
+            libc::connect(s, (&raw const a).cast(), size_of::<libc::sockaddr_in>() as u32);
+        })
+    };
+    json!({ "open+close": open, "connect": connect, "fork+exit": median(FORKS, || child(false)), "fork+exec": median(FORKS, || child(true)) })
+}
+
+/// CPU time of all threads of a process, in nanoseconds.
+fn cpu_time(pid: u32) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks
+        .filter_map(|t| std::fs::read_to_string(t.path().join("schedstat")).ok())
+        .filter_map(|s| s.split_whitespace().next()?.parse::<u64>().ok())
+        .sum()
+}
+
+/// Runs the loops in a session.
+fn inside(policy: &str, daemon: u32, stopped: bool) -> Result<(Value, f64)> {
+    let go = format!("{DIR}/go");
+    let _ = std::fs::remove_file(&go);
+    let me = std::env::current_exe()?;
+    let mut c = Command::new(AARM);
+    c.args(["run", "--policy", policy, "--"])
+        .arg(me)
+        .arg(if stopped { "measure-opens" } else { "measure" })
+        .arg(&go);
+    let mut run = c.stdout(Stdio::piped()).spawn()?;
+    let mut lines = BufReader::new(run.stdout.take().context("piped")?).lines();
+    let ready = lines.next().context("the measured process ended")??;
+    ensure!(ready == "ready", "{ready}");
+    std::thread::sleep(Duration::from_millis(200));
+    let before = cpu_time(daemon);
+    if stopped {
+        // SAFETY: the daemon is our own.
+        unsafe { libc::kill(daemon as i32, libc::SIGSTOP) };
+    }
+    std::fs::write(&go, "")?;
+    let figures = lines.next().context("the measured process ended")??;
+    // SAFETY: as above.
+    unsafe { libc::kill(daemon as i32, libc::SIGCONT) };
+    run.wait()?;
+    std::thread::sleep(Duration::from_millis(500));
+    Ok((serde_json::from_str(&figures)?, (cpu_time(daemon) - before) as f64))
+}
+
+/// A policy of `n` rules of all kinds, none of which decides what is measured.
+fn policy(name: &str, n: usize) -> String {
+    let mut rules = String::new();
+    for i in 0..n {
+        rules.push_str(&match i % 4 {
+            0 => format!("    - {{ id: r{i}, match: {{ operation: open_read, path: '/srv/data{i}/**' }}, decision: DENY }}\n"),
+            1 => format!("    - {{ id: r{i}, match: {{ operation: connect, cidr: '10.{}.{}.0/24', port: {} }}, decision: DENY }}\n", i / 256, i % 256, 1000 + i),
+            2 => format!("    - {{ id: r{i}, match: {{ operation: exec, exe: '/opt/tool{i}/bin/*' }}, decision: DENY }}\n"),
+            _ => format!("    - {{ id: r{i}, match: {{ operation: write, path: '**/secret{i}' }}, decision: DENY }}\n"),
+        });
+    }
+    format!(
+        "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{ name: {name}, version: '1' }}\nspec:\n  mode: enforce\n  \
+         defaults: {{ exec: ALLOW, read: ALLOW, write: ALLOW, network: ALLOW }}\n  rules:\n{rules}"
+    )
+}
+
+fn start_daemon() -> Result<Child> {
+    std::fs::create_dir_all(format!("{DIR}/policies"))?;
+    for n in [1, 20, 512] {
+        std::fs::write(format!("{DIR}/policies/p{n}.yaml"), policy(&format!("p{n}"), n))?;
+    }
+    let config = format!("{DIR}/agent.yaml");
+    std::fs::write(
+        &config,
+        format!("policies: {DIR}/policies\nlog: {DIR}/log\nkeys: {DIR}/keys\nstate: {DIR}/state\n"),
+    )?;
+    let log = std::fs::File::create(format!("{DIR}/daemon.log"))?;
+    let mut daemon =
+        Command::new(AGENT).args(["--config", &config]).stdout(log.try_clone()?).stderr(log).spawn()?;
+    for _ in 0..3000 {
+        if Command::new(AARM).arg("status").stdout(Stdio::null()).stderr(Stdio::null()).status()?.success() {
+            return Ok(daemon);
+        }
+        if daemon.try_wait()?.is_some() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    anyhow::bail!("aarm-agent does not serve: {}", std::fs::read_to_string(format!("{DIR}/daemon.log"))?)
+}
+
+fn all() -> Result<Value> {
+    std::fs::create_dir_all(DIR)?;
+    std::fs::set_permissions(DIR, std::fs::Permissions::from_mode(0o755))?;
+    std::fs::write(FILE, "x")?;
+    ensure!(FILE.len() == 30, "the figure is for a path of 30 characters, this has {}", FILE.len());
+    // A cold kernel counts twice as many.
+    measure(false);
+    let bare = measure(false);
+    let mut floor = Command::new(AGENT).arg("bench-floor").stdout(Stdio::piped()).spawn()?;
+    let ready = BufReader::new(floor.stdout.take().context("piped")?)
+        .lines()
+        .next()
+        .context("bench-floor ended")??;
+    ensure!(ready == "ready", "{ready}");
+    let floored = measure(false);
+    floor.kill()?;
+    floor.wait()?;
+    let mut daemon = start_daemon()?;
+    std::thread::sleep(Duration::from_secs(2));
+    let outside = measure(false);
+    let pid = daemon.id();
+    let mut scenarios = json!({ "bare": bare, "floor": floored, "outside": outside });
+    for n in [1, 20, 512] {
+        // The daemon shares the one CPU, so the loop's own time has its work in it.
+        let (figures, _) = inside(&format!("p{n}"), pid, false)?;
+        scenarios[format!("inside-{n}")] = figures;
+        let (figures, cpu) = inside(&format!("p{n}"), pid, true)?;
+        scenarios[format!("kernel-{n}")] = figures;
+        let events = (OPENS * (PASSES as u64 + 1)) as f64;
+        scenarios[format!("daemon-{n}")] = json!({ "open+close": cpu / events });
+    }
+    // SAFETY: our own child.
+    unsafe { libc::kill(pid as i32, libc::SIGTERM) };
+    daemon.wait()?;
+    let _ = Command::new(AGENT).args(["detach", "--force"]).status();
+    Ok(scenarios)
+}
+
+/// `(what, figure, limit)`: the published limits.
+fn targets(s: &Value) -> Vec<(String, f64, f64)> {
+    let f = |scenario: &str, what: &str| s[scenario][what].as_f64().unwrap_or(f64::NAN);
+    let over = |a: &str, b: &str, what: &str| f(a, what) - f(b, what);
+    let spread = |kind: &str, what: &str| {
+        let (a, b) = (f(&format!("{kind}-1"), what), f(&format!("{kind}-512"), what));
+        (a - b).abs() / a.min(b) * 100.0
+    };
+    vec![
+        ("outside, open+close over floor".into(), over("outside", "floor", "open+close"), 120.0),
+        ("outside, connect over floor".into(), over("outside", "floor", "connect"), 120.0),
+        (
+            "outside, fork+exec over floor, %".into(),
+            over("outside", "floor", "fork+exec") / f("floor", "fork+exec") * 100.0,
+            0.5,
+        ),
+        (
+            "inside, 20 rules, open recorded, daemon included".into(),
+            over("kernel-20", "bare", "open+close") + f("daemon-20", "open+close"),
+            12_000.0,
+        ),
+        (
+            "inside, 20 rules, open recorded, kernel side".into(),
+            over("kernel-20", "bare", "open+close"),
+            4000.0,
+        ),
+        ("1 against 512 rules, kernel side, %".into(), spread("kernel", "open+close"), 5.0),
+        ("1 against 512 rules, connect, %".into(), spread("inside", "connect"), 5.0),
+    ]
+}
+
+fn print(s: &Value) {
+    print!("{:<12}", "instructions");
+    LOOPS.iter().for_each(|l| print!("{l:>22}"));
+    println!();
+    let mut names: Vec<&String> = s.as_object().map(|o| o.keys().collect()).unwrap_or_default();
+    names.sort();
+    for name in names {
+        print!("{name:<12}");
+        for l in LOOPS {
+            match s[name][l].as_f64() {
+                Some(v) => {
+                    let more = v - s["bare"][l].as_f64().unwrap_or(0.0);
+                    let more =
+                        if name.starts_with("daemon") { String::new() } else { format!(" ({more:+.0})") };
+                    print!("{:>22}", format!("{v:.0}{more}"));
+                }
+                None => print!("{:>22}", "-"),
+            }
+        }
+        println!();
+    }
+    println!("\n{:<52}{:>10}{:>10}", "target", "measured", "limit");
+    for (what, figure, limit) in targets(s) {
+        println!("{what:<52}{figure:>10.1}{limit:>10}  {}", if figure <= limit { "met" } else { "NOT MET" });
+    }
+}
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.first().map(String::as_str) {
+        Some(what @ ("measure" | "measure-opens")) => {
+            println!("ready");
+            let go = args.get(1).context("where is the go file?")?;
+            while !std::path::Path::new(go).exists() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            println!("{}", measure(what == "measure-opens"));
+        }
+        Some("--json") => {
+            let s = all()?;
+            let t: Vec<Value> = targets(&s)
+                .iter()
+                .map(|(w, f, l)| json!({ "target": w, "measured": f, "limit": l, "met": f <= l }))
+                .collect();
+            println!("{}", json!({ "instructions": s, "targets": t }));
+        }
+        _ => print(&all()?),
+    }
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! The cases, by what a user relies on. A case's name is `topic::what_holds`.
+
+mod audit;
+mod badinput;
+mod cli;
+mod debian;
+mod files;
+mod lifecycle;
+mod network;
+mod paths;
+mod pressure;
+mod programs;
+mod receipts;
+mod session;
+
+use anyhow::Result;
+use libtest_mimic::{Failed, Trial};
+
+/// A case: a name and what must hold.
+type Case = (&'static str, fn() -> Result<()>);
+
+/// Every case.
+pub fn all() -> Vec<Trial> {
+    let topics: [(&str, &[Case]); 12] = [
+        ("files", files::CASES),
+        ("paths", paths::CASES),
+        ("programs", programs::CASES),
+        ("network", network::CASES),
+        ("session", session::CASES),
+        ("audit", audit::CASES),
+        ("receipts", receipts::CASES),
+        ("cli", cli::CASES),
+        ("badinput", badinput::CASES),
+        ("lifecycle", lifecycle::CASES),
+        ("pressure", pressure::CASES),
+        ("debian", debian::CASES),
+    ];
+    topics
+        .into_iter()
+        .flat_map(|(topic, cases)| cases.iter().map(move |(name, case)| trial(topic, name, *case)))
+        .collect()
+}
+
+fn trial(topic: &str, name: &str, case: fn() -> Result<()>) -> Trial {
+    Trial::test(format!("{topic}::{name}"), move || case().map_err(|e| Failed::from(format!("{e:?}"))))
+}

@@ -1,0 +1,21 @@
+//! `aarm-vm-tests [--list] [--skip NAME] [FILTER]`: runs the cases one after the other, as root in a VM.
+//! `aarm-vm-tests actor NAME ARG...`: one technique; exits with its errno.
+
+use std::process::ExitCode;
+
+use aarm_vm_tests::{actor, cases};
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    if args.get(1).is_some_and(|a| a == "actor") {
+        return ExitCode::from(actor::run(&args[2..]));
+    }
+    let mut options = libtest_mimic::Arguments::from_args();
+    // The kernel side is one for the whole machine, so cases take turns.
+    options.test_threads = Some(1);
+    if !options.list && !std::path::Path::new("/etc/aarm-vm/config").exists() {
+        eprintln!("aarm-vm-tests: these suites run inside a VM: cargo xtask test --vm");
+        return ExitCode::from(2);
+    }
+    libtest_mimic::run(&options, cases::all()).exit_code()
+}
