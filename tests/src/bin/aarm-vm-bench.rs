@@ -42,7 +42,7 @@ fn child(exec: bool) {
     let argv = [c"true".as_ptr(), std::ptr::null()];
     // SAFETY: the child only executes or exits; the arrays end in NULL.
     unsafe {
-        let pid = if exec { libc::vfork() } else { libc::fork() };
+        let pid = libc::fork();
         if pid == 0 {
             if exec {
                 libc::execv(program.as_ptr(), argv.as_ptr());

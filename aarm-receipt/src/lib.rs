@@ -1,0 +1,24 @@
+//! Receipts: one for every action, in a log that anyone can verify offline.
+//!
+//! - [`canonical`]: the bytes that are hashed and signed, RFC 8785 restricted to what needs no floating point.
+//! - [`receipt`]: what a receipt says, and its one encoding.
+//! - [`merkle`]: the RFC 6962 tree over the receipts, kept as its right edge.
+//! - [`note`]: C2SP signed notes and checkpoints.
+//! - [`keys`]: the two signing keys and the public form of both.
+//! - [`segment`]: the on-disk form. [`log`]: the one writer. [`read`]: reading. [`verify`]: checking.
+//!
+//! Must never: know the kernel, the daemon or a clock; sign what is not durable; trust a byte it reads.
+
+pub mod canonical;
+pub mod keys;
+pub mod log;
+pub mod merkle;
+pub mod note;
+pub mod read;
+pub mod receipt;
+pub mod segment;
+pub mod verify;
+
+pub use keys::{KeyError, Keys, TrustedKeys};
+pub use log::{LogError, LogWriter, Opened, Options};
+pub use receipt::{Body, Common, MAX_RECEIPT, encode};

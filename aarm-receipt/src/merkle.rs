@@ -1,0 +1,119 @@
+//! The Merkle tree of RFC 6962 section 2.1 over the receipts, kept as its right edge.
+
+use ring::digest::{Context, SHA256};
+
+/// A node's or leaf's hash.
+pub type Hash = [u8; 32];
+
+fn finish(context: Context) -> Hash {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(context.finish().as_ref());
+    hash
+}
+
+/// Hash of a leaf: SHA-256 of 0x00 and the entry.
+#[inline]
+pub fn leaf(entry: &[u8]) -> Hash {
+    let mut c = Context::new(&SHA256);
+    c.update(&[0]);
+    c.update(entry);
+    finish(c)
+}
+
+/// Hash of a node: SHA-256 of 0x01, left and right.
+#[inline]
+pub fn node(left: &Hash, right: &Hash) -> Hash {
+    let mut bytes = [1u8; 65];
+    bytes[1..33].copy_from_slice(left);
+    bytes[33..].copy_from_slice(right);
+    let mut c = Context::new(&SHA256);
+    c.update(&bytes);
+    finish(c)
+}
+
+/// A tree being grown: the roots of its complete subtrees, largest first. At most 64 of them.
+#[derive(Clone, Debug, Default)]
+pub struct Tree {
+    size: u64,
+    edge: Vec<Hash>,
+}
+
+impl Tree {
+    /// Number of leaves.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Adds a leaf.
+    #[inline]
+    pub fn push(&mut self, leaf: Hash) {
+        let mut hash = leaf;
+        // One complete subtree ends for each trailing one of the old size.
+        for _ in 0..self.size.trailing_ones() {
+            if let Some(left) = self.edge.pop() {
+                hash = node(&left, &hash);
+            }
+        }
+        self.edge.push(hash);
+        self.size += 1;
+    }
+
+    /// The root hash; of an empty tree, SHA-256 of nothing.
+    pub fn root(&self) -> Hash {
+        let mut nodes = self.edge.iter().rev();
+        let Some(first) = nodes.next() else { return finish(Context::new(&SHA256)) };
+        nodes.fold(*first, |right, left| node(left, &right))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(hash: &Hash) -> String {
+        hash.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// The definition, literally.
+    fn reference(entries: &[&[u8]]) -> Hash {
+        match entries.len() {
+            0 => finish(Context::new(&SHA256)),
+            1 => leaf(entries[0]),
+            n => {
+                let k = n.next_power_of_two() / 2;
+                node(&reference(&entries[..k]), &reference(&entries[k..]))
+            }
+        }
+    }
+
+    #[test]
+    fn known_answers_of_certificate_transparency() {
+        let entries: [&[u8]; 8] = [
+            b"",
+            b"\0",
+            b"\x10",
+            b"\x20\x21",
+            b"\x30\x31",
+            b"\x40\x41\x42\x43",
+            b"\x50\x51\x52\x53\x54\x55\x56\x57",
+            b"\x60\x61\x62\x63\x64\x65\x66\x67\x68\x69\x6a\x6b\x6c\x6d\x6e\x6f",
+        ];
+        let mut tree = Tree::default();
+        assert_eq!(hex(&tree.root()), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+        for e in entries {
+            tree.push(leaf(e));
+        }
+        assert_eq!(hex(&tree.root()), "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328");
+    }
+
+    #[test]
+    fn every_size_equals_the_definition() {
+        let entries: Vec<Vec<u8>> = (0..130u32).map(|i| i.to_le_bytes().to_vec()).collect();
+        let mut tree = Tree::default();
+        for n in 0..entries.len() {
+            let all: Vec<&[u8]> = entries[..n].iter().map(Vec::as_slice).collect();
+            assert_eq!(tree.root(), reference(&all));
+            tree.push(leaf(&entries[n]));
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! C2SP signed notes (`c2sp.org/signed-note`) and checkpoints (`c2sp.org/tlog-checkpoint`) with Ed25519.
+//!
+//! ```text
+//! <origin>\n<size>\n<root, base64>\n\n— <key name> <base64 of key id (4 bytes) and signature (64)>\n
+//! ```
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use ring::digest::{SHA256, digest};
+use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+
+use crate::merkle::Hash;
+
+/// Largest note read, in bytes.
+pub const NOTE_MAX: usize = 64 << 10;
+const ED25519_TYPE: u8 = 1;
+
+/// Why a note is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoteError {
+    /// The text is not a note, or not a checkpoint.
+    #[error("not a signed checkpoint")]
+    Malformed,
+    /// Another log's checkpoint.
+    #[error("the checkpoint names another log")]
+    OtherOrigin,
+    /// No signature by the trusted key.
+    #[error("no signature by the trusted key")]
+    NotSigned,
+    /// A signature that claims to be the key's, and is not.
+    #[error("a wrong signature")]
+    WrongSignature,
+}
+
+/// A public key with the name it signs under: a "verifier key", `name+id+base64`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifierKey {
+    /// Name.
+    pub name: String,
+    /// First bytes of the hash of name and key.
+    pub id: [u8; 4],
+    /// Ed25519 public key.
+    pub key: [u8; 32],
+}
+
+impl VerifierKey {
+    /// From a name and a public key.
+    pub fn new(name: &str, key: [u8; 32]) -> Self {
+        let mut text = name.as_bytes().to_vec();
+        text.extend([b'\n', ED25519_TYPE]);
+        text.extend(key);
+        let hash = digest(&SHA256, &text);
+        let mut id = [0; 4];
+        id.copy_from_slice(&hash.as_ref()[..4]);
+        Self { name: name.to_owned(), id, key }
+    }
+
+    /// Reads the textual form.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.trim().splitn(3, '+');
+        let (name, id, key) = (parts.next()?, parts.next()?, parts.next()?);
+        let bytes = BASE64.decode(key).ok()?;
+        let (kind, key) = bytes.split_first()?;
+        if *kind != ED25519_TYPE || name.is_empty() || name.contains(char::is_whitespace) {
+            return None;
+        }
+        let made = Self::new(name, key.try_into().ok()?);
+        (made.hex_id() == id).then_some(made)
+    }
+
+    fn hex_id(&self) -> String {
+        self.id.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// Whether `signature` over `message` is this key's.
+    pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
+        UnparsedPublicKey::new(&ED25519, self.key).verify(message, signature).is_ok()
+    }
+}
+
+impl std::fmt::Display for VerifierKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut bytes = vec![ED25519_TYPE];
+        bytes.extend(self.key);
+        write!(f, "{}+{}+{}", self.name, self.hex_id(), BASE64.encode(bytes))
+    }
+}
+
+/// A signed tree head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The log's name.
+    pub origin: String,
+    /// Receipts in the tree.
+    pub size: u64,
+    /// The tree's root.
+    pub root: Hash,
+}
+
+impl Checkpoint {
+    fn body(&self) -> String {
+        format!("{}\n{}\n{}\n", self.origin, self.size, BASE64.encode(self.root))
+    }
+
+    /// The signed note. The key signs under the log's name.
+    pub fn sign(&self, key: &Ed25519KeyPair) -> String {
+        let body = self.body();
+        let mut public = [0; 32];
+        public.copy_from_slice(key.public_key().as_ref());
+        let verifier = VerifierKey::new(&self.origin, public);
+        let mut bytes = verifier.id.to_vec();
+        bytes.extend_from_slice(key.sign(body.as_bytes()).as_ref());
+        format!("{body}\n\u{2014} {} {}\n", self.origin, BASE64.encode(bytes))
+    }
+
+    /// Reads a note and checks the key's signature.
+    pub fn open(text: &[u8], key: &VerifierKey) -> Result<Self, NoteError> {
+        if text.len() > NOTE_MAX {
+            return Err(NoteError::Malformed);
+        }
+        let text = std::str::from_utf8(text).map_err(|_| NoteError::Malformed)?;
+        let (body, signatures) = text.rsplit_once("\n\n").ok_or(NoteError::Malformed)?;
+        let mut lines = body.split('\n');
+        let (origin, size, root) = (lines.next(), lines.next(), lines.next());
+        let (Some(origin), Some(size), Some(root), None) = (origin, size, root, lines.next()) else {
+            return Err(NoteError::Malformed);
+        };
+        if origin != key.name {
+            return Err(NoteError::OtherOrigin);
+        }
+        let number: u64 = size.parse().map_err(|_| NoteError::Malformed)?;
+        if number.to_string() != size {
+            return Err(NoteError::Malformed);
+        }
+        let root: Hash =
+            BASE64.decode(root).ok().and_then(|r| r.try_into().ok()).ok_or(NoteError::Malformed)?;
+        let checkpoint = Self { origin: origin.to_owned(), size: number, root };
+        if !signatures.ends_with('\n') {
+            return Err(NoteError::Malformed);
+        }
+        let mut signed = Err(NoteError::NotSigned);
+        for line in signatures.lines() {
+            let rest = line.strip_prefix("\u{2014} ").ok_or(NoteError::Malformed)?;
+            let (name, signature) = rest.split_once(' ').ok_or(NoteError::Malformed)?;
+            let bytes = BASE64.decode(signature).map_err(|_| NoteError::Malformed)?;
+            let (id, signature) = bytes.split_at_checked(4).ok_or(NoteError::Malformed)?;
+            if name == key.name && id == key.id {
+                if !key.verify(checkpoint.body().as_bytes(), signature) {
+                    return Err(NoteError::WrongSignature);
+                }
+                signed = Ok(());
+            }
+        }
+        signed.map(|()| checkpoint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_comes_back_and_no_change_does() {
+        let pair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
+        let key = VerifierKey::new("host.test/log", pair.public_key().as_ref().try_into().unwrap());
+        assert_eq!(VerifierKey::parse(&key.to_string()), Some(key.clone()));
+        let c = Checkpoint { origin: "host.test/log".into(), size: 12, root: [9; 32] };
+        let note = c.sign(&pair);
+        assert_eq!(Checkpoint::open(note.as_bytes(), &key), Ok(c));
+        for at in 0..note.len() {
+            for bit in 0..8 {
+                let mut bytes = note.clone().into_bytes();
+                bytes[at] ^= 1 << bit;
+                assert!(Checkpoint::open(&bytes, &key).is_err(), "byte {at} bit {bit}");
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Reading receipts in order, also from a log that is being written.
+
+use std::path::{Path, PathBuf};
+
+use crate::log::origin_hash;
+use crate::merkle::Hash;
+use crate::segment::{self, Kind, Scanner, SegmentError};
+
+/// Why reading stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// A file cannot be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A segment cannot be read on.
+    #[error("{path}: {source}")]
+    Segment {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: SegmentError,
+    },
+}
+
+/// Iterates over the receipts of a log directory. A record that is not whole at the very end is the tail of
+/// a log being written: there the iteration ends.
+pub struct Reader {
+    origin: Hash,
+    segments: std::vec::IntoIter<(u64, PathBuf)>,
+    current: Option<(PathBuf, Scanner)>,
+    last: u64,
+    number: u64,
+    index: u64,
+    from: u64,
+    failed: bool,
+}
+
+impl Reader {
+    /// Opens a log directory to read from a receipt's index on.
+    pub fn open(dir: &Path, from: u64) -> Result<Self, ReadError> {
+        let path = dir.join("origin");
+        let origin = std::fs::read_to_string(&path).map_err(|source| ReadError::Io { path, source })?;
+        let segments =
+            segment::list(dir).map_err(|source| ReadError::Io { path: dir.to_path_buf(), source })?;
+        let last = segments.last().map_or(0, |s| s.0);
+        Ok(Self {
+            origin: origin_hash(origin.trim_end()),
+            segments: segments.into_iter(),
+            current: None,
+            last,
+            number: 0,
+            index: 0,
+            from,
+            failed: false,
+        })
+    }
+
+    fn step(&mut self) -> Result<Option<(u64, Vec<u8>)>, ReadError> {
+        loop {
+            let Some((path, scanner)) = &mut self.current else {
+                let Some((number, path)) = self.segments.next() else { return Ok(None) };
+                let scanner = Scanner::open(&path, self.index, &self.origin)
+                    .map_err(|source| ReadError::Segment { path: path.clone(), source })?;
+                self.number = number;
+                self.current = Some((path, scanner));
+                continue;
+            };
+            match scanner.next_record() {
+                Ok(Some((Kind::Receipt, bytes))) => {
+                    self.index += 1;
+                    if self.index > self.from {
+                        return Ok(Some((self.index - 1, bytes.to_vec())));
+                    }
+                }
+                Ok(Some((Kind::Signature, _))) => {}
+                Ok(None) => self.current = None,
+                Err(SegmentError::Record(_)) if self.number == self.last => return Ok(None),
+                Err(source) => return Err(ReadError::Segment { path: path.clone(), source }),
+            }
+        }
+    }
+}
+
+impl Iterator for Reader {
+    type Item = Result<(u64, Vec<u8>), ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let next = self.step();
+        self.failed = !matches!(next, Ok(Some(_)));
+        next.transpose()
+    }
+}

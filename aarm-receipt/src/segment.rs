@@ -1,0 +1,207 @@
+//! The on-disk form of the log's hot part.
+//!
+//! ```text
+//! <log>/segment-<number, 10 digits>.aarm      preallocated, zeros after the last record
+//!
+//! offset  0  magic "AARMSEG1"
+//!         8  u32 version (1)
+//!        12  u32 bytes of this header (64)
+//!        16  u64 index of the first receipt
+//!        24  SHA-256 of the log's origin
+//!        56  u32 zero
+//!        60  u32 CRC-32C of bytes 0..60
+//!        64  records
+//!
+//! record  0  u32 kind << 24 | length (1 ..= 65535)
+//!         4  u32 CRC-32C of the word before and the bytes after
+//!         8  bytes
+//! ```
+//! All numbers little-endian. Kinds: 0 a receipt, the leaf of the tree; 1 the Ed25519 signature of the
+//! receipt before it. A word of zero ends the segment, and only zeros follow.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use crate::merkle::Hash;
+use crate::receipt::MAX_RECEIPT;
+
+/// Bytes of the header.
+pub const HEADER: usize = 64;
+/// Bytes before a record's content.
+pub const RECORD_HEADER: usize = 8;
+const MAGIC: &[u8; 8] = b"AARMSEG1";
+const VERSION: u32 = 1;
+
+/// What a record holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A receipt.
+    Receipt,
+    /// The signature of the receipt before.
+    Signature,
+}
+
+/// Why a segment cannot be read on.
+#[derive(Debug, thiserror::Error)]
+pub enum SegmentError {
+    /// The file cannot be read.
+    #[error("cannot be read: {0}")]
+    Io(#[from] std::io::Error),
+    /// The header is not this log's.
+    #[error("header: {0}")]
+    Header(&'static str),
+    /// A record is not whole.
+    #[error("damaged record at byte {0}")]
+    Record(u64),
+    /// Something follows the end.
+    #[error("bytes after the end, at {0}")]
+    AfterEnd(u64),
+}
+
+/// A segment's file name.
+pub fn file_name(number: u64) -> String {
+    format!("segment-{number:010}.aarm")
+}
+
+/// The segments of a log directory, in order. A name that is nearly one is an error, not overlooked.
+pub fn list(dir: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str().filter(|n| n.starts_with("segment-")) else { continue };
+        let number =
+            name.strip_prefix("segment-").and_then(|n| n.strip_suffix(".aarm")).and_then(|n| n.parse().ok());
+        match number {
+            Some(n) if file_name(n) == name => found.push((n, entry.path())),
+            _ => return Err(std::io::Error::other(format!("{name} is not a segment's name"))),
+        }
+    }
+    found.sort();
+    for (i, (number, _)) in found.iter().enumerate() {
+        if *number != i as u64 {
+            return Err(std::io::Error::other(format!("{} is missing", file_name(i as u64))));
+        }
+    }
+    Ok(found)
+}
+
+/// The header's bytes.
+pub fn header(first: u64, origin: &Hash) -> [u8; HEADER] {
+    let mut h = [0; HEADER];
+    h[..8].copy_from_slice(MAGIC);
+    h[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    h[12..16].copy_from_slice(&(HEADER as u32).to_le_bytes());
+    h[16..24].copy_from_slice(&first.to_le_bytes());
+    h[24..56].copy_from_slice(origin);
+    let crc = crc32c::crc32c(&h[..60]);
+    h[60..].copy_from_slice(&crc.to_le_bytes());
+    h
+}
+
+/// Appends a record.
+#[inline]
+pub fn record(out: &mut Vec<u8>, kind: Kind, bytes: &[u8]) {
+    assert!(!bytes.is_empty() && bytes.len() <= MAX_RECEIPT, "callers check the length");
+    let word = ((kind as u32) << 24 | bytes.len() as u32).to_le_bytes();
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&word), bytes);
+    out.extend_from_slice(&word);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// Reads one segment, record by record, in bounded memory.
+pub struct Scanner {
+    file: BufReader<File>,
+    offset: u64,
+    content: Vec<u8>,
+    ended: bool,
+}
+
+impl Scanner {
+    /// Opens a segment and checks its header.
+    pub fn open(path: &Path, first: u64, origin: &Hash) -> Result<Self, SegmentError> {
+        let mut file = BufReader::with_capacity(1 << 18, File::open(path)?);
+        let mut found = [0; HEADER];
+        file.read_exact(&mut found).map_err(|_| SegmentError::Header("too short"))?;
+        if found != header(first, origin) {
+            return Err(SegmentError::Header("not the header of this log and place"));
+        }
+        Ok(Self { file, offset: HEADER as u64, content: Vec::new(), ended: false })
+    }
+
+    /// Where the next record begins.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The next record; `None` at the end.
+    pub fn next_record(&mut self) -> Result<Option<(Kind, &[u8])>, SegmentError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let damaged = SegmentError::Record(self.offset);
+        let mut word = [0; 4];
+        if !self.fill(&mut word)? {
+            // A segment may be filled to its last byte, or to less than a word before it.
+            self.ended = true;
+            return if word == [0; 4] { Ok(None) } else { Err(damaged) };
+        }
+        let word32 = u32::from_le_bytes(word);
+        if word32 == 0 {
+            self.ended = true;
+            return Ok(None);
+        }
+        let length = (word32 & 0xff_ffff) as usize;
+        let kind = match word32 >> 24 {
+            0 => Kind::Receipt,
+            1 if length == 64 => Kind::Signature,
+            _ => return Err(damaged),
+        };
+        if length == 0 || length > MAX_RECEIPT {
+            return Err(damaged);
+        }
+        let mut crc = [0; 4];
+        self.content.resize(length, 0);
+        let mut content = std::mem::take(&mut self.content);
+        let whole = self.fill(&mut crc)? && self.fill(&mut content)?;
+        self.content = content;
+        if !whole || crc32c::crc32c_append(crc32c::crc32c(&word), &self.content) != u32::from_le_bytes(crc) {
+            return Err(damaged);
+        }
+        self.offset += (RECORD_HEADER + length) as u64;
+        Ok(Some((kind, &self.content)))
+    }
+
+    /// Fills the buffer; false if the file ends before.
+    fn fill(&mut self, mut to: &mut [u8]) -> Result<bool, SegmentError> {
+        while !to.is_empty() {
+            match self.file.read(to) {
+                Ok(0) => return Ok(false),
+                Ok(n) => to = &mut to[n..],
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(true)
+    }
+
+    /// After the end: checks that only zeros follow.
+    pub fn check_rest(mut self) -> Result<(), SegmentError> {
+        let mut at = self.offset;
+        let mut buffer = [0; 1 << 14];
+        loop {
+            let n = match self.file.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(n) => n,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e.into()),
+            };
+            if let Some(i) = buffer[..n].iter().position(|b| *b != 0) {
+                return Err(SegmentError::AfterEnd(at + i as u64));
+            }
+            at += n as u64;
+        }
+    }
+}
