@@ -1,4 +1,8 @@
 //! The aarm daemon and its command line, as a library for their two binaries.
 
+pub mod api;
+pub mod cli;
+pub mod daemon;
 pub mod kernel;
+pub mod metrics;
 pub mod object;

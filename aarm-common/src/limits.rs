@@ -18,9 +18,9 @@ pub const NAME_MAX: usize = 255;
 /// Most components walked: a path of [`PATH_MAX`] bytes has at most half as many, mounts come on top.
 pub const WALK_MAX: u32 = 2304;
 /// States of the path automaton.
-pub const DFA_STATES: usize = 4096;
+pub const DFA_STATES: usize = 8192;
 /// Cells (states times byte classes) of the path automaton's transition table.
-pub const DFA_CELLS: usize = 1 << 18;
+pub const DFA_CELLS: usize = 1 << 19;
 /// Distinct sets of glob predicates that one automaton state can satisfy.
 pub const HIT_SETS: usize = 2048;
 /// Distinct rule bitmaps that the scalar dimensions (address, port, uid, ...) refer to.
@@ -55,4 +55,5 @@ pub const EVENT_MAX: usize = 256 + 2 * PATH_MAX;
 const _: () = assert!(MAX_RULES.is_multiple_of(64));
 const _: () = assert!(RING_BYTES.is_power_of_two());
 const _: () = assert!(RING_ACTION_LIMIT < RING_BYTES as u64);
-const _: () = assert!(DFA_STATES <= u16::MAX as usize && HIT_SETS <= u16::MAX as usize);
+const _: () = assert!(DFA_STATES <= u16::MAX as usize);
+const _: () = assert!(HIT_SETS <= u16::MAX as usize);

@@ -267,7 +267,10 @@ impl Host {
         );
         String::from_utf8_lossy(&out.stdout)
             .lines()
-            .map(|l| serde_json::from_str(l).with_context(|| format!("a receipt is not JSON: {l}")))
+            .map(|l| {
+                let mut line: Value = serde_json::from_str(l).with_context(|| format!("not JSON: {l}"))?;
+                Ok(line["receipt"].take())
+            })
             .collect()
     }
 

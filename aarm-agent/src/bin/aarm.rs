@@ -1,2 +1,7 @@
-//! The daemon.
-fn main() {}
+//! The command line `aarm`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    aarm_agent::cli::main()
+}

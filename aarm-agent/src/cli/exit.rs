@@ -7,8 +7,8 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::escape;
-use super::output::Output;
+use super::output::{Color, Output, style};
+use super::{count, escape};
 use crate::api::types::{Diagnostic, ErrorBody, ErrorCode};
 
 /// An exit code of `aarm`. `aarm run` passes on the status of its command.
@@ -91,6 +91,9 @@ pub enum CliError {
         /// How many.
         count: u64,
     },
+    /// The daemon stopped while something was watched.
+    #[error("the daemon stopped")]
+    Stopped,
     /// A file could not be read.
     #[error("cannot read {}", path.display())]
     Read {
@@ -108,7 +111,7 @@ pub enum CliError {
         limit: usize,
     },
     /// A policy with errors, all of them.
-    #[error("{} cannot be used: {} in it", path.display(), super::count(diagnostics.len(), "error"))]
+    #[error("{} cannot be used: {} in it", path.display(), count(diagnostics.len(), "error"))]
     Policy {
         /// The file.
         path: PathBuf,
@@ -187,6 +190,7 @@ impl CliError {
                                       and that it has the version of this command (`aarm status`)"
                 .into(),
             Self::Timeout { .. } => "see `journalctl -u aarm-agent` for what it is doing".into(),
+            Self::Stopped => "sessions go on and stay supervised; watch again when it is back".into(),
             Self::Lost { .. } => "nothing is lost in the log: read it with `aarm receipts`".into(),
             Self::TooLarge { .. } => "no policy needs so much: is it the right file?".into(),
             Self::Policy { path, .. } => format!("`aarm policy check {}` shows each place", path.display()),
@@ -194,9 +198,44 @@ impl CliError {
             Self::Key(_) => "give the log's public key with --key FILE or --key 'NAME+HASH+KEY'; \
                              `aarm status` prints it"
                 .into(),
-            Self::Log { source, .. } | Self::Read { source: Io(source), .. } => return permission_help(source.as_ref()),
+            Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "run it as root, or as the user who may read it".into()
+            }
+            Self::Log { .. } => "name the log's directory (the daemon's is /var/lib/aarm/log; reading it takes root)".into(),
+            Self::Threads { .. } => "report this: it is a bug in aarm".into(),
             _ => return None,
         };
         Some(text)
+    }
+
+    /// Places where a policy is wrong.
+    fn diagnostics(&self) -> &[Diagnostic] {
+        match self {
+            Self::Refused { body } => &body.diagnostics,
+            Self::Policy { diagnostics, .. } => diagnostics,
+            _ => &[],
+        }
+    }
+
+    /// Says it on standard error. A closed pipe is nothing to talk about.
+    pub fn report(&self, color: Color) {
+        if matches!(self, Self::Output(e) if e.kind() == io::ErrorKind::BrokenPipe) {
+            return;
+        }
+        let mut out = Output::stderr(color);
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(source) = cause {
+            text.push_str(": ");
+            text.push_str(&source.to_string());
+            cause = source.source();
+        }
+        let mut lines = vec![format!("{}: {}", out.paint(style::ERROR, "aarm"), escape::text(&text))];
+        lines.extend(self.diagnostics().iter().map(|d| format!("  {}", escape::text(&d.to_string()))));
+        if let Some(help) = self.help() {
+            lines.push(format!("  {}: {}", out.paint(style::HELP, "help"), escape::text(&help)));
+        }
+        // Nobody can be told that standard error is closed.
+        let _ = lines.iter().try_for_each(|line| out.line(line));
     }
 }

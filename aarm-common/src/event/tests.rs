@@ -42,7 +42,7 @@ fn layout_is_the_one_the_version_names() {
     assert_eq!(offset_of!(EventHeader, family), 96);
     assert_eq!(offset_of!(EventHeader, addr), 112);
     assert_eq!(offset_of!(EventHeader, comm), 128);
-    assert_eq!(crate::policy::POLICY_BYTES, 1_360_008);
+    assert_eq!(crate::policy::POLICY_BYTES, 1_900_680);
     assert_eq!(size_of::<crate::state::Task>(), 152);
 }
 

@@ -1,0 +1,5 @@
+//! The API on the unix socket.
+
+pub mod server;
+mod streams;
+pub mod types;

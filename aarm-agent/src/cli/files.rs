@@ -1,0 +1,45 @@
+//! Reading the files a user names, with a limit.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::exit::CliError;
+
+/// Reads a file of at most `limit` bytes; `-` is standard input.
+pub fn read(path: &Path, limit: usize) -> Result<Vec<u8>, CliError> {
+    let failed = |source| CliError::Read { path: path.to_owned(), source };
+    let source: Box<dyn Read> =
+        if path.as_os_str() == "-" { Box::new(io::stdin()) } else { Box::new(File::open(path).map_err(failed)?) };
+    let mut bytes = Vec::new();
+    source.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() > limit {
+        return Err(CliError::TooLarge { path: path.to_owned(), limit });
+    }
+    Ok(bytes)
+}
+
+/// Reads a policy document.
+pub fn policy_text(path: &Path) -> Result<String, CliError> {
+    let bytes = read(path, aarm_policy::MAX_DOCUMENT)?;
+    String::from_utf8(bytes).map_err(|e| CliError::Read {
+        path: path.to_owned(),
+        source: io::Error::new(io::ErrorKind::InvalidData, e.utf8_error()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, b"12345").unwrap();
+        assert_eq!(read(&path, 5).unwrap(), b"12345");
+        assert!(matches!(read(&path, 4), Err(CliError::TooLarge { limit: 4, .. })));
+        // Endless, but no trap.
+        assert!(matches!(read(Path::new("/dev/zero"), 1000), Err(CliError::TooLarge { .. })));
+    }
+}

@@ -1,0 +1,152 @@
+//! `aarm receipts`: what was recorded.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+
+use aarm_common::Decision;
+use jiff::Timestamp;
+
+use super::client::{Client, block_on};
+use super::exit::{CliError, Exit};
+use super::output::Output;
+use super::view::{Filter, Live};
+use super::{Global, sessions, time, view};
+use crate::api::types::{ErrorBody, RECEIPTS_MAX, ReceiptQuery, StreamLine};
+
+/// List receipts
+///
+/// Asks the daemon, which shows a user his own sessions and root all; with --log, reads a log directory itself,
+/// without daemon and without verifying it (see `aarm verify`). Oldest first.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  aarm receipts --since 10m --decision DENY
+  aarm receipts --session $AARM_SESSION --operation write
+  aarm receipts --limit 20 --json | jq .receipt
+  sudo aarm receipts --log /var/lib/aarm/log --limit 100")]
+pub struct ReceiptsArgs {
+    /// Only this session: its id or UUID
+    #[arg(long, short, value_name = "SESSION", value_parser = sessions::session_id)]
+    session: Option<String>,
+    /// Only actions with this decision: ALLOW or DENY
+    #[arg(long, short, value_name = "DECISION", value_parser = view::decision)]
+    decision: Option<Decision>,
+    /// Only actions of this operation, or of this family: connect, network, ...
+    #[arg(long, short, value_name = "OPERATION", value_parser = view::operations)]
+    operation: Option<view::Operations>,
+    /// Only from then on: a time ago (90s, 10m, 2h, 3d) or a moment (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = time::since)]
+    since: Option<Timestamp>,
+    /// Only the last so many
+    #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u64).range(1..=RECEIPTS_MAX))]
+    limit: Option<u64>,
+    /// Read this log directory instead of asking the daemon
+    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    log: Option<PathBuf>,
+    /// As JSON, one object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs it.
+pub fn run(args: &ReceiptsArgs, global: &Global, out: &mut Output) -> Result<Exit, CliError> {
+    let mut printer = Printer { live: Live::new(out), out, json: args.json };
+    if !args.json {
+        printer.live.head(printer.out)?;
+    }
+    match &args.log {
+        Some(dir) => from_log(args, dir, &mut printer)?,
+        None => block_on(from_daemon(args, &global.socket, &mut printer))?,
+    }
+    Ok(Exit::OK)
+}
+
+struct Printer<'a> {
+    live: Live,
+    out: &'a mut Output,
+    json: bool,
+}
+
+impl Printer<'_> {
+    fn print(&mut self, line: &StreamLine) -> Result<(), CliError> {
+        match line {
+            _ if self.json => self.out.json_line(line)?,
+            StreamLine::Receipt { receipt, .. } => self.live.receipt(self.out, receipt)?,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// The last so many of what passes.
+struct Last {
+    limit: Option<usize>,
+    kept: VecDeque<StreamLine>,
+}
+
+impl Last {
+    fn new(limit: Option<u64>) -> Self {
+        Self { limit: limit.map(|n| n as usize), kept: VecDeque::new() }
+    }
+
+    fn push(&mut self, line: StreamLine, printer: &mut Printer<'_>) -> Result<(), CliError> {
+        let Some(limit) = self.limit else { return printer.print(&line) };
+        if self.kept.len() == limit {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(line);
+        Ok(())
+    }
+
+    fn finish(self, printer: &mut Printer<'_>) -> Result<(), CliError> {
+        self.kept.iter().try_for_each(|line| printer.print(line))
+    }
+}
+
+async fn from_daemon(args: &ReceiptsArgs, socket: &Path, printer: &mut Printer<'_>) -> Result<(), CliError> {
+    // The daemon does not filter by operation: then the limit is ours to apply, after that filter.
+    let ours = args.operation.is_some();
+    let query = ReceiptQuery {
+        session: args.session.clone(),
+        decision: args.decision.map(|d| d.name().to_owned()),
+        kind: None,
+        since: args.since.map(|t| t.to_string()),
+        limit: args.limit.filter(|_| !ours),
+    };
+    let filter = Filter { operations: args.operation, ..Filter::default() };
+    let mut last = Last::new(args.limit.filter(|_| ours));
+    let mut lines = Client::connect(socket).await?.stream("/v1/receipts", &query).await?;
+    while let Some(line) = lines.next().await? {
+        match &line {
+            StreamLine::Lost { count } => return Err(CliError::Lost { count: *count }),
+            StreamLine::Error { error } => {
+                let body = ErrorBody { error: error.clone(), diagnostics: Vec::new() };
+                return Err(CliError::Refused { body: Box::new(body) });
+            }
+            StreamLine::Receipt { receipt, .. } if filter.passes(receipt) => last.push(line, printer)?,
+            _ => {}
+        }
+    }
+    last.finish(printer)
+}
+
+/// Reads the log's files themselves, for root and for copies.
+fn from_log(args: &ReceiptsArgs, dir: &Path, printer: &mut Printer<'_>) -> Result<(), CliError> {
+    let failed = |source: aarm_receipt::read::ReadError| CliError::Log { path: dir.to_path_buf(), source: Box::new(source) };
+    let filter = Filter {
+        operations: args.operation,
+        session: args.session.clone(),
+        decision: args.decision,
+        since: args.since,
+    };
+    let mut last = Last::new(args.limit);
+    for item in aarm_receipt::read::Reader::open(dir, 0).map_err(failed)? {
+        let (index, bytes) = item.map_err(failed)?;
+        let receipt = serde_json::from_slice(&bytes)
+            .map_err(|e| CliError::Log { path: dir.to_path_buf(), source: Box::new(e) })?;
+        if filter.passes(&receipt) {
+            last.push(StreamLine::Receipt { index, receipt }, printer)?;
+        }
+    }
+    last.finish(printer)
+}

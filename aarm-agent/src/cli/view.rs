@@ -1,0 +1,211 @@
+//! How receipts are shown to people, one line each, and which are shown.
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use aarm_common::{Decision, Family, Operation};
+
+use super::escape;
+use super::output::{Output, style};
+use super::table::{self, Cell, Column};
+use super::time::Clock;
+
+/// Columns of the list; the last takes what is left.
+const COLUMNS: [Column; 6] = [
+    Column::text("TIME"),
+    Column::text("PROCESS"),
+    Column::text("ACTION"),
+    Column::text("DECISION"),
+    Column::text("RULE"),
+    Column::text("OBJECT"),
+];
+const WIDTHS: [usize; 6] = [12, 22, 13, 8, 20, 0];
+
+/// One operation, or all of a family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operations {
+    /// All of a family.
+    Family(Family),
+    /// One.
+    One(Operation),
+}
+
+/// Reads `--operation`. A family's name means all of it, as in a policy.
+pub fn operations(text: &str) -> Result<Operations, String> {
+    Family::from_name(text)
+        .map(Operations::Family)
+        .or_else(|| Operation::from_name(text).map(Operations::One))
+        .ok_or_else(|| "not an operation or family of the policy language".to_owned())
+}
+
+/// Reads `--decision`, in either case.
+pub fn decision(text: &str) -> Result<Decision, String> {
+    Decision::from_name(&text.to_ascii_uppercase().replace('-', "_")).ok_or_else(|| {
+        let known: Vec<&str> = Decision::ALL.iter().map(|d| d.name()).collect();
+        format!("one of {}", known.join(", "))
+    })
+}
+
+/// Which receipts are shown.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only these operations.
+    pub operations: Option<Operations>,
+    /// Only this session, by either id.
+    pub session: Option<String>,
+    /// Only this decision.
+    pub decision: Option<Decision>,
+    /// Only from this time on.
+    pub since: Option<Timestamp>,
+}
+
+impl Filter {
+    /// Whether a receipt is shown.
+    pub fn passes(&self, r: &Value) -> bool {
+        let operation = r["action"]["operation"].as_str();
+        let wanted = match self.operations {
+            None => true,
+            Some(Operations::One(o)) => operation == Some(o.name()),
+            Some(Operations::Family(f)) => r["action"]["tool"].as_str() == Some(f.name()),
+        };
+        wanted
+            && self.session.as_deref().is_none_or(|s| r["session"]["id"] == s || r["session"]["uuid"] == s)
+            && self.decision.is_none_or(|d| r["decision"]["result"] == d.name())
+            && self.since.is_none_or(|since| {
+                r["time"].as_str().and_then(|t| t.parse::<Timestamp>().ok()).is_some_and(|t| t >= since)
+            })
+    }
+}
+
+/// A list that grows.
+pub struct Live {
+    clock: Clock,
+    columns: Option<usize>,
+}
+
+/// Text of a receipt, safe to print, or a dash.
+fn text(v: &Value) -> String {
+    v.as_str().map_or_else(|| "-".to_owned(), |t| escape::value(t).into_owned())
+}
+
+impl Live {
+    /// For this output.
+    pub fn new(out: &Output) -> Self {
+        Self { clock: Clock::local(), columns: out.columns() }
+    }
+
+    /// The headings.
+    pub fn head(&self, out: &mut Output) -> std::io::Result<()> {
+        let line = table::head(out, &COLUMNS, &WIDTHS);
+        out.line(&line)
+    }
+
+    /// One receipt.
+    pub fn receipt(&self, out: &mut Output, r: &Value) -> std::io::Result<()> {
+        let time = r["time"].as_str().and_then(|t| t.parse().ok()).map_or_else(|| "-".into(), |t| self.clock.time(t));
+        let process = match r["identity"]["pid"].as_u64() {
+            Some(pid) => format!("{}[{pid}]", text(&r["identity"]["comm"])),
+            None => "-".to_owned(),
+        };
+        let kind = r["kind"].as_str().unwrap_or("-");
+        let (action, decision, how, rule) = if kind == "action" {
+            let result = text(&r["decision"]["result"]);
+            let audit = r["decision"]["mode"] == "audit" && result != "ALLOW";
+            let how = match result.as_str() {
+                "ALLOW" => style::GOOD,
+                _ if audit => style::WARN,
+                _ => style::BAD,
+            };
+            let cause = text(&r["decision"]["cause"]);
+            let rule = r["decision"]["rule"].as_str().map_or(cause, |t| escape::value(t).into_owned());
+            (text(&r["action"]["operation"]), if audit { "AUDIT".to_owned() } else { result }, how, rule)
+        } else {
+            (escape::value(kind).into_owned(), "-".to_owned(), style::DIM, "-".to_owned())
+        };
+        let object = object(r);
+        let room = self.columns.map(|c| c.saturating_sub(WIDTHS.iter().sum::<usize>() + 2 * (WIDTHS.len() - 1)).max(20));
+        let object = room.map_or_else(|| object.clone(), |room| table::fit(&object, room));
+        let fit = |t: String, i: usize| table::fit(&t, WIDTHS[i]);
+        let cells: Vec<Cell> = vec![
+            time.into(),
+            fit(process, 1).into(),
+            fit(action, 2).into(),
+            Cell::styled(decision, how),
+            fit(rule, 4).into(),
+            object.into(),
+        ];
+        let line = table::row(out, &COLUMNS, &WIDTHS, &cells, false);
+        out.line(&line)
+    }
+}
+
+/// What it was about, in a few words.
+fn object(r: &Value) -> String {
+    let a = &r["action"];
+    let d = &r["detail"];
+    match r["kind"].as_str().unwrap_or_default() {
+        "action" => {
+            if let Some(addr) = a["network"]["addr"].as_str() {
+                let port = a["network"]["port"].as_u64().unwrap_or(0);
+                let addr = escape::value(addr);
+                return if addr.contains(':') { format!("[{addr}]:{port}") } else { format!("{addr}:{port}") };
+            }
+            let mut what = text(&a["path"]);
+            if what == "-"
+                && let Some(family) = a["network"]["family"].as_str()
+            {
+                what = escape::value(family).into_owned();
+            }
+            if a["path2"].is_string() {
+                what.push_str(" -> ");
+                what.push_str(&text(&a["path2"]));
+            }
+            if a["target"].is_string() {
+                what.push_str(" -> ");
+                what.push_str(&text(&a["target"]));
+            }
+            what
+        }
+        "outcome" => {
+            let words: Vec<String> = d["argv"].as_array().into_iter().flatten().map(text).collect();
+            words.join(" ")
+        }
+        "process" => match (d["child"].as_u64(), d["status"].as_u64()) {
+            (Some(child), _) => format!("{} {child}", text(&d["what"])),
+            (_, Some(status)) if status & 0x7f == 0 => format!("{}, status {}", text(&d["what"]), status >> 8 & 0xff),
+            (_, Some(status)) => format!("{}, signal {}", text(&d["what"]), status & 0x7f),
+            _ => text(&d["what"]),
+        },
+        "session_open" => format!("{} under {}", text(&d["program"]), text(&d["policy"]["name"])),
+        "session_close" => format!("{} allowed, {} denied, {} audited, {} refused", d["allowed"], d["denied"], d["audited"], d["refused"]),
+        "policy" => format!("{} {}", text(&d["policy"]["name"]), text(&d["policy"]["version"])),
+        "gap" => format!("{} missing: {}", d["missing"], text(&d["why"])),
+        _ => d.as_object().and_then(|d| d.get("why").or_else(|| d.get("version"))).map(text).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn families_mean_all_their_operations() {
+        let filter = Filter { operations: Some(operations("exec").unwrap()), ..Filter::default() };
+        assert!(filter.passes(&json!({ "action": { "operation": "mmap_exec", "tool": "exec" } })));
+        assert!(!filter.passes(&json!({ "action": { "operation": "connect", "tool": "network" } })));
+        assert!(operations("nonsense").is_err());
+        assert_eq!(decision("deny"), Ok(Decision::Deny));
+    }
+
+    #[test]
+    fn hostile_names_do_not_reach_the_terminal() {
+        let (mut out, shown) = Output::memory(false);
+        let r = json!({ "kind": "action", "time": "2026-11-24T10:00:00Z", "identity": { "pid": 1, "comm": "a\u{1b}[31m" },
+            "action": { "operation": "open_read", "path": "/x\u{7}" }, "decision": { "result": "DENY", "rule": "r\n" } });
+        Live::new(&out).receipt(&mut out, &r).unwrap();
+        out.flush().unwrap();
+        let shown = shown.lock().unwrap().clone();
+        assert_eq!(shown.iter().filter(|b| b.is_ascii_control()).count(), 1, "{}", String::from_utf8_lossy(&shown));
+    }
+}

@@ -1,0 +1,172 @@
+//! Batches of encoded receipts on their way from the core to the log and to watchers.
+//!
+//! The core fills one batch after another and never allocates for a single receipt: buffers come back from
+//! the writer through the [`Pool`].
+
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::oneshot;
+
+/// Receipts in one batch.
+pub const BATCH_RECEIPTS: usize = 1024;
+/// Bytes after which a batch is full. One receipt more may be in it.
+pub const BATCH_BYTES: usize = 512 << 10;
+/// Batches kept for reuse.
+const POOL_MAX: usize = 16;
+/// [`Entry::owner`] of a receipt that belongs to no session: only root sees it.
+pub const NO_OWNER: u32 = u32::MAX;
+
+/// What is known of a receipt without parsing it.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// End of its bytes in the batch; it starts where the one before ends.
+    end: u32,
+    /// User the session belongs to, or [`NO_OWNER`].
+    pub owner: u32,
+    /// Session, or 0.
+    pub session: u64,
+    /// Boot time of what it reports, in nanoseconds.
+    pub time_ns: u64,
+    /// `Decision as u8` of an action, 0 otherwise.
+    pub decision: u8,
+    /// Which kind of receipt.
+    pub kind: Kind,
+}
+
+/// Kinds of receipts, as watchers filter them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A decided action.
+    Action,
+    /// What became of one.
+    Outcome,
+    /// A process came or went.
+    Process,
+    /// A session opened or closed.
+    Session,
+    /// Everything about the daemon, its policies and its log.
+    System,
+}
+
+/// Encoded receipts.
+#[derive(Debug, Default)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+    /// Place of the first receipt in the log; set by the writer.
+    pub first_index: u64,
+    /// Told when all of it is durable.
+    pub waiters: Vec<oneshot::Sender<()>>,
+}
+
+impl Batch {
+    /// Appends a receipt that `encode` writes to the end of the buffer it is given.
+    #[inline]
+    pub fn push(&mut self, owner: u32, session: u64, time_ns: u64, decision: u8, kind: Kind, encode: impl FnOnce(&mut Vec<u8>)) {
+        encode(&mut self.bytes);
+        let end = self.bytes.len() as u32;
+        self.entries.push(Entry { end, owner, session, time_ns, decision, kind });
+    }
+
+    /// Whether the next receipt should go into another batch.
+    #[inline]
+    pub fn is_full(&self) -> bool {
+        self.entries.len() >= BATCH_RECEIPTS || self.bytes.len() >= BATCH_BYTES
+    }
+
+    /// Whether there is nothing in it, not even somebody who waits.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.waiters.is_empty()
+    }
+
+    /// How many receipts.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// How many bytes of receipts.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// All receipts with what is known of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&Entry, &[u8])> {
+        let mut start = 0;
+        self.entries.iter().map(move |entry| {
+            let bytes = &self.bytes[start..entry.end as usize];
+            start = entry.end as usize;
+            (entry, bytes)
+        })
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.entries.clear();
+        self.waiters.clear();
+        self.first_index = 0;
+    }
+}
+
+/// Empty batches with their buffers.
+#[derive(Clone, Debug, Default)]
+pub struct Pool(Arc<Mutex<Vec<Batch>>>);
+
+impl Pool {
+    /// An empty batch.
+    pub fn take(&self) -> Batch {
+        let reused = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop();
+        reused.unwrap_or_else(|| Batch {
+            bytes: Vec::with_capacity(BATCH_BYTES + aarm_receipt_max()),
+            entries: Vec::with_capacity(BATCH_RECEIPTS),
+            ..Batch::default()
+        })
+    }
+
+    /// Takes a batch back, if nobody else holds it any more.
+    pub fn give(&self, batch: Arc<Batch>) {
+        if let Some(mut batch) = Arc::into_inner(batch) {
+            batch.clear();
+            let mut pool = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if pool.len() < POOL_MAX {
+                pool.push(batch);
+            }
+        }
+    }
+}
+
+/// Bytes that the last receipt of a batch may take.
+const fn aarm_receipt_max() -> usize {
+    u16::MAX as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn receipts_come_out_as_they_went_in() {
+        let pool = Pool::default();
+        let mut batch = pool.take();
+        assert!(batch.is_empty());
+        for i in 0..3u8 {
+            batch.push(7, u64::from(i), 0, 0, Kind::Action, |b| b.extend(std::iter::repeat_n(b'0' + i, i.into())));
+        }
+        let all: Vec<_> = batch.iter().map(|(e, bytes)| (e.session, bytes.to_vec())).collect();
+        assert_eq!(all, [(0, vec![]), (1, b"1".to_vec()), (2, b"22".to_vec())]);
+        let held = Arc::new(batch);
+        pool.give(Arc::clone(&held));
+        assert!(!held.is_empty(), "somebody still reads it");
+        pool.give(held);
+        assert!(pool.take().is_empty());
+    }
+
+    #[test]
+    fn a_batch_fills_up() {
+        let mut batch = Batch::default();
+        for _ in 0..BATCH_RECEIPTS {
+            assert!(!batch.is_full());
+            batch.push(0, 0, 0, 0, Kind::Process, |b| b.push(0));
+        }
+        assert!(batch.is_full());
+    }
+}

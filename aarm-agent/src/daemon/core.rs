@@ -1,0 +1,823 @@
+//! The core: the one owner of session state, reader of the event ring, and writer of kernel tables.
+//!
+//! Promises: it never blocks on disk, network or people. What it cannot hand on it leaves in the ring, and a
+//! full ring makes the kernel refuse actions: nothing is dropped. Must never: be asked anything except through
+//! its queue of [`Command`]s.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aarm_common::event::{Event, Kind as EventKind};
+use aarm_common::limits::SESSIONS;
+use aarm_common::op::Decision;
+use aarm_common::state::{SESSION_ENDED, Stat, session_id, session_slot};
+use aarm_receipt::receipt::{Identity, Seq, SessionRef};
+use aarm_receipt::{Body, Common};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::batch::{Batch, Kind, NO_OWNER, Pool};
+use super::gaps::{Gap, GapTracker};
+use super::policies::{Loaded, Policies, PolicyError};
+use super::port::{EventPort, KernelPort};
+use super::record::{self, Clock};
+use super::sessions::{Process, Session, Sessions};
+use super::snapshot::{self, SessionRecord, Snapshot};
+use crate::api::types::{ActionCounts, PolicyInfo, PolicyLabel, ReloadResponse, SessionInfo, SessionStart};
+use crate::kernel::KernelError;
+use crate::metrics::{Metrics, OUTCOME_AUDIT};
+
+/// Events handled in one turn.
+const TURN: usize = 2048;
+/// Requests waiting for the core.
+pub const COMMANDS: usize = 64;
+/// Housekeeping.
+const TICK: Duration = Duration::from_millis(500);
+/// Exec decisions remembered until their outcome.
+const EXECS_MAX: usize = 4096;
+
+/// A new session, as asked for.
+#[derive(Debug)]
+pub struct Registration {
+    /// The process, which must have one thread.
+    pub pidfd: OwnedFd,
+    /// Its id.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// The policy.
+    pub policy: Choice,
+    /// What it is for.
+    pub intent: String,
+    /// On whose behalf.
+    pub human: String,
+}
+
+/// Which policy a session gets.
+#[derive(Debug)]
+pub enum Choice {
+    /// The default one.
+    Default,
+    /// A loaded one.
+    Named(String),
+    /// One of its own: name for diagnostics, text.
+    Text(String, String),
+}
+
+/// Why a session was not begun.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    /// No such policy.
+    #[error("no policy `{0}` is loaded")]
+    UnknownPolicy(String),
+    /// None named, and no default.
+    #[error("no policy was named, and there is no default one")]
+    NoDefault,
+    /// The policy has errors, or there is no room for it.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The kernel refused.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+/// The answer to a registration.
+#[derive(Debug)]
+pub struct Registered {
+    /// Kernel session id.
+    pub id: u64,
+    /// UUID.
+    pub uuid: String,
+    /// Policy.
+    pub policy: PolicyLabel,
+    /// Told when its first receipt is durable.
+    pub durable: oneshot::Receiver<()>,
+}
+
+/// What the core can be asked.
+pub enum Command {
+    /// Begin a session.
+    Register(Registration, oneshot::Sender<Result<Registered, RegisterError>>),
+    /// Whether a process is in a session.
+    SessionOf(OwnedFd, oneshot::Sender<Result<Option<u64>, KernelError>>),
+    /// List sessions: with ended ones?
+    Sessions(bool, oneshot::Sender<Vec<SessionInfo>>),
+    /// One session by hexadecimal id or UUID, with its processes.
+    Session(String, oneshot::Sender<Option<SessionInfo>>),
+    /// List policies.
+    Policies(oneshot::Sender<Vec<PolicyInfo>>),
+    /// Read the policy directory again.
+    Reload(oneshot::Sender<Result<ReloadResponse, PolicyError>>),
+    /// Numbers for the status page: sessions, policies, ring fill, kernel counters.
+    Numbers(oneshot::Sender<Numbers>),
+}
+
+/// See [`Command::Numbers`].
+#[derive(Debug, Default)]
+pub struct Numbers {
+    /// Sessions alive.
+    pub sessions: u32,
+    /// Policies loaded.
+    pub policies: u32,
+    /// Name of the default policy.
+    pub default_policy: Option<String>,
+    /// Bytes in the ring.
+    pub fill: u64,
+    /// Events received.
+    pub received: u64,
+    /// Events lost.
+    pub lost: u64,
+    /// The kernel's counters.
+    pub counters: Vec<(&'static str, u64)>,
+}
+
+/// What the core is made of.
+pub struct Parts {
+    /// Kernel tables.
+    pub kernel: Box<dyn KernelPort>,
+    /// Event ring.
+    pub events: Box<dyn EventPort>,
+    /// Whether kernel state was taken over.
+    pub adopted: bool,
+    /// Former state, if any belongs to this boot.
+    pub snapshot: Snapshot,
+    /// Policy directory.
+    pub policies: std::path::PathBuf,
+    /// Default policy.
+    pub default_policy: Option<String>,
+    /// State directory.
+    pub state: std::path::PathBuf,
+    /// Host and boot, for receipts.
+    pub host: String,
+    /// Wait after a wake-up.
+    pub coalesce: Duration,
+    /// To the writer.
+    pub batches: mpsc::Sender<Batch>,
+    /// Empty batches.
+    pub pool: Pool,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// An exec decision whose outcome is awaited.
+struct Exec {
+    seq: Seq,
+    exe: Vec<u8>,
+}
+
+/// The core.
+pub struct Core {
+    p: Parts,
+    sessions: Sessions,
+    policies: Policies,
+    gaps: GapTracker,
+    batch: Batch,
+    clock: Clock,
+    execs: std::collections::HashMap<u32, Exec>,
+    told_lost: u64,
+    dirty: bool,
+}
+
+/// The ring's descriptor for the reactor; the core keeps the ring itself.
+struct RingFd(std::os::fd::RawFd);
+
+impl std::os::fd::AsRawFd for RingFd {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0
+    }
+}
+
+impl Core {
+    /// Takes over former state and loads the policies. Every error is one the daemon must not start on.
+    /// `first` writes what the log must say before anything else.
+    pub fn begin(p: Parts, first: impl FnOnce(&mut Self)) -> Result<Self, PolicyError> {
+        let records: &[_] = if p.adopted { &p.snapshot.policies } else { &[] };
+        let policies = Policies::new(&p.policies, records, p.snapshot.next_generation);
+        let gaps = if p.adopted { GapTracker::adopted(if p.snapshot.clean { &p.snapshot.seq_next } else { &[] }) } else { GapTracker::fresh() };
+        let batch = p.pool.take();
+        let mut core = Self {
+            p,
+            sessions: Sessions::default(),
+            policies,
+            gaps,
+            batch,
+            clock: Clock::now(),
+            execs: std::collections::HashMap::new(),
+            told_lost: 0,
+            dirty: true,
+        };
+        first(&mut core);
+        if core.p.adopted {
+            core.adopt()?;
+            core.told_lost = core.p.kernel.stats()?[Stat::Lost as usize];
+        }
+        // Homes may have changed since: an adopted table is made anew.
+        let changes = core.policies.reload(&mut *core.p.kernel, true)?;
+        core.apply(&changes)?;
+        Ok(core)
+    }
+
+    /// Writes a receipt of the daemon's own.
+    pub fn system(&mut self, body: &Body<'_>) {
+        let boot_ns = crate::kernel::boot_ns();
+        let common =
+            Common { time_ns: self.clock.unix(boot_ns), boot_ns, host: &self.p.host, session: None, seq: None };
+        self.batch.push(NO_OWNER, 0, boot_ns, 0, Kind::System, |out| aarm_receipt::encode(&common, body, out));
+    }
+
+    /// Finds the sessions that went on without a daemon.
+    fn adopt(&mut self) -> Result<(), PolicyError> {
+        for slot in 0..SESSIONS as u32 {
+            let s = self.p.kernel.session(slot)?;
+            if s.generation == 0 || s.tasks == 0 && s.flags & SESSION_ENDED == 0 {
+                continue;
+            }
+            let id = session_id(slot, s.generation);
+            let known = self.p.snapshot.sessions.iter().find(|r| r.id == id).cloned();
+            let recovered = known.is_none();
+            let r = known.unwrap_or_else(|| SessionRecord {
+                id,
+                uuid: *uuid::Uuid::now_v7().as_bytes(),
+                started_ns: self.clock.unix(s.started_ns),
+                ..SessionRecord::default()
+            });
+            let label = self.policies.slot(s.policy).map(|l| (l.label.clone(), l.generation));
+            let (policy, generation) = label.unwrap_or_else(|| (unknown_policy(), 0));
+            let uuid = uuid::Uuid::from_bytes(r.uuid);
+            let session = Session {
+                id,
+                uuid,
+                uuid_text: uuid.to_string(),
+                policy,
+                generation,
+                start: match (recovered, r.agent) {
+                    (true, _) => SessionStart::Recovered,
+                    (_, true) => SessionStart::Agent,
+                    _ => SessionStart::Run,
+                },
+                intent: r.intent.unwrap_or_default(),
+                human: r.human.unwrap_or_default(),
+                uid: r.uid,
+                pid: r.pid,
+                exe: r.exe.into_bytes(),
+                started_ns: r.started_ns,
+                counts: ActionCounts {
+                    allow: r.counts[Decision::Allow as usize],
+                    deny: r.counts[Decision::Deny as usize],
+                    audit: r.counts[7],
+                    refused: 0,
+                },
+                refused_told: r.refused,
+                processes: std::collections::HashMap::new(),
+            };
+            self.sessions.insert(session);
+            if recovered {
+                self.open_receipt(id, "recovered", None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves sessions as a reload says and records what is new.
+    fn apply(&mut self, changes: &super::policies::Changes) -> Result<u32, PolicyError> {
+        let mut moved = 0;
+        for s in self.sessions.iter_mut() {
+            let slot = session_slot(s.id);
+            let at = self.p.kernel.session(slot)?.policy;
+            if let Some(to) = changes.moves.get(&at) {
+                self.p.kernel.move_session(slot, *to)?;
+                if let Some(l) = self.policies.slot(*to) {
+                    s.policy = l.label.clone();
+                    s.generation = l.generation;
+                }
+                moved += 1;
+            }
+        }
+        for generation in &changes.new {
+            if let Some(l) = self.policies.generation(*generation).cloned() {
+                self.policy_receipt(&l);
+            }
+        }
+        self.p.metrics.policies.set(self.policies.all().iter().filter(|l| !l.retired).count() as i64);
+        self.dirty = true;
+        Ok(moved)
+    }
+
+    fn policy_receipt(&mut self, l: &Loaded) {
+        let (file, mode) = (l.file.clone(), l.label.mode.clone());
+        self.system(&Body::Policy {
+            policy: record::policy_ref(&l.label),
+            file: file.as_bytes(),
+            mode: &mode,
+            rules: l.rules.len() as u64,
+        });
+    }
+
+    /// The receipt of a session's beginning.
+    fn open_receipt(&mut self, id: u64, how: &str, event: Option<&Event<'_>>) {
+        let Some(s) = self.sessions.get(id) else { return };
+        let boot_ns = event.map_or_else(crate::kernel::boot_ns, |e| e.header.time_ns);
+        let common = Common {
+            time_ns: self.clock.unix(boot_ns),
+            boot_ns,
+            host: &self.p.host,
+            session: Some(SessionRef { id, uuid: &s.uuid_text }),
+            seq: event.map(|e| Seq { cpu: e.header.cpu, n: e.header.seq }),
+        };
+        let identity = match event {
+            Some(e) => record::identity(e, Some(s)),
+            None => Identity { human: &s.human, uid: s.uid, pid: s.pid, tid: s.pid, agent: &s.exe, ..Identity::default() },
+        };
+        let body = Body::SessionOpen {
+            how,
+            program: event.map_or(&s.exe, |e| e.path),
+            intent: &s.intent,
+            policy: record::policy_ref(&s.policy),
+            audit: s.policy.mode == "audit",
+            identity,
+        };
+        self.batch.push(s.uid, id, boot_ns, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
+    }
+
+    /// Runs until `stop` changes or everybody who could ask is gone.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut stop: watch::Receiver<bool>) -> std::io::Result<()> {
+        // SAFETY: the ring's descriptor is open as long as `self.p.events`, which outlives `ring`.
+        let ring = unsafe {
+            AsyncFd::register_with_interest(RingFd(self.p.events.raw_fd()), tokio::io::Interest::READABLE)?
+        };
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // What waited while there was no daemon.
+        self.drain().await;
+        loop {
+            tokio::select! {
+                biased;
+                _ = stop.changed() => break,
+                command = commands.recv() => match command {
+                    Some(c) => self.serve(c),
+                    None => break,
+                },
+                ready = ring.readable() => {
+                    ready?.clear_ready();
+                    tokio::time::sleep(self.p.coalesce).await;
+                    self.drain().await;
+                }
+                _ = tick.tick() => self.tick().await,
+            }
+            self.flush().await;
+        }
+        self.drain().await;
+        let version = env!("CARGO_PKG_VERSION");
+        self.system(&Body::Stop { version });
+        self.flush().await;
+        self.store(true);
+        Ok(())
+    }
+
+    /// Hands the batch to the writer; waits while the writer is behind.
+    async fn flush(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let batch = std::mem::replace(&mut self.batch, self.p.pool.take());
+        let batch = match self.p.batches.try_send(batch) {
+            Ok(()) => return,
+            Err(mpsc::error::TrySendError::Full(b) | mpsc::error::TrySendError::Closed(b)) => b,
+        };
+        self.p.metrics.backpressure.inc();
+        if self.p.batches.send(batch).await.is_err() {
+            // The writer ends only with the daemon, or because the log failed; then the daemon ends as well.
+            tracing::error!("the receipt log is closed");
+        }
+    }
+
+    /// Reads what is in the ring.
+    async fn drain(&mut self) {
+        loop {
+            let mut events = std::mem::replace(&mut self.p.events, Box::new(NoEvents));
+            let n = events.drain(TURN, &mut |record| self.event(record));
+            self.p.events = events;
+            self.flush().await;
+            if n < TURN {
+                return;
+            }
+            // Requests are served in between.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// One event.
+    fn event(&mut self, record: &[u8]) {
+        self.p.metrics.received.inc();
+        let e = match Event::decode(record) {
+            Ok(e) => e,
+            Err(error) => {
+                self.p.metrics.undecodable.inc();
+                let detail = &record[..record.len().min(256)];
+                self.system(&Body::Gap { cpu: None, missing: 1, why: &error.to_string(), detail });
+                return;
+            }
+        };
+        self.gaps.note(e.header.cpu, e.header.seq, e.header.time_ns);
+        match e.kind {
+            EventKind::Action => self.action(&e),
+            EventKind::ExecCommitted => self.committed(&e),
+            EventKind::Fork | EventKind::Exit => self.process(&e),
+            EventKind::SessionBegin => self.begun(&e),
+            EventKind::SessionEnd => self.ended(e.header.session, Some(&e)),
+        }
+    }
+
+    fn action(&mut self, e: &Event<'_>) {
+        let outcome = if e.is_audit() { OUTCOME_AUDIT } else { e.decision as usize };
+        self.p.metrics.action(e.op, outcome);
+        self.p.metrics.decision.observe(f64::from(e.header.took_ns) / 1e9);
+        let id = e.header.session;
+        if let Some(s) = self.sessions.get_mut(id) {
+            match e.decision {
+                _ if e.is_audit() => s.counts.audit += 1,
+                Decision::Allow => s.counts.allow += 1,
+                _ => s.counts.deny += 1,
+            }
+        }
+        if e.op == aarm_common::Operation::Exec && e.decision == Decision::Allow && self.execs.len() < EXECS_MAX {
+            let seq = Seq { cpu: e.header.cpu, n: e.header.seq };
+            self.execs.insert(e.header.tid, Exec { seq, exe: e.path.to_vec() });
+        }
+        let session = self.sessions.get(id);
+        let policy = self.policies.generation(e.header.policy);
+        let owner = session.map_or(NO_OWNER, |s| s.uid);
+        let decision = e.decision as u8;
+        let (clock, host) = (self.clock, self.p.host.as_str());
+        self.batch.push(owner, id, e.header.time_ns, decision, Kind::Action, |out| {
+            record::action(e, clock, host, session, policy, out);
+        });
+    }
+
+    fn committed(&mut self, e: &Event<'_>) {
+        let exec = self.execs.remove(&e.header.tid);
+        let id = e.header.session;
+        if let Some(s) = self.sessions.get_mut(id) {
+            let exe = exec.as_ref().map(|x| x.exe.as_slice());
+            if s.exe.is_empty()
+                && let Some(exe) = exe
+            {
+                s.exe = exe.to_vec();
+            }
+            s.executed(e.header.pid, e.header.ppid, exe, e.comm(), e.args);
+        }
+        let session = self.sessions.get(id);
+        let owner = session.map_or(NO_OWNER, |s| s.uid);
+        let (clock, host) = (self.clock, self.p.host.as_str());
+        self.batch.push(owner, id, e.header.time_ns, 0, Kind::Outcome, |out| {
+            record::outcome(e, clock, host, session, exec.map(|x| x.seq), out);
+        });
+    }
+
+    fn process(&mut self, e: &Event<'_>) {
+        let id = e.header.session;
+        let fork = e.kind == EventKind::Fork;
+        let arg = e.header.arg as u32;
+        if let Some(s) = self.sessions.get_mut(id) {
+            if fork {
+                let parent = s.processes.get(&e.header.pid).cloned().unwrap_or_default();
+                if let Some(child) = s.process(arg, e.header.pid) {
+                    *child = Process { ppid: e.header.pid, comm: e.comm().to_vec(), ..parent };
+                }
+            }
+        }
+        let session = self.sessions.get(id);
+        let owner = session.map_or(NO_OWNER, |s| s.uid);
+        let common = record::common(e, self.clock, &self.p.host, session);
+        let body = Body::Process {
+            what: e.kind.name(),
+            child: fork.then_some(arg),
+            status: (!fork).then_some(arg),
+            identity: record::identity(e, session),
+        };
+        self.batch.push(owner, id, e.header.time_ns, 0, Kind::Process, |out| aarm_receipt::encode(&common, &body, out));
+        if !fork {
+            self.execs.remove(&e.header.tid);
+            if let Some(s) = self.sessions.get_mut(id) {
+                s.processes.remove(&e.header.pid);
+            }
+        }
+    }
+
+    /// An agent selector began a session in the kernel; `policy` of the event is the slot.
+    fn begun(&mut self, e: &Event<'_>) {
+        let loaded = self.policies.slot(e.header.policy);
+        let (policy, generation) =
+            loaded.map_or_else(|| (unknown_policy(), 0), |l| (l.label.clone(), l.generation));
+        let id = e.header.session;
+        let session = new_session(id, policy, generation, SessionStart::Agent, self.clock.unix(e.header.time_ns));
+        let session = Session { uid: e.header.uid, pid: e.header.pid, exe: e.path.to_vec(), ..session };
+        self.sessions.insert(session);
+        if let Some(s) = self.sessions.get_mut(id)
+            && let Some(p) = s.process(e.header.pid, e.header.ppid)
+        {
+            p.exe = e.path.to_vec();
+            p.comm = e.comm().to_vec();
+        }
+        self.p.metrics.sessions.set(self.sessions.len().into());
+        self.open_receipt(id, "agent", Some(e));
+        self.dirty = true;
+    }
+
+    /// The last process of a session ended.
+    fn ended(&mut self, id: u64, event: Option<&Event<'_>>) {
+        let slot = session_slot(id);
+        let refused = self.p.kernel.session(slot).map_or(0, |s| s.refused);
+        let Some(s) = self.sessions.remove(id) else {
+            // Unknown to us (begun and ended under a daemon that left no record): still a receipt.
+            if let Some(e) = event {
+                let common = record::common(e, self.clock, &self.p.host, None);
+                let body = Body::SessionClose { allowed: 0, denied: 0, audited: 0, refused };
+                self.batch.push(NO_OWNER, id, e.header.time_ns, 0, Kind::Session, |out| {
+                    aarm_receipt::encode(&common, &body, out);
+                });
+            }
+            self.recycle(slot);
+            return;
+        };
+        let boot_ns = event.map_or_else(crate::kernel::boot_ns, |e| e.header.time_ns);
+        let common = Common {
+            time_ns: self.clock.unix(boot_ns),
+            boot_ns,
+            host: &self.p.host,
+            session: Some(SessionRef { id, uuid: &s.uuid_text }),
+            seq: event.map(|e| Seq { cpu: e.header.cpu, n: e.header.seq }),
+        };
+        let body =
+            Body::SessionClose { allowed: s.counts.allow, denied: s.counts.deny, audited: s.counts.audit, refused };
+        self.batch.push(s.uid, id, boot_ns, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
+        self.sessions.remember(s.info(0, refused, Some(record::timestamp(self.clock.unix(boot_ns))), false));
+        self.p.metrics.sessions.set(self.sessions.len().into());
+        self.recycle(slot);
+        self.dirty = true;
+    }
+
+    fn recycle(&mut self, slot: u32) {
+        if let Err(e) = self.p.kernel.recycle(slot) {
+            tracing::error!("session slot {slot} cannot be used again: {e}");
+        }
+    }
+
+    /// Housekeeping, twice a second.
+    async fn tick(&mut self) {
+        let now = crate::kernel::boot_ns();
+        self.clock = Clock::now();
+        self.p.metrics.beat(now);
+        self.p.metrics.ring_fill.set(self.p.events.fill() as i64);
+        self.p.metrics.sessions.set(self.sessions.len().into());
+        // A wake-up can be missed only if a program was interrupted between two words; look anyway.
+        self.drain().await;
+        match self.p.kernel.stats() {
+            Ok(stats) => {
+                self.p.metrics.set_kernel(&stats);
+                let lost = stats[Stat::Lost as usize];
+                if lost > self.told_lost {
+                    self.p.metrics.lost.inc_by(lost - self.told_lost);
+                    tracing::error!("{} events lost in the kernel", lost - self.told_lost);
+                    self.told_lost = lost;
+                }
+            }
+            Err(e) => tracing::warn!("kernel counters: {e}"),
+        }
+        if self.gaps.has_holes() {
+            let mut found: Vec<Gap> = Vec::new();
+            self.gaps.overdue(now, |g| found.push(g));
+            for g in found {
+                tracing::warn!("{} events of CPU {} found no room in the ring: their actions were refused", g.count, g.cpu);
+                self.system(&Body::Gap {
+                    cpu: Some(g.cpu),
+                    missing: g.count,
+                    why: "no room in the ring: the actions were refused",
+                    detail: b"",
+                });
+            }
+        }
+        // A session whose end found no room in the ring.
+        let ended: Vec<u64> = self
+            .sessions
+            .iter()
+            .filter(|s| {
+                self.p.kernel.session(session_slot(s.id)).is_ok_and(|k| {
+                    session_id(session_slot(s.id), k.generation) == s.id && k.tasks == 0 && k.flags & SESSION_ENDED != 0
+                })
+            })
+            .map(|s| s.id)
+            .collect();
+        if self.p.events.fill() == 0 {
+            ended.into_iter().for_each(|id| self.ended(id, None));
+        }
+        if let Err(e) = self.policies.refresh_agents(&mut *self.p.kernel) {
+            tracing::warn!("agent selectors: {e}");
+        }
+        let used: Vec<u32> =
+            self.sessions.iter().filter_map(|s| self.p.kernel.session(session_slot(s.id)).ok()).map(|k| k.policy).collect();
+        if let Err(e) = self.policies.sweep(&mut *self.p.kernel, |slot| used.contains(&slot)) {
+            tracing::warn!("policy slots: {e}");
+        }
+        if self.dirty {
+            self.store(false);
+        }
+    }
+
+    /// Keeps what the next daemon needs.
+    fn store(&mut self, clean: bool) {
+        self.dirty = false;
+        let (policies, next_generation) = self.policies.records();
+        let sessions = self
+            .sessions
+            .iter()
+            .map(|s| {
+                let mut counts = [0; 8];
+                counts[Decision::Allow as usize] = s.counts.allow;
+                counts[Decision::Deny as usize] = s.counts.deny;
+                counts[7] = s.counts.audit;
+                let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+                SessionRecord {
+                    id: s.id,
+                    uuid: *s.uuid.as_bytes(),
+                    generation: s.generation,
+                    agent: s.start == SessionStart::Agent,
+                    intent: some(&s.intent),
+                    human: some(&s.human),
+                    uid: s.uid,
+                    pid: s.pid,
+                    exe: String::from_utf8_lossy(&s.exe).into_owned(),
+                    started_ns: s.started_ns,
+                    counts,
+                    refused: s.refused_told,
+                }
+            })
+            .collect();
+        let snapshot =
+            Snapshot { boot_id: snapshot::boot_id(), clean, next_generation, seq_next: self.gaps.next(), sessions, policies };
+        if let Err(e) = snapshot.store(&self.p.state) {
+            tracing::error!("state is not kept: {e}");
+        }
+    }
+
+    fn serve(&mut self, command: Command) {
+        // Whoever asked may be gone: then there is nobody to tell.
+        match command {
+            Command::Register(r, answer) => {
+                let result = self.register(r);
+                let _ = answer.send(result);
+            }
+            Command::SessionOf(pidfd, answer) => {
+                let _ = answer.send(self.p.kernel.session_of(pidfd.as_fd()));
+            }
+            Command::Sessions(ended, answer) => {
+                let mut list: Vec<SessionInfo> = self.sessions.iter().map(|s| self.info(s, false)).collect();
+                if ended {
+                    list.extend(self.sessions.ended().cloned());
+                }
+                list.sort_by(|a, b| a.started.cmp(&b.started));
+                let _ = answer.send(list);
+            }
+            Command::Session(name, answer) => {
+                let live = self.sessions.iter().find(|s| s.uuid_text == name || format!("{:016x}", s.id) == name);
+                let found = live.map(|s| self.info(s, true));
+                let ended = || self.sessions.ended().find(|s| s.uuid == name || s.session == name).cloned();
+                let _ = answer.send(found.or_else(ended));
+            }
+            Command::Policies(answer) => {
+                let list = self
+                    .policies
+                    .all()
+                    .iter()
+                    .map(|l| PolicyInfo {
+                        label: l.label.clone(),
+                        file: l.file.clone(),
+                        slot: l.slot,
+                        generation: l.generation,
+                        rules: l.rules.len() as u32,
+                        agents: l.agents,
+                        sessions: self.sessions.iter().filter(|s| s.generation == l.generation).count() as u32,
+                    })
+                    .collect();
+                let _ = answer.send(list);
+            }
+            Command::Reload(answer) => {
+                let _ = answer.send(self.reload());
+            }
+            Command::Numbers(answer) => {
+                let stats = self.p.kernel.stats().unwrap_or_default();
+                let _ = answer.send(Numbers {
+                    sessions: self.sessions.len(),
+                    policies: self.policies.all().iter().filter(|l| !l.retired && l.file != "-").count() as u32,
+                    default_policy: self.default_policy().map(|l| l.label.name.clone()),
+                    fill: self.p.events.fill(),
+                    received: self.p.metrics.received.get(),
+                    lost: self.p.metrics.lost.get(),
+                    counters: Stat::ALL.iter().map(|s| (s.name(), stats[*s as usize])).collect(),
+                });
+            }
+        }
+    }
+
+    fn info(&self, s: &Session, processes: bool) -> SessionInfo {
+        let (tasks, refused) = self.p.kernel.session(session_slot(s.id)).map_or((0, 0), |k| (k.tasks, k.refused));
+        s.info(tasks, refused, None, processes)
+    }
+
+    fn default_policy(&self) -> Option<&Loaded> {
+        match &self.p.default_policy {
+            Some(name) => self.policies.named(name),
+            None => self.policies.only(),
+        }
+    }
+
+    fn reload(&mut self) -> Result<ReloadResponse, PolicyError> {
+        let changes = self.policies.reload(&mut *self.p.kernel, false)?;
+        let sessions_moved = self.apply(&changes)?;
+        Ok(ReloadResponse {
+            loaded: changes.loaded,
+            unchanged: changes.unchanged,
+            removed: changes.removed,
+            sessions_moved,
+        })
+    }
+
+    fn register(&mut self, r: Registration) -> Result<Registered, RegisterError> {
+        let (slot, generation) = match &r.policy {
+            Choice::Default => {
+                let l = self.default_policy().ok_or(RegisterError::NoDefault)?;
+                (l.slot, l.generation)
+            }
+            Choice::Named(name) => {
+                let l = self.policies.named(name).ok_or_else(|| RegisterError::UnknownPolicy(name.clone()))?;
+                (l.slot, l.generation)
+            }
+            Choice::Text(file, text) => {
+                let placed = self.policies.load_text(&mut *self.p.kernel, file, text.as_bytes())?;
+                if let Some(l) = self.policies.generation(placed.1).cloned() {
+                    self.policy_receipt(&l);
+                }
+                placed
+            }
+        };
+        let policy = self.policies.generation(generation).map_or_else(unknown_policy, |l| l.label.clone());
+        let id = self.p.kernel.register(r.pidfd.as_fd(), slot)?;
+        let started = self.clock.unix(crate::kernel::boot_ns());
+        let session = new_session(id, policy.clone(), generation, SessionStart::Run, started);
+        let uuid = session.uuid_text.clone();
+        self.sessions.insert(Session { intent: r.intent, human: r.human, uid: r.uid, pid: r.pid, ..session });
+        self.p.metrics.sessions.set(self.sessions.len().into());
+        self.open_receipt(id, "run", None);
+        let (told, durable) = oneshot::channel();
+        self.batch.waiters.push(told);
+        // The next daemon must know whose session this is, even if this one ends right now.
+        self.store(false);
+        Ok(Registered { id, uuid, policy, durable })
+    }
+}
+
+/// Stands in for the ring while it is being read.
+struct NoEvents;
+
+impl EventPort for NoEvents {
+    fn raw_fd(&self) -> std::os::fd::RawFd {
+        -1
+    }
+
+    fn drain(&mut self, _: usize, _: &mut dyn FnMut(&[u8])) -> usize {
+        0
+    }
+
+    fn fill(&self) -> u64 {
+        0
+    }
+}
+
+/// A policy of which nothing is known but that it decided.
+fn unknown_policy() -> PolicyLabel {
+    PolicyLabel { name: "unknown".into(), version: String::new(), hash: String::new(), mode: "enforce".into() }
+}
+
+fn new_session(id: u64, policy: PolicyLabel, generation: u32, start: SessionStart, started_ns: u64) -> Session {
+    let uuid = uuid::Uuid::now_v7();
+    Session {
+        id,
+        uuid,
+        uuid_text: uuid.to_string(),
+        policy,
+        generation,
+        start,
+        intent: String::new(),
+        human: String::new(),
+        uid: 0,
+        pid: 0,
+        exe: Vec::new(),
+        started_ns,
+        counts: ActionCounts::default(),
+        refused_told: 0,
+        processes: std::collections::HashMap::new(),
+    }
+}

@@ -1,0 +1,22 @@
+//! The daemon: from kernel events to receipts, and from policies to kernel tables.
+//!
+//! ```text
+//! ring -> core (sessions, policies) -> batches -> writer thread (log) -> durable -> watchers, waiters
+//!                  ^ commands from the API
+//! ```
+//! Every arrow is bounded, and a full one pushes back to the ring, where a full ring refuses actions.
+
+pub mod batch;
+pub mod config;
+pub mod core;
+pub mod gaps;
+pub mod host;
+pub mod lock;
+pub mod notify;
+pub mod policies;
+pub mod port;
+pub mod record;
+pub mod sessions;
+pub mod snapshot;
+pub mod start;
+pub mod writer;

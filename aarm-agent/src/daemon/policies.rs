@@ -1,0 +1,447 @@
+//! Which policies are loaded, in which kernel slot, under which numbers.
+//!
+//! Owns the slots of the kernel's policy table. Promises: a reload is all or nothing; a table is written
+//! before any session is moved to it, and its predecessor's slot is not reused while a program could still be
+//! reading it. Must never: know sessions; it is told which slots are in use.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use aarm_common::limits::{AGENT_SELECTORS, AGENTS_SLOT, POLICY_SLOTS};
+use aarm_policy::{AgentEntry, Compiled, Env, Mode, Policy, compile, compile_agents};
+
+use super::host;
+use super::port::KernelPort;
+use super::snapshot::PolicyRecord;
+use crate::api::types::{Diagnostic, PolicyLabel};
+use crate::kernel::KernelError;
+
+/// Largest policy file read; a larger one is refused by the parser's own bound.
+const FILE_MAX: u64 = aarm_policy::MAX_DOCUMENT as u64 + 1;
+/// Most policy files.
+const FILES_MAX: usize = POLICY_SLOTS - 1;
+/// How long a slot rests after its sessions were moved away.
+const QUARANTINE: Duration = Duration::from_secs(10);
+/// Where users and their homes are.
+const PASSWD: &str = "/etc/passwd";
+
+/// Why policies were not loaded. What was loaded before stays.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// The documents have errors.
+    #[error("{} errors in policies", .0.len())]
+    Invalid(Vec<Diagnostic>),
+    /// The directory or a file cannot be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// All slots are taken.
+    #[error("{} policies are in use, the most this version can hold: end sessions under old ones", POLICY_SLOTS - 1)]
+    NoSlot,
+    /// The kernel refused.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+/// A rule as receipts name it.
+#[derive(Clone, Debug)]
+pub struct RuleName {
+    /// Id.
+    pub id: String,
+    /// Reason.
+    pub reason: Option<String>,
+}
+
+/// One compilation in the kernel.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// Which policy.
+    pub label: PolicyLabel,
+    /// Audit mode.
+    pub audit: bool,
+    /// Its file; `-` for one that came with a session.
+    pub file: String,
+    /// Kernel slot.
+    pub slot: u32,
+    /// Its number.
+    pub generation: u32,
+    /// Rules by the kernel's index.
+    pub rules: Vec<RuleName>,
+    /// Agent selectors.
+    pub agents: u32,
+    /// New sessions do not get it.
+    pub retired: bool,
+    /// Since when no session is under it and it may not be reused yet.
+    resting: Option<Instant>,
+}
+
+/// A parsed document on its way in.
+pub struct Document {
+    policy: Policy,
+    file: String,
+}
+
+/// What a reload changed.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Generations that are new, for their receipts.
+    pub new: Vec<u32>,
+    /// Names loaded anew.
+    pub loaded: Vec<String>,
+    /// Names as before.
+    pub unchanged: Vec<String>,
+    /// Names that are gone.
+    pub removed: Vec<String>,
+    /// From a slot to the slot that takes its place.
+    pub moves: BTreeMap<u32, u32>,
+}
+
+/// All policies.
+pub struct Policies {
+    dir: PathBuf,
+    loaded: Vec<Loaded>,
+    /// The documents behind the loaded files, for agent selectors.
+    documents: Vec<(u32, Policy)>,
+    next_generation: u32,
+    /// What the agents matcher was last made of, to see changes of cgroups.
+    agents: Vec<(u32, Vec<aarm_policy::CgroupId>)>,
+}
+
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> PolicyError {
+    let path = path.to_path_buf();
+    move |source| PolicyError::Io { path, source }
+}
+
+/// Diagnostics of one document in the API's form.
+fn diagnostics(file: &str, found: Vec<aarm_policy::Diagnostic>) -> Vec<Diagnostic> {
+    found
+        .into_iter()
+        .filter(|d| d.severity == aarm_policy::Severity::Error)
+        .map(|d| Diagnostic { file: file.to_owned(), line: d.line, column: d.column, message: d.message, help: d.help })
+        .collect()
+}
+
+fn label(policy: &Policy) -> PolicyLabel {
+    let mode = if policy.mode() == Mode::Audit { "audit" } else { "enforce" };
+    PolicyLabel {
+        name: policy.name().to_owned(),
+        version: policy.version().to_owned(),
+        hash: policy.hash().to_owned(),
+        mode: mode.to_owned(),
+    }
+}
+
+/// Parses one document and compiles it once, so that every error is found before anything is touched.
+pub fn check(file: &str, text: &[u8]) -> Result<(PolicyLabel, u32), PolicyError> {
+    let document = parse(file, text)?;
+    let env = host::homes(Path::new(PASSWD)).map_err(io(Path::new(PASSWD)))?;
+    let compiled =
+        compile(&document.policy, &env, 1).map_err(|d| PolicyError::Invalid(diagnostics(file, d)))?;
+    Ok((label(&document.policy), compiled.rules.len() as u32))
+}
+
+fn parse(file: &str, text: &[u8]) -> Result<Document, PolicyError> {
+    match Policy::parse(text) {
+        Ok(policy) => Ok(Document { policy, file: file.to_owned() }),
+        Err(found) => Err(PolicyError::Invalid(diagnostics(file, found))),
+    }
+}
+
+impl Policies {
+    /// No policies yet; `records` are compilations that a former daemon left in the kernel.
+    pub fn new(dir: &Path, records: &[PolicyRecord], next_generation: u32) -> Self {
+        let loaded = records
+            .iter()
+            .map(|r| Loaded {
+                label: PolicyLabel {
+                    name: r.name.clone(),
+                    version: r.version.clone(),
+                    hash: r.hash.clone(),
+                    mode: if r.audit { "audit" } else { "enforce" }.to_owned(),
+                },
+                audit: r.audit,
+                file: r.file.clone(),
+                slot: r.slot,
+                generation: r.generation,
+                rules: r.rules.iter().map(|(id, reason)| RuleName { id: id.clone(), reason: reason.clone() }).collect(),
+                agents: r.agents,
+                retired: r.retired,
+                resting: None,
+            })
+            .collect();
+        Self { dir: dir.to_path_buf(), loaded, documents: Vec::new(), next_generation: next_generation.max(1), agents: Vec::new() }
+    }
+
+    /// What the snapshot keeps.
+    pub fn records(&self) -> (Vec<PolicyRecord>, u32) {
+        let records = self
+            .loaded
+            .iter()
+            .map(|l| PolicyRecord {
+                slot: l.slot,
+                generation: l.generation,
+                name: l.label.name.clone(),
+                version: l.label.version.clone(),
+                hash: l.label.hash.clone(),
+                audit: l.audit,
+                file: l.file.clone(),
+                inputs: [0; 32],
+                retired: l.retired,
+                agents: l.agents,
+                rules: l.rules.iter().map(|r| (r.id.clone(), r.reason.clone())).collect(),
+            })
+            .collect();
+        (records, self.next_generation)
+    }
+
+    /// All compilations in the kernel.
+    pub fn all(&self) -> &[Loaded] {
+        &self.loaded
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A compilation by its number.
+    #[inline]
+    pub fn generation(&self, generation: u32) -> Option<&Loaded> {
+        self.loaded.iter().find(|l| l.generation == generation)
+    }
+
+    /// A compilation by its slot.
+    pub fn slot(&self, slot: u32) -> Option<&Loaded> {
+        self.loaded.iter().rev().find(|l| l.slot == slot)
+    }
+
+    /// What a new session gets by name.
+    pub fn named(&self, name: &str) -> Option<&Loaded> {
+        self.loaded.iter().find(|l| !l.retired && l.file != "-" && l.label.name == name)
+    }
+
+    /// The policy without a name, if there is no doubt.
+    pub fn only(&self) -> Option<&Loaded> {
+        let mut current = self.loaded.iter().filter(|l| !l.retired && l.file != "-");
+        let only = current.next()?;
+        current.next().is_none().then_some(only)
+    }
+
+    fn read_dir(&self) -> Result<Vec<Document>, PolicyError> {
+        let mut files = Vec::new();
+        match std::fs::read_dir(&self.dir) {
+            Ok(entries) => {
+                for e in entries {
+                    let path = e.map_err(io(&self.dir))?.path();
+                    if path.extension().is_some_and(|x| x == "yaml" || x == "yml") {
+                        files.push(path);
+                    }
+                }
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(io(&self.dir)(e)),
+        }
+        files.sort();
+        let mut problems = Vec::new();
+        let problem = |file: &str, message: String| Diagnostic { file: file.to_owned(), line: 0, column: 0, message, help: None };
+        if files.len() > FILES_MAX {
+            let message = format!("{} policy files, this version holds {FILES_MAX}", files.len());
+            problems.push(problem(&self.dir.display().to_string(), message));
+        }
+        let mut documents: Vec<Document> = Vec::new();
+        for path in files {
+            use std::io::Read;
+            let file = path.display().to_string();
+            let mut text = Vec::new();
+            let opened = std::fs::File::open(&path).map_err(io(&path))?;
+            opened.take(FILE_MAX).read_to_end(&mut text).map_err(io(&path))?;
+            match parse(&file, &text) {
+                Ok(d) => match documents.iter().find(|o| o.policy.name() == d.policy.name()) {
+                    Some(other) => {
+                        problems.push(problem(&file, format!("policy `{}` is also in {}", d.policy.name(), other.file)));
+                    }
+                    None => documents.push(d),
+                },
+                Err(PolicyError::Invalid(found)) => problems.extend(found),
+                Err(e) => return Err(e),
+            }
+        }
+        if problems.is_empty() { Ok(documents) } else { Err(PolicyError::Invalid(problems)) }
+    }
+
+    fn free_slot(&self) -> Result<u32, PolicyError> {
+        (0..POLICY_SLOTS as u32)
+            .filter(|s| *s != AGENTS_SLOT)
+            .find(|s| !self.loaded.iter().any(|l| l.slot == *s))
+            .ok_or(PolicyError::NoSlot)
+    }
+
+    fn place(&mut self, kernel: &mut dyn KernelPort, policy: &Policy, file: &str, compiled: &Compiled) -> Result<u32, PolicyError> {
+        let slot = self.free_slot()?;
+        kernel.load_policy(slot, &compiled.table)?;
+        let generation = compiled.table.generation;
+        self.loaded.push(Loaded {
+            label: label(policy),
+            audit: policy.mode() == Mode::Audit,
+            file: file.to_owned(),
+            slot,
+            generation,
+            rules: compiled.rules.iter().map(|r| RuleName { id: r.id.clone(), reason: r.reason.clone() }).collect(),
+            agents: policy.agents().len() as u32,
+            retired: false,
+            resting: None,
+        });
+        Ok(generation)
+    }
+
+    fn take_generation(&mut self) -> u32 {
+        let generation = self.next_generation;
+        self.next_generation = generation.wrapping_add(1).max(1);
+        generation
+    }
+
+    /// Reads the directory again. On any error nothing changes.
+    pub fn reload(&mut self, kernel: &mut dyn KernelPort, force: bool) -> Result<Changes, PolicyError> {
+        let documents = self.read_dir()?;
+        let env = host::homes(Path::new(PASSWD)).map_err(io(Path::new(PASSWD)))?;
+        let mut problems = Vec::new();
+        let mut compiled = Vec::new();
+        for d in &documents {
+            let generation = self.take_generation();
+            match compile(&d.policy, &env, generation) {
+                Ok(c) => compiled.push(c),
+                Err(found) => problems.extend(diagnostics(&d.file, found)),
+            }
+        }
+        let selectors: usize = documents.iter().map(|d| d.policy.agents().len()).sum();
+        if selectors > AGENT_SELECTORS {
+            let message = format!("{selectors} agent selectors in all policies together, at most {AGENT_SELECTORS}");
+            problems.push(Diagnostic { file: self.dir.display().to_string(), line: 0, column: 0, message, help: None });
+        }
+        if !problems.is_empty() {
+            return Err(PolicyError::Invalid(problems));
+        }
+        let mut changes = Changes::default();
+        let mut current = Vec::new();
+        for (d, c) in documents.into_iter().zip(&compiled) {
+            let name = d.policy.name().to_owned();
+            let before = self.named(&name).map(|l| (l.slot, l.label.hash.clone(), l.file.clone()));
+            if let Some((slot, hash, file)) = &before
+                && *hash == d.policy.hash()
+                && *file == d.file
+                && !force
+            {
+                changes.unchanged.push(name);
+                current.push((*slot, d.policy));
+                continue;
+            }
+            let generation = match self.place(kernel, &d.policy, &d.file, c) {
+                Ok(g) => g,
+                Err(e) => {
+                    // What was placed just now serves nobody yet.
+                    self.loaded.retain(|l| !changes.new.contains(&l.generation));
+                    return Err(e);
+                }
+            };
+            let slot = self.loaded.last().map_or(AGENTS_SLOT, |l| l.slot);
+            changes.new.push(generation);
+            changes.loaded.push(name);
+            if let Some((from, ..)) = before {
+                changes.moves.insert(from, slot);
+            }
+            current.push((slot, d.policy));
+        }
+        for l in &mut self.loaded {
+            if l.file != "-" && !l.retired && !current.iter().any(|(slot, _)| *slot == l.slot) {
+                l.retired = true;
+                if !changes.moves.contains_key(&l.slot) {
+                    changes.removed.push(l.label.name.clone());
+                }
+            }
+        }
+        self.documents = current;
+        self.place_agents(kernel, &env)?;
+        Ok(changes)
+    }
+
+    /// Loads the agents matcher if what it is made of has changed; cgroups come and go.
+    pub fn refresh_agents(&mut self, kernel: &mut dyn KernelPort) -> Result<(), PolicyError> {
+        if self.documents.iter().all(|(_, p)| p.agents().iter().all(|a| a.cgroup.is_empty())) {
+            return Ok(());
+        }
+        if self.resolved() == self.agents {
+            return Ok(());
+        }
+        let env = host::homes(Path::new(PASSWD)).map_err(io(Path::new(PASSWD)))?;
+        self.place_agents(kernel, &env)
+    }
+
+    fn resolved(&self) -> Vec<(u32, Vec<aarm_policy::CgroupId>)> {
+        let root = Path::new(host::CGROUP_ROOT);
+        self.documents
+            .iter()
+            .flat_map(|(slot, p)| {
+                p.agents().iter().map(move |a| (*slot, host::cgroups(root, &a.cgroup)))
+            })
+            .collect()
+    }
+
+    fn place_agents(&mut self, kernel: &mut dyn KernelPort, env: &Env) -> Result<(), PolicyError> {
+        let resolved = self.resolved();
+        let generation = self.take_generation();
+        let entries: Vec<AgentEntry<'_>> = self
+            .documents
+            .iter()
+            .flat_map(|(_, p)| p.agents())
+            .zip(&resolved)
+            .map(|(selector, (slot, cgroups))| AgentEntry { selector, slot: *slot, cgroups: cgroups.clone() })
+            .collect();
+        if entries.is_empty() {
+            kernel.set_agents(false)?;
+        } else {
+            let compiled = compile_agents(&entries, env, generation)
+                .map_err(|d| PolicyError::Invalid(diagnostics("agents", d)))?;
+            kernel.load_policy(AGENTS_SLOT, &compiled.table)?;
+            kernel.set_agents(true)?;
+        }
+        self.agents = resolved;
+        Ok(())
+    }
+
+    /// Loads a policy that came with a session; its slot.
+    pub fn load_text(&mut self, kernel: &mut dyn KernelPort, file: &str, text: &[u8]) -> Result<(u32, u32), PolicyError> {
+        let document = parse(file, text)?;
+        let env = host::homes(Path::new(PASSWD)).map_err(io(Path::new(PASSWD)))?;
+        let generation = self.take_generation();
+        let compiled =
+            compile(&document.policy, &env, generation).map_err(|d| PolicyError::Invalid(diagnostics(file, d)))?;
+        let generation = self.place(kernel, &document.policy, "-", &compiled)?;
+        let slot = self.loaded.last().map_or(AGENTS_SLOT, |l| l.slot);
+        Ok((slot, generation))
+    }
+
+    /// Frees slots that nobody uses: `used` says whether a session is under a slot.
+    pub fn sweep(&mut self, kernel: &mut dyn KernelPort, used: impl Fn(u32) -> bool) -> Result<(), PolicyError> {
+        let now = Instant::now();
+        let mut freed = Vec::new();
+        for l in &mut self.loaded {
+            let idle = (l.retired || l.file == "-") && !used(l.slot);
+            match (idle, l.resting) {
+                (false, _) => l.resting = None,
+                (true, None) => l.resting = Some(now),
+                (true, Some(since)) if now.duration_since(since) >= QUARANTINE => freed.push(l.slot),
+                (true, Some(_)) => {}
+            }
+        }
+        for slot in freed {
+            kernel.clear_policy(slot)?;
+            self.loaded.retain(|l| l.slot != slot);
+        }
+        Ok(())
+    }
+}

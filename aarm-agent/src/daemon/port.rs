@@ -1,0 +1,94 @@
+//! What the core needs of the kernel, as traits, so that it can be tested without one.
+//!
+//! One implementation is real ([`crate::kernel::Kernel`]); the other is the tests' fake.
+
+use std::os::fd::{BorrowedFd, RawFd};
+
+use aarm_common::policy::Policy;
+use aarm_common::state::{STATS, Session};
+
+use crate::kernel::{EventSource, Kernel, KernelError};
+
+/// Tables, sessions and counters.
+pub trait KernelPort: Send {
+    /// See [`Kernel::load_policy`].
+    fn load_policy(&mut self, slot: u32, policy: &Policy) -> Result<(), KernelError>;
+    /// See [`Kernel::clear_policy`].
+    fn clear_policy(&mut self, slot: u32) -> Result<(), KernelError>;
+    /// See [`Kernel::set_agents`].
+    fn set_agents(&mut self, enabled: bool) -> Result<(), KernelError>;
+    /// See [`Kernel::register`].
+    fn register(&mut self, pidfd: BorrowedFd<'_>, policy_slot: u32) -> Result<u64, KernelError>;
+    /// See [`Kernel::session`].
+    fn session(&self, slot: u32) -> Result<Session, KernelError>;
+    /// See [`Kernel::move_session`].
+    fn move_session(&mut self, slot: u32, policy_slot: u32) -> Result<(), KernelError>;
+    /// See [`Kernel::recycle`].
+    fn recycle(&mut self, slot: u32) -> Result<(), KernelError>;
+    /// See [`Kernel::session_of`].
+    fn session_of(&self, pidfd: BorrowedFd<'_>) -> Result<Option<u64>, KernelError>;
+    /// See [`Kernel::stats`].
+    fn stats(&self) -> Result<[u64; STATS], KernelError>;
+}
+
+/// The event ring.
+pub trait EventPort: Send {
+    /// A descriptor that polls readable when events arrive.
+    fn raw_fd(&self) -> RawFd;
+    /// Hands up to `limit` records to `f`; returns how many there were.
+    fn drain(&mut self, limit: usize, f: &mut dyn FnMut(&[u8])) -> usize;
+    /// Bytes in the ring that wait to be read.
+    fn fill(&self) -> u64;
+}
+
+impl KernelPort for Kernel {
+    fn load_policy(&mut self, slot: u32, policy: &Policy) -> Result<(), KernelError> {
+        Self::load_policy(self, slot, policy)
+    }
+
+    fn clear_policy(&mut self, slot: u32) -> Result<(), KernelError> {
+        Self::clear_policy(self, slot)
+    }
+
+    fn set_agents(&mut self, enabled: bool) -> Result<(), KernelError> {
+        Self::set_agents(self, enabled)
+    }
+
+    fn register(&mut self, pidfd: BorrowedFd<'_>, policy_slot: u32) -> Result<u64, KernelError> {
+        Self::register(self, pidfd, policy_slot)
+    }
+
+    fn session(&self, slot: u32) -> Result<Session, KernelError> {
+        Self::session(self, slot)
+    }
+
+    fn move_session(&mut self, slot: u32, policy_slot: u32) -> Result<(), KernelError> {
+        Self::move_session(self, slot, policy_slot)
+    }
+
+    fn recycle(&mut self, slot: u32) -> Result<(), KernelError> {
+        Self::recycle(self, slot)
+    }
+
+    fn session_of(&self, pidfd: BorrowedFd<'_>) -> Result<Option<u64>, KernelError> {
+        Self::session_of(self, pidfd)
+    }
+
+    fn stats(&self) -> Result<[u64; STATS], KernelError> {
+        Self::stats(self)
+    }
+}
+
+impl EventPort for EventSource {
+    fn raw_fd(&self) -> RawFd {
+        std::os::fd::AsRawFd::as_raw_fd(self)
+    }
+
+    fn drain(&mut self, limit: usize, f: &mut dyn FnMut(&[u8])) -> usize {
+        Self::drain(self, limit, f)
+    }
+
+    fn fill(&self) -> u64 {
+        Self::fill(self)
+    }
+}

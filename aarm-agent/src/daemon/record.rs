@@ -1,0 +1,172 @@
+//! From a kernel event to its receipt.
+//!
+//! The hot path of the daemon: no allocation, no lookup by name. Must never: drop an event; what cannot be
+//! understood becomes a `gap` receipt.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use aarm_common::event::{self, Event};
+use aarm_common::op::Decision;
+use aarm_receipt::receipt::{Action, Decided, FileId, Identity, Network, Outcome, PolicyRef, Seq, SessionRef};
+use aarm_receipt::{Body, Common};
+
+use super::policies::Loaded;
+use super::sessions::Session;
+use crate::api::types::PolicyLabel;
+
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+/// The clocks: unix time is boot time plus this.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    offset_ns: u64,
+}
+
+impl Clock {
+    /// Reads both clocks.
+    pub fn now() -> Self {
+        let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Self { offset_ns: (unix.as_nanos() as u64).saturating_sub(crate::kernel::boot_ns()) }
+    }
+
+    /// Unix time of a boot time.
+    #[inline]
+    pub fn unix(self, boot_ns: u64) -> u64 {
+        boot_ns.saturating_add(self.offset_ns)
+    }
+}
+
+/// RFC 3339 of unix nanoseconds.
+pub fn timestamp(unix_ns: u64) -> String {
+    jiff::Timestamp::from_nanosecond(i128::from(unix_ns)).map(|t| t.to_string()).unwrap_or_default()
+}
+
+/// The policy as receipts name it.
+#[inline]
+pub fn policy_ref(label: &PolicyLabel) -> PolicyRef<'_> {
+    PolicyRef { name: &label.name, version: &label.version, hash: &label.hash }
+}
+
+/// What all receipts of an event have.
+#[inline]
+pub fn common<'a>(e: &Event<'_>, clock: Clock, host: &'a str, session: Option<&'a Session>) -> Common<'a> {
+    Common {
+        time_ns: clock.unix(e.header.time_ns),
+        boot_ns: e.header.time_ns,
+        host,
+        session: Some(SessionRef { id: e.header.session, uuid: session.map_or("", |s| &s.uuid_text) }),
+        seq: Some(Seq { cpu: e.header.cpu, n: e.header.seq }),
+    }
+}
+
+/// Who acted.
+#[inline]
+pub fn identity<'a>(e: &'a Event<'_>, session: Option<&'a Session>) -> Identity<'a> {
+    let exe = session.and_then(|s| s.processes.get(&e.header.pid)).map_or(&b""[..], |p| &p.exe);
+    Identity {
+        human: session.map_or("", |s| &s.human),
+        uid: e.header.uid,
+        gid: e.header.gid,
+        pid: e.header.pid,
+        tid: e.header.tid,
+        ppid: e.header.ppid,
+        comm: e.comm(),
+        exe,
+        agent: session.map_or(b"", |s| &s.exe),
+    }
+}
+
+/// The flags of an event by name, sorted. At most six.
+fn flags(e: &Event<'_>, names: &mut [&'static str; 6]) -> usize {
+    let known: [(u16, &'static str); 5] = [
+        (event::FLAG_ABSTRACT, "abstract"),
+        (event::FLAG_ALSO_READ, "also_read"),
+        (event::FLAG_EXCHANGE, "exchange"),
+        (event::FLAG_PATH_CUT, "path_cut"),
+        (event::FLAG_UNLINKED, "unlinked"),
+    ];
+    let mut n = 0;
+    for (bit, name) in known {
+        if e.header.flags & bit != 0 {
+            names[n] = name;
+            n += 1;
+        }
+    }
+    n
+}
+
+fn network(e: &Event<'_>) -> Option<Network> {
+    if !e.op.has_socket() && e.header.family == 0 {
+        return None;
+    }
+    let a = &e.header.addr;
+    let addr = if !e.op.has_address() {
+        None
+    } else {
+        match e.header.family {
+            AF_INET => Some(IpAddr::V4(Ipv4Addr::new(a[0], a[1], a[2], a[3]))),
+            AF_INET6 => Some(IpAddr::V6(Ipv6Addr::from(*a))),
+            _ => None,
+        }
+    };
+    Some(Network {
+        family: e.header.family,
+        sock_type: e.header.sock_type,
+        protocol: e.header.protocol,
+        addr,
+        port: e.header.port,
+    })
+}
+
+/// The receipt of a decided action.
+#[inline]
+pub fn action(e: &Event<'_>, clock: Clock, host: &str, session: Option<&Session>, policy: Option<&Loaded>, out: &mut Vec<u8>) {
+    let mut names = [""; 6];
+    let n = flags(e, &mut names);
+    let rule = e.rule.and_then(|r| policy.and_then(|p| p.rules.get(r as usize)));
+    let unknown = e.rule.map(|r| format!("#{r}"));
+    let body = Body::Action(Action {
+        tool: e.op.family().name(),
+        operation: e.op.name(),
+        path: e.path,
+        path2: e.path2,
+        target: e.args,
+        network: network(e),
+        object: FileId { dev: e.header.object.dev, ino: e.header.object.ino, mode: e.header.object.mode },
+        arg: e.header.arg,
+        flags: &names[..n],
+        identity: identity(e, session),
+        decision: Decided {
+            result: e.decision.name(),
+            audit: e.is_audit() || policy.is_some_and(|p| p.audit),
+            cause: e.cause.name(),
+            facet: e.facet.name(),
+            rule: rule.map(|r| r.id.as_str()).or(unknown.as_deref()),
+            reason: rule.and_then(|r| r.reason.as_deref()),
+            policy: policy.map(|p| policy_ref(&p.label)).unwrap_or_default(),
+            took_ns: e.header.took_ns,
+        },
+    });
+    aarm_receipt::encode(&common(e, clock, host, session), &body, out);
+}
+
+/// The receipt of an exec that took effect.
+pub fn outcome(e: &Event<'_>, clock: Clock, host: &str, session: Option<&Session>, of: Option<Seq>, out: &mut Vec<u8>) {
+    let body = Body::Outcome(Outcome {
+        of,
+        result: "executed",
+        argv: e.args,
+        argv_len: e.header.arg,
+        cut: e.header.flags & event::FLAG_ARGS_CUT != 0,
+        cwd: e.path2,
+        identity: identity(e, session),
+    });
+    aarm_receipt::encode(&common(e, clock, host, session), &body, out);
+}
+
+/// Whether a receipt gets a signature of its own.
+#[inline]
+pub fn is_weighty(decision: u8) -> bool {
+    decision != 0 && decision != Decision::Allow as u8
+}

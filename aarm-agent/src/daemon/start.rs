@@ -1,0 +1,324 @@
+//! Start-up in order, running, and the way down.
+//!
+//! Everything that can be refused is refused before anything is changed; the kernel side comes last but for
+//! the sockets, so that a daemon that cannot record never begins to supervise.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aarm_receipt::{Body, Keys, LogWriter};
+use tokio::sync::{broadcast, mpsc, watch};
+
+use super::batch::Pool;
+use super::config::{Config, ConfigError};
+use super::core::{COMMANDS, Command, Core, Parts};
+use super::lock::{Lock, LockError};
+use super::policies::PolicyError;
+use super::snapshot::{self, Snapshot, SnapshotError};
+use super::writer::{self, Progress, Rhythm, Writer};
+use super::{notify, record};
+use crate::api::server::{self, Api, SocketError};
+use crate::kernel::{Kernel, KernelError, KernelOptions};
+use crate::metrics::{self, Metrics};
+
+/// Why the daemon does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Settings.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Another daemon.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// Keys.
+    #[error(transparent)]
+    Keys(#[from] aarm_receipt::KeyError),
+    /// The receipt log.
+    #[error(transparent)]
+    Log(#[from] aarm_receipt::LogError),
+    /// Policies.
+    #[error("{}", policy_text(.0))]
+    Policies(#[from] PolicyError),
+    /// The kernel.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The metrics endpoint.
+    #[error("cannot serve metrics on {address}: {source}: choose another metrics.listen, or off")]
+    Metrics {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] SnapshotError),
+    /// The runtime.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// The log failed while running.
+    #[error("the daemon ended because its receipt log failed: {0}")]
+    Failed(String),
+}
+
+/// Every error of every policy, one a line.
+fn policy_text(e: &PolicyError) -> String {
+    match e {
+        PolicyError::Invalid(found) => {
+            let mut text = format!("the policies have errors ({}); nothing was started", found.len());
+            found.iter().for_each(|d| text.push_str(&format!("\n  {d}")));
+            text
+        }
+        e => e.to_string(),
+    }
+}
+
+impl StartError {
+    /// Whether the host is at fault, rather than this start: exit status 2.
+    pub fn is_host(&self) -> bool {
+        match self {
+            Self::Kernel(e) | Self::Policies(PolicyError::Kernel(e)) => e.is_host(),
+            _ => false,
+        }
+    }
+}
+
+/// Host and boot as receipts name them: neither is secret, both are stable for as long as they mean.
+fn host() -> String {
+    let read = |p: &str| std::fs::read_to_string(p).unwrap_or_default().trim().to_owned();
+    let name = read("/proc/sys/kernel/hostname");
+    format!("{name}/{}", snapshot::boot_id())
+}
+
+/// Name of a new log: the host's name and what makes it unique.
+fn origin() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name: String = name.trim().chars().map(|c| if c.is_ascii_alphanumeric() || "-.".contains(c) { c } else { '-' }).collect();
+    format!("aarm.{}.{}", if name.is_empty() { "host" } else { &name }, uuid::Uuid::now_v7().simple())
+}
+
+/// Runs the daemon until it is told to stop.
+pub fn run(config: Config) -> Result<(), StartError> {
+    // SAFETY: geteuid has no preconditions.
+    if unsafe { libc::geteuid() } != 0 {
+        return Err(KernelError::NotRoot.into());
+    }
+    let _lock = Lock::take(&config.run_dir)?;
+    snapshot::prepare(&config.state)?;
+    let (keys, made) = Keys::open_or_create(&config.keys)?;
+    if made {
+        tracing::info!("made new signing keys in {}", config.keys.display());
+    }
+    let (log, opened) = LogWriter::open(&config.log, keys, &origin(), aarm_receipt::Options::default())?;
+    let snapshot = former(&config.state);
+    let options = KernelOptions { bpffs: config.bpffs.clone(), ..KernelOptions::default() };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let listener = {
+        let _context = runtime.enter();
+        server::bind(&config.socket.path, config.socket.mode.0)?
+    };
+    let started = serve(&runtime, &config, log, opened, snapshot, &options, listener);
+    // A socket that nobody serves would make clients wait.
+    let _ = std::fs::remove_file(&config.socket.path);
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    started
+}
+
+/// What a former daemon of this boot left.
+fn former(dir: &Path) -> Snapshot {
+    match Snapshot::load(dir) {
+        Ok(Some(s)) if s.boot_id == snapshot::boot_id() => s,
+        Ok(_) => Snapshot::default(),
+        Err(e) => {
+            tracing::warn!("{e}; going on with what the kernel knows");
+            Snapshot::default()
+        }
+    }
+}
+
+fn serve(
+    runtime: &tokio::runtime::Runtime,
+    config: &Config,
+    log: LogWriter,
+    opened: aarm_receipt::Opened,
+    snapshot: Snapshot,
+    options: &KernelOptions,
+    listener: tokio::net::UnixListener,
+) -> Result<(), StartError> {
+    let metrics = Metrics::new().map_err(|e| StartError::Io(std::io::Error::other(e)))?;
+    let metrics_listener = match config.metrics.listen.0 {
+        Some(address) => {
+            Some(runtime.block_on(metrics::bind(address)).map_err(|source| StartError::Metrics { address, source })?)
+        }
+        None => None,
+    };
+    let mut kernel = Kernel::start(options)?;
+    let adopted = kernel.adopted();
+    let events = kernel.take_events().ok_or(KernelError::NoObject)?;
+    let (origin, key) = (log.origin().to_owned(), log.trusted().log.to_string());
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
+
+    let (batches, to_write) = mpsc::channel(writer::QUEUE);
+    let (durable, _) = broadcast::channel(writer::WATCH_QUEUE);
+    let progress = Arc::new(Progress::default());
+    let pool = Pool::default();
+    let parts = Parts {
+        kernel: Box::new(kernel),
+        events: Box::new(events),
+        adopted,
+        snapshot,
+        policies: config.policies.clone(),
+        default_policy: config.run.default_policy.clone(),
+        state: config.state.clone(),
+        host: host(),
+        coalesce: std::time::Duration::from_millis(config.events.coalesce_ms),
+        batches,
+        pool: pool.clone(),
+        metrics: Arc::clone(&metrics),
+    };
+    let core = Core::begin(parts, |core| {
+        core.system(&Body::Start { version: env!("CARGO_PKG_VERSION"), kernel: &release, adopted });
+        if opened.bytes_cut > 0 {
+            tracing::warn!("the log had {} bytes of an unfinished write at its end: cut off", opened.bytes_cut);
+            core.system(&Body::Recovery { why: "an unfinished write at the end of the log", bytes_cut: opened.bytes_cut });
+        }
+    })?;
+    let rhythm = Rhythm {
+        sync: config.receipts.sync(),
+        sync_count: config.receipts.sync_count,
+        checkpoint: config.receipts.checkpoint(),
+        heartbeat: config.receipts.heartbeat(),
+    };
+    let writer = Writer::spawn(log, rhythm, Arc::clone(&metrics), Arc::clone(&progress), durable.clone(), pool, to_write)?;
+    let (commands, asked) = mpsc::channel(COMMANDS);
+    let api = Arc::new(Api {
+        core: commands.clone(),
+        durable,
+        progress,
+        metrics: Arc::clone(&metrics),
+        config: config.clone(),
+        origin,
+        key,
+        kernel: release,
+        started: record::timestamp(record::Clock::now().unix(crate::kernel::boot_ns())),
+        adopted,
+        streams: Arc::new(tokio::sync::Semaphore::new(server::STREAMS)),
+    });
+    let (stop, stopped) = watch::channel(false);
+    metrics.set_ready(true);
+    metrics.beat(crate::kernel::boot_ns());
+    let ended = runtime.block_on(async {
+        let serving = tokio::spawn(server::serve(listener, api));
+        let scraped = metrics_listener.map(|l| tokio::spawn(metrics::serve(l, Arc::clone(&metrics))));
+        let watchdog = tokio::spawn(watchdog(Arc::clone(&metrics)));
+        let mut running = tokio::spawn(core.run(asked, stopped));
+        notify::ready("supervising");
+        tracing::info!(adopted, "ready");
+        let mut signals = Signals::new()?;
+        let result = loop {
+            tokio::select! {
+                signal = signals.next() => match signal {
+                    Signal::Stop => break None,
+                    Signal::Reload => reload(&commands).await,
+                },
+                ended = &mut running => break Some(ended),
+                () = writer_ended(&writer) => break None,
+            }
+        };
+        notify::stopping();
+        tracing::info!("stopping; the kernel goes on deciding");
+        serving.abort();
+        if let Some(s) = scraped {
+            s.abort();
+        }
+        watchdog.abort();
+        let ended = match result {
+            Some(ended) => ended,
+            None => {
+                // The core may be gone already.
+                let _ = stop.send(true);
+                running.await
+            }
+        };
+        ended.map_err(std::io::Error::other)?
+    });
+    drop(commands);
+    let written = writer.join();
+    ended?;
+    match written {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(e)) => Err(StartError::Failed(e.to_string())),
+        Err(_) => Err(StartError::Failed("it panicked".into())),
+    }
+}
+
+/// Returns when the writer has ended by itself, which is a failure.
+async fn writer_ended(writer: &std::thread::JoinHandle<Result<(), aarm_receipt::LogError>>) {
+    while !writer.is_finished() {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
+/// Tells the service manager that the core is alive, while it is.
+async fn watchdog(metrics: Arc<Metrics>) {
+    let Some(every) = notify::watchdog_interval() else { return };
+    loop {
+        tokio::time::sleep(every).await;
+        if metrics.healthy(crate::kernel::boot_ns()) {
+            notify::alive();
+        }
+    }
+}
+
+async fn reload(commands: &mpsc::Sender<Command>) {
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    if commands.send(Command::Reload(answer)).await.is_err() {
+        return;
+    }
+    match answered.await {
+        Ok(Ok(r)) => tracing::info!(loaded = ?r.loaded, removed = ?r.removed, sessions = r.sessions_moved, "policies reloaded"),
+        Ok(Err(e)) => tracing::error!("policies not reloaded, the old ones stay: {}", policy_text(&e)),
+        Err(_) => {}
+    }
+}
+
+enum Signal {
+    Stop,
+    Reload,
+}
+
+struct Signals {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+    hup: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.term.recv() => Signal::Stop,
+            _ = self.int.recv() => Signal::Stop,
+            _ = self.hup.recv() => Signal::Reload,
+        }
+    }
+}
+
+/// Where the configuration is, and whether it was named.
+pub fn config_path(given: Option<PathBuf>) -> (PathBuf, bool) {
+    match given {
+        Some(path) => (path, true),
+        None => (PathBuf::from(super::config::CONFIG_PATH), false),
+    }
+}

@@ -1,0 +1,191 @@
+//! The thread that owns the receipt log: appends, makes durable, signs, and tells who waits.
+//!
+//! Promises: what watchers and waiters are told is on disk. A full disk stops the intake, and so in the end
+//! the actions themselves, until there is room; any other failure of the log ends the daemon, because nothing
+//! could be promised any more.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use aarm_receipt::{LogError, LogWriter};
+use tokio::sync::{broadcast, mpsc};
+
+use super::batch::{Batch, Kind, Pool};
+use super::record::is_weighty;
+use crate::metrics::Metrics;
+
+/// Batches on their way to the writer.
+pub const QUEUE: usize = 16;
+/// Batches a watcher may be behind.
+pub const WATCH_QUEUE: usize = 256;
+/// How often a full disk is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// When the writer does what.
+#[derive(Clone, Copy, Debug)]
+pub struct Rhythm {
+    /// Longest time until receipts are durable.
+    pub sync: Duration,
+    /// Receipts after which they are made durable at once.
+    pub sync_count: u32,
+    /// Time between checkpoints.
+    pub checkpoint: Duration,
+    /// The same while nothing comes in.
+    pub heartbeat: Duration,
+}
+
+/// The log's numbers, for whoever asks.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Receipts on disk.
+    pub durable: AtomicU64,
+    /// Receipts under a checkpoint.
+    pub signed: AtomicU64,
+    /// 1 while the disk is full.
+    pub full: AtomicU64,
+}
+
+/// What the writer works with.
+pub struct Writer {
+    log: LogWriter,
+    rhythm: Rhythm,
+    metrics: Arc<Metrics>,
+    progress: Arc<Progress>,
+    durable: broadcast::Sender<Arc<Batch>>,
+    pool: Pool,
+    waiting: Vec<Batch>,
+    waiting_receipts: u32,
+    oldest: Option<Instant>,
+    signed_at: Instant,
+}
+
+impl Writer {
+    /// Starts the thread. It ends when all senders are gone, after a last sync and checkpoint.
+    pub fn spawn(
+        log: LogWriter,
+        rhythm: Rhythm,
+        metrics: Arc<Metrics>,
+        progress: Arc<Progress>,
+        durable: broadcast::Sender<Arc<Batch>>,
+        pool: Pool,
+        batches: mpsc::Receiver<Batch>,
+    ) -> std::io::Result<std::thread::JoinHandle<Result<(), LogError>>> {
+        progress.durable.store(log.durable(), Ordering::Release);
+        progress.signed.store(log.signed(), Ordering::Release);
+        let mut writer = Self {
+            log,
+            rhythm,
+            metrics,
+            progress,
+            durable,
+            pool,
+            waiting: Vec::new(),
+            waiting_receipts: 0,
+            oldest: None,
+            signed_at: Instant::now(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        std::thread::Builder::new().name("aarm-log".into()).spawn(move || writer.run(&runtime, batches))
+    }
+
+    fn run(&mut self, runtime: &tokio::runtime::Runtime, mut batches: mpsc::Receiver<Batch>) -> Result<(), LogError> {
+        loop {
+            let wait = self.wait();
+            let next = runtime.block_on(async { tokio::time::timeout(wait, batches.recv()).await });
+            match next {
+                Ok(Some(batch)) => self.append(batch)?,
+                Ok(None) => break,
+                Err(_) => {}
+            }
+            let due = self.oldest.is_some_and(|t| t.elapsed() >= self.rhythm.sync);
+            let urgent = self.waiting.iter().any(|b| !b.waiters.is_empty());
+            if due || urgent || self.waiting_receipts >= self.rhythm.sync_count {
+                self.sync()?;
+            }
+            let pause = if self.log.size() > self.log.signed() { self.rhythm.checkpoint } else { self.rhythm.heartbeat };
+            if self.signed_at.elapsed() >= pause {
+                self.sign()?;
+            }
+        }
+        self.sync()?;
+        self.sign()
+    }
+
+    /// How long there is nothing to do.
+    fn wait(&self) -> Duration {
+        let sync = self.oldest.map(|t| self.rhythm.sync.saturating_sub(t.elapsed()));
+        let pause = if self.log.size() > self.log.signed() { self.rhythm.checkpoint } else { self.rhythm.heartbeat };
+        let sign = pause.saturating_sub(self.signed_at.elapsed());
+        sync.map_or(sign, |s| s.min(sign))
+    }
+
+    fn append(&mut self, mut batch: Batch) -> Result<(), LogError> {
+        batch.first_index = self.log.size();
+        for (entry, bytes) in batch.iter() {
+            let weighty = is_weighty(entry.decision) || entry.kind == Kind::System;
+            loop {
+                match self.log.append(bytes, weighty) {
+                    Ok(_) => break,
+                    Err(e @ LogError::NoSpace { .. }) => {
+                        if self.progress.full.swap(1, Ordering::AcqRel) == 0 {
+                            tracing::error!("{e}; receipts wait, and actions will be refused");
+                            self.metrics.set_ready(false);
+                        }
+                        std::thread::sleep(RETRY);
+                    }
+                    Err(e) => return Err(e),
+                }
+            }
+            if self.progress.full.load(Ordering::Acquire) == 1 {
+                self.progress.full.store(0, Ordering::Release);
+                self.metrics.set_ready(true);
+                tracing::info!("the log has room again");
+            }
+        }
+        self.waiting_receipts += batch.len() as u32;
+        self.oldest.get_or_insert_with(Instant::now);
+        self.waiting.push(batch);
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), LogError> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let durable = self.log.sync()?;
+        self.progress.durable.store(durable, Ordering::Release);
+        self.metrics.syncs.inc();
+        let now = crate::kernel::boot_ns();
+        for mut batch in self.waiting.drain(..) {
+            self.metrics.receipts.inc_by(batch.len() as u64);
+            self.metrics.receipt_bytes.inc_by(batch.bytes() as u64);
+            // One observation for a batch's first and last receipt: the ends of its latencies.
+            let mut times = batch.iter().map(|(e, _)| e.time_ns);
+            for t in [times.next(), times.last()].into_iter().flatten() {
+                self.metrics.pipeline.observe(now.saturating_sub(t) as f64 / 1e9);
+            }
+            for waiter in batch.waiters.drain(..) {
+                // Whoever asked may be gone.
+                let _ = waiter.send(());
+            }
+            let batch = Arc::new(batch);
+            if self.durable.receiver_count() > 0 {
+                let _ = self.durable.send(Arc::clone(&batch));
+            }
+            self.pool.give(batch);
+        }
+        self.waiting_receipts = 0;
+        self.oldest = None;
+        Ok(())
+    }
+
+    fn sign(&mut self) -> Result<(), LogError> {
+        self.sync()?;
+        let c = self.log.checkpoint()?;
+        self.progress.signed.store(c.size, Ordering::Release);
+        self.metrics.checkpoints.inc();
+        self.signed_at = Instant::now();
+        Ok(())
+    }
+}

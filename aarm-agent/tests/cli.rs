@@ -1,0 +1,226 @@
+//! The other commands of `aarm` as their user sees them.
+
+mod fake;
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use fake::{Fake, answer};
+
+fn aarm(socket: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_aarm"))
+        .env("AARM_SOCKET", socket)
+        .env("TZ", "UTC")
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .expect("aarm starts")
+}
+
+fn offline(args: &[&str]) -> Output {
+    aarm(Path::new("/nonexistent/aarm.sock"), args)
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn what_needs_the_daemon_says_so() {
+    for args in [
+        &["sessions"][..],
+        &["status"],
+        &["watch"],
+        &["receipts"],
+        &["policy", "list"],
+        &["policy", "reload"],
+        &["sessions", "1"],
+    ] {
+        let output = offline(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let text = stderr(&output);
+        assert!(text.contains("no daemon answers at /nonexistent/aarm.sock") && text.contains("help:"), "{text}");
+    }
+}
+
+#[test]
+fn wrong_usage_is_64() {
+    for args in [
+        &[][..],
+        &["nope"],
+        &["sessions", "--nope"],
+        &["sessions", "not-an-id"],
+        &["watch", "--decision", "MAYBE"],
+        &["watch", "--operation", "conect"],
+        &["receipts", "--since", "yesterday-ish"],
+        &["policy", "eval"],
+        &["verify"],
+    ] {
+        assert_eq!(offline(args).status.code(), Some(64), "{args:?}");
+    }
+    assert!(stderr(&offline(&["watch", "--operation", "conect"])).contains("connect"));
+}
+
+#[test]
+fn help_is_success() {
+    for args in [&["--help"][..], &["run", "--help"], &["policy", "eval", "-h"], &["help", "verify"], &["--version"]] {
+        let output = offline(args);
+        assert_eq!(output.status.code(), Some(0), "{args:?}");
+        assert!(!output.stdout.is_empty() && output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn completions_for_every_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = offline(&["completions", shell]);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(stdout(&output).contains("receipts"), "{shell}");
+    }
+}
+
+const SESSIONS: &str = r#"{"sessions":[{"session":"0000000100000003","uuid":"0199c2d4-7a5b-7cc0-8000-0123456789ab",
+    "policy":{"name":"coding-agent","version":"1","hash":"abcd","mode":"audit"},"start":"run","uid":0,"pid":4242,
+    "exe":"/tmp/evil\u001b[2J","started":"2026-11-24T10:00:00.5Z","tasks":3,"field_of_a_newer_daemon":1,
+    "actions":{"allow":10,"deny":1,"audit":2,"refused":0}}]}"#;
+
+#[test]
+fn sessions_in_a_table() {
+    let fake = Fake::start(answer("200 OK", SESSIONS));
+    let output = aarm(&fake.socket, &["sessions", "--all"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(fake.seen.recv().unwrap().line, "GET /v1/sessions?ended=true HTTP/1.1");
+    let text = stdout(&output);
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("SESSION    STARTED"), "{text}");
+    assert!(lines[1].starts_with("100000003  2026-11-24 10:00:00  running  root  4242  coding-agent (audit)"), "{text}");
+    assert!(lines[1].ends_with("3     10     3  /tmp/evil\\u{1b}[2J"), "{text}");
+    assert_eq!(lines[0].find("PROGRAM"), lines[1].find("/tmp/evil"));
+}
+
+#[test]
+fn sessions_as_json() {
+    let fake = Fake::start(answer("200 OK", SESSIONS));
+    let output = aarm(&fake.socket, &["sessions", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["sessions"][0]["pid"], 4242);
+}
+
+#[test]
+fn an_unknown_session() {
+    let body = r#"{"error":{"code":"not_found","message":"no session 0000000000000001"}}"#;
+    let fake = Fake::start(answer("404 Not Found", body));
+    let output = aarm(&fake.socket, &["sessions", "1"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(fake.seen.recv().unwrap().line, "GET /v1/sessions/0000000000000001 HTTP/1.1");
+    assert!(stderr(&output).contains("no session 0000000000000001"));
+}
+
+#[test]
+fn output_into_a_closed_pipe_is_no_error() {
+    let fake = Fake::start(answer("200 OK", SESSIONS));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = Command::new(env!("CARGO_BIN_EXE_aarm"))
+        .env("AARM_SOCKET", &fake.socket)
+        .arg("sessions")
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_reload_that_is_refused_shows_each_place() {
+    let body = r#"{"error":{"code":"policy_invalid","message":"the policies have errors; nothing changed"},
+        "diagnostics":[{"file":"/etc/aarm/policies/a.yaml","line":4,"column":2,"message":"bad glob"}]}"#;
+    let fake = Fake::start(answer("422 Unprocessable Content", body));
+    let output = aarm(&fake.socket, &["policy", "reload"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("/etc/aarm/policies/a.yaml:4:2: bad glob"), "{}", stderr(&output));
+}
+
+const POLICY: &str = "apiVersion: aarm.dev/v1alpha1
+kind: AgentPolicy
+metadata: { name: t, version: '1' }
+spec:
+  rules:
+    - id: shadow
+      match: { operation: open_read, path: /etc/shadow }
+      decision: DENY
+tests:
+  - name: shadow
+    do: { open_read: /etc/shadow }
+    expect: { decision: DENY, rule: shadow }
+";
+
+/// Writes files and returns their directory.
+fn files(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    files.iter().for_each(|(name, text)| std::fs::write(dir.path().join(name), text).unwrap());
+    dir
+}
+
+fn in_dir(dir: &tempfile::TempDir, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_aarm")).current_dir(dir.path()).args(args).output().unwrap()
+}
+
+#[test]
+fn policies_are_checked_tested_and_tried_out() {
+    let broken = POLICY.replace("open_read, path", "open_rad, pth").replace("DENY\n", "NEVER\n");
+    let failing = POLICY.replace("{ decision: DENY, rule: shadow }", "{ decision: ALLOW }");
+    let dir = files(&[("good.yaml", POLICY), ("broken.yaml", &broken), ("failing.yaml", &failing)]);
+
+    let output = in_dir(&dir, &["policy", "check", "good.yaml", "failing.yaml"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+    let output = in_dir(&dir, &["policy", "check", "good.yaml", "broken.yaml"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = stdout(&output);
+    assert!(text.contains("good.yaml: ok: t, 1 rule, 1 test"), "{text}");
+    for (place, line) in [("broken.yaml:7:", "match: { operation: open_rad, pth"), ("broken.yaml:8:", "decision: NEVER")] {
+        assert!(text.contains(place) && text.contains(line), "{text}");
+    }
+    let output = in_dir(&dir, &["policy", "check", "--json", "broken.yaml"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(json[0]["diagnostics"].as_array().unwrap().len() >= 3, "{json}");
+    assert_eq!(json[0]["valid"], false);
+
+    assert_eq!(in_dir(&dir, &["policy", "test", "good.yaml"]).status.code(), Some(0));
+    let output = in_dir(&dir, &["policy", "test", "good.yaml", "failing.yaml"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("failing.yaml:10: FAILED  shadow"), "{}", stdout(&output));
+    assert!(stdout(&output).contains("1 passed, 1 failed"));
+    assert_eq!(in_dir(&dir, &["policy", "test", "broken.yaml"]).status.code(), Some(1));
+
+    let action = r#"{"operation":"open_read","path":"/etc/shadow"}"#;
+    let output = in_dir(&dir, &["policy", "eval", "--policy", "good.yaml", "--action", action]);
+    assert_eq!(output.status.code(), Some(0));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((json["decision"].as_str(), json["rule"].as_str()), (Some("DENY"), Some("shadow")));
+    assert_eq!(json["policy"]["name"], "t");
+    let output = in_dir(&dir, &["policy", "eval", "-p", "good.yaml", "-a", r#"{"operation":"nope"}"#]);
+    assert_eq!(output.status.code(), Some(64));
+    assert_eq!(in_dir(&dir, &["policy", "eval", "-p", "broken.yaml", "-a", action]).status.code(), Some(1));
+    assert_eq!(in_dir(&dir, &["policy", "check", "missing.yaml"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_policy_file_without_end() {
+    let output = offline(&["policy", "check", "/dev/zero"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("/dev/zero is larger than 1048576 bytes"), "{}", stdout(&output));
+}
+
+#[test]
+fn doctor_answers_without_a_daemon() {
+    let output = offline(&["doctor", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let expected = if json["can_enforce"].as_bool().unwrap() { 0 } else { 2 };
+    assert_eq!(output.status.code(), Some(expected));
+    assert!(json["checks"].as_array().unwrap().len() >= 8);
+}

@@ -1,0 +1,154 @@
+//! An action: what a process is about to do, as the evaluator and the table interpreter see it.
+
+use aarm_common::Operation;
+use serde::{Serialize, Serializer};
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::names;
+
+/// One action. Fields that the operation does not have are ignored by both evaluators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Action {
+    /// What is done.
+    pub operation: Operation,
+    /// The object: an absolute path, or `@name` for an abstract unix address, which no glob matches. For
+    /// `rename` and `link` the source.
+    pub path: Option<Vec<u8>>,
+    /// The target of `rename` and `link`.
+    pub path2: Option<Vec<u8>>,
+    /// The acting program. For the exec family rules ask for the program that would run, which is `path`.
+    pub exe: Option<Vec<u8>>,
+    /// The acting user.
+    pub uid: u32,
+    /// The address, for `connect`, `send`, `bind` and `listen`; none where the address is not IP.
+    pub addr: Option<IpAddr>,
+    /// The port that goes with the address.
+    pub port: Option<u16>,
+    /// The IP protocol of the socket, `IPPROTO_*`; 0 where it has none.
+    pub protocol: u8,
+    /// The address family, `AF_*`.
+    pub family: u16,
+    /// The socket type, `SOCK_*`.
+    pub sock_type: u16,
+    /// An `open_write` that also reads.
+    pub also_read: bool,
+    /// A `rename` that exchanges the two.
+    pub exchange: bool,
+}
+
+/// User id of an action that does not give one.
+pub(crate) const DEFAULT_UID: u32 = 1000;
+
+impl Action {
+    /// An action of this operation, with nothing else known: no object, no program, user 1000.
+    pub fn new(operation: Operation) -> Self {
+        Action {
+            operation,
+            path: None,
+            path2: None,
+            exe: None,
+            uid: DEFAULT_UID,
+            addr: None,
+            port: None,
+            protocol: 0,
+            family: 0,
+            sock_type: 0,
+            also_read: false,
+            exchange: false,
+        }
+    }
+
+    /// An action on a path.
+    pub fn on_path(operation: Operation, path: impl Into<Vec<u8>>) -> Self {
+        Action { path: Some(path.into()), ..Self::new(operation) }
+    }
+
+    /// An action on an IP address over TCP or another protocol. The address family and the socket type
+    /// follow, as the kernel reports them.
+    pub fn on_address(operation: Operation, addr: IpAddr, port: u16, protocol: u8) -> Self {
+        let addr = canonical(addr);
+        Action {
+            addr: Some(addr),
+            port: Some(port),
+            protocol,
+            family: family_of(addr),
+            sock_type: type_of(protocol),
+            ..Self::new(operation)
+        }
+    }
+}
+
+/// An IPv4-mapped IPv6 address as the IPv4 address it is.
+pub(crate) fn canonical(addr: IpAddr) -> IpAddr {
+    match addr {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(addr, |v4: Ipv4Addr| IpAddr::V4(v4)),
+        IpAddr::V4(_) => addr,
+    }
+}
+
+/// The address family of an address.
+pub(crate) fn family_of(addr: IpAddr) -> u16 {
+    match canonical(addr) {
+        IpAddr::V4(_) => names::AF_INET,
+        IpAddr::V6(_) => names::AF_INET6,
+    }
+}
+
+/// The socket type that usually goes with a protocol.
+pub(crate) fn type_of(protocol: u8) -> u16 {
+    match protocol {
+        names::TCP | 132 => names::SOCK_STREAM,
+        names::UDP | 136 => names::SOCK_DGRAM,
+        _ => 3,
+    }
+}
+
+impl Serialize for Action {
+    /// The form that [`Action::from_json`] reads: only what the operation has.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Fields {
+            operation: &'static str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            path: Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            path2: Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            exe: Option<String>,
+            uid: u32,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            addr: Option<IpAddr>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            port: Option<u16>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            protocol: Option<u8>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            family: Option<u16>,
+            #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+            sock_type: Option<u16>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            also_read: Option<bool>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            exchange: Option<bool>,
+        }
+        // Bytes that are not UTF-8 are shown as replacement characters.
+        let text = |path: &Option<Vec<u8>>| path.as_deref().map(|p| String::from_utf8_lossy(p).into_owned());
+        let op = self.operation;
+        let socket = op.has_socket();
+        Fields {
+            operation: op.name(),
+            path: text(&self.path).filter(|_| op.has_path()),
+            path2: text(&self.path2).filter(|_| matches!(op, Operation::Rename | Operation::Link)),
+            exe: text(&self.exe),
+            uid: self.uid,
+            addr: self.addr.filter(|_| op.has_address()),
+            port: self.port.filter(|_| op.has_address() && self.addr.is_some()),
+            protocol: socket.then_some(self.protocol),
+            family: socket.then_some(self.family),
+            sock_type: socket.then_some(self.sock_type),
+            also_read: (op == Operation::OpenWrite).then_some(self.also_read),
+            exchange: (op == Operation::Rename).then_some(self.exchange),
+        }
+        .serialize(serializer)
+    }
+}

@@ -1,0 +1,287 @@
+//! Globs as one non-deterministic automaton over the reversed path.
+//!
+//! The input is the one `aarm_common::policy` describes: for each component, from the last to the first, its
+//! bytes backwards and then a `/`. Globs that end alike share their first nodes, as in a trie, so that five
+//! hundred globs that end in `/**` wait in one node and not in five hundred.
+
+use std::collections::HashMap;
+
+use crate::glob::{Atom, ByteSet, Component, Pattern, Start};
+
+/// Most nodes of one automaton.
+const MAX_NODES: usize = 400_000;
+
+/// Index of a node.
+pub(crate) type NodeId = u32;
+
+/// Which predicate of a rule a glob belongs to; the fields of `aarm_common::policy::Hits`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Predicate {
+    Path,
+    NotPath,
+    Exe,
+    NotExe,
+}
+
+/// What it means to arrive at a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Accept {
+    /// Index of the rule in compiled order.
+    pub rule: u16,
+    /// Its predicate.
+    pub predicate: Predicate,
+    /// Whether it counts after any `/`, or only after the leading one.
+    pub boundary: bool,
+}
+
+/// An edge that takes one byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Edge {
+    Slash,
+    NotSlash,
+    Byte(u8),
+    /// Index into [`Nfa::classes`].
+    Class(u32),
+}
+
+/// One step of a glob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Step {
+    One(Edge),
+    /// Any number of bytes of a component.
+    Star,
+    /// Any number of components.
+    Deep,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Node {
+    pub edges: Vec<(Edge, NodeId)>,
+    /// Nodes that are reached without a byte.
+    pub free: Vec<NodeId>,
+    pub accepts: Vec<Accept>,
+}
+
+/// The automaton grew over its bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooBig;
+
+/// The automaton; node 0 is its start.
+#[derive(Debug)]
+pub(crate) struct Nfa {
+    pub nodes: Vec<Node>,
+    pub classes: Vec<ByteSet>,
+    steps: HashMap<(NodeId, Step), NodeId>,
+    class_ids: HashMap<ByteSet, u32>,
+    /// For each meaning, the node after which a home directory follows.
+    homes: HashMap<Accept, NodeId>,
+}
+
+impl Nfa {
+    pub(crate) fn new() -> Self {
+        Nfa {
+            nodes: vec![Node::default()],
+            classes: Vec::new(),
+            steps: HashMap::new(),
+            class_ids: HashMap::new(),
+            homes: HashMap::new(),
+        }
+    }
+
+    /// Adds one pattern of a glob of `predicate` of `rule`.
+    pub(crate) fn add(
+        &mut self,
+        pattern: &Pattern,
+        homes: &[Vec<u8>],
+        rule: u16,
+        predicate: Predicate,
+    ) -> Result<(), TooBig> {
+        let accept = Accept { rule, predicate, boundary: pattern.start == Start::Anywhere };
+        let mut at = 0;
+        for component in pattern.components.iter().rev() {
+            at = match component {
+                Component::Any => self.step(at, Step::Deep)?,
+                Component::Parts(parts) => {
+                    let end = self.parts(at, parts)?;
+                    self.step(end, Step::One(Edge::Slash))?
+                }
+            };
+        }
+        match pattern.start {
+            Start::Root if pattern.components.is_empty() => {
+                let root = self.step(at, Step::One(Edge::Slash))?;
+                self.accept(root, accept);
+            }
+            Start::Root | Start::Anywhere => self.accept(at, accept),
+            Start::Home => {
+                let home = self.home(homes, accept)?;
+                if !self.nodes[at as usize].free.contains(&home) {
+                    self.nodes[at as usize].free.push(home);
+                }
+                if pattern.components.is_empty() && homes.iter().any(Vec::is_empty) {
+                    // The root directory as a home is fed as a single `/`.
+                    let root = self.step(at, Step::One(Edge::Slash))?;
+                    self.accept(root, accept);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The parts of a component, from its last byte to its first.
+    fn parts(&mut self, mut at: NodeId, parts: &[Atom]) -> Result<NodeId, TooBig> {
+        if parts == [Atom::Star] {
+            // A component has at least one byte; only the root is fed as an empty one.
+            at = self.step(at, Step::One(Edge::NotSlash))?;
+        }
+        for atom in parts.iter().rev() {
+            let step = match atom {
+                Atom::Byte(byte) => Step::One(Edge::Byte(*byte)),
+                Atom::Any => Step::One(Edge::NotSlash),
+                Atom::Star => Step::Star,
+                Atom::Class(set) => {
+                    let next = self.classes.len() as u32;
+                    let id = *self.class_ids.entry(*set).or_insert(next);
+                    if id == next {
+                        self.classes.push(*set);
+                    }
+                    Step::One(Edge::Class(id))
+                }
+            };
+            at = self.step(at, step)?;
+        }
+        Ok(at)
+    }
+
+    /// The node from which the home directories, backwards, lead to `accept`. Homes that begin alike end in
+    /// the same nodes, so that a further home under `/home` costs its own name only.
+    fn home(&mut self, homes: &[Vec<u8>], accept: Accept) -> Result<NodeId, TooBig> {
+        if let Some(node) = self.homes.get(&accept) {
+            return Ok(*node);
+        }
+        let (first, end) = (self.node()?, self.node()?);
+        self.homes.insert(accept, first);
+        self.accept(end, accept);
+        // For a node and the byte that leads to it, the node before.
+        let mut before: HashMap<(NodeId, u8), NodeId> = HashMap::new();
+        for home in homes {
+            let mut at = end;
+            for byte in home {
+                at = match before.get(&(at, *byte)) {
+                    Some(node) => *node,
+                    None => {
+                        let node = self.node()?;
+                        let edge = if *byte == b'/' { Edge::Slash } else { Edge::Byte(*byte) };
+                        self.nodes[node as usize].edges.push((edge, at));
+                        before.insert((at, *byte), node);
+                        node
+                    }
+                };
+            }
+            self.nodes[first as usize].free.push(at);
+        }
+        Ok(first)
+    }
+
+    /// The node after a step, made if it is not there.
+    fn step(&mut self, from: NodeId, step: Step) -> Result<NodeId, TooBig> {
+        if let Some(to) = self.steps.get(&(from, step)) {
+            return Ok(*to);
+        }
+        let to = self.node()?;
+        self.steps.insert((from, step), to);
+        match step {
+            Step::One(edge) => self.nodes[from as usize].edges.push((edge, to)),
+            Step::Star => {
+                self.nodes[from as usize].free.push(to);
+                self.nodes[to as usize].edges.push((Edge::NotSlash, to));
+            }
+            Step::Deep => {
+                let within = self.node()?;
+                self.nodes[from as usize].free.push(to);
+                self.nodes[to as usize].edges.extend([(Edge::Slash, to), (Edge::NotSlash, within)]);
+                self.nodes[within as usize].edges.extend([(Edge::Slash, to), (Edge::NotSlash, within)]);
+            }
+        }
+        Ok(to)
+    }
+
+    fn node(&mut self) -> Result<NodeId, TooBig> {
+        if self.nodes.len() >= MAX_NODES {
+            return Err(TooBig);
+        }
+        self.nodes.push(Node::default());
+        Ok(self.nodes.len() as NodeId - 1)
+    }
+
+    fn accept(&mut self, node: NodeId, accept: Accept) {
+        let accepts = &mut self.nodes[node as usize].accepts;
+        if !accepts.contains(&accept) {
+            accepts.push(accept);
+        }
+    }
+}
+
+/// Bytes that no edge tells apart, as classes numbered from 0.
+pub(crate) struct ByteClasses {
+    /// The class of each byte.
+    pub of: [u8; 256],
+    /// How many there are.
+    pub count: usize,
+    /// The class of `/`, which has no other byte.
+    pub slash: u8,
+    /// For each of [`Nfa::classes`], the byte classes it is made of.
+    pub members: Vec<Vec<u8>>,
+}
+
+impl ByteClasses {
+    pub(crate) fn of(nfa: &Nfa) -> Self {
+        let mut of = [0u16; 256];
+        let mut count = 1u16;
+        let mut split = |inside: &dyn Fn(u8) -> bool| {
+            let mut moved: HashMap<u16, u16> = HashMap::new();
+            let mut left: Vec<bool> = vec![false; count as usize];
+            for byte in 0..=255u8 {
+                if !inside(byte) {
+                    left[of[byte as usize] as usize] = true;
+                }
+            }
+            for byte in 0..=255u8 {
+                let class = of[byte as usize];
+                // A class that lies inside as a whole keeps its number.
+                if inside(byte) && left[class as usize] {
+                    of[byte as usize] = *moved.entry(class).or_insert_with(|| {
+                        count += 1;
+                        count - 1
+                    });
+                }
+            }
+        };
+        split(&|b| b == b'/');
+        let mut used = [false; 256];
+        for (edge, _) in nfa.nodes.iter().flat_map(|node| &node.edges) {
+            if let Edge::Byte(byte) = edge {
+                used[*byte as usize] = true;
+            }
+        }
+        for byte in (0..=255u8).filter(|b| used[*b as usize]) {
+            split(&|b| b == byte);
+        }
+        for set in &nfa.classes {
+            split(&|b| set.contains(b));
+        }
+        let of = of.map(|class| class as u8);
+        let members = nfa
+            .classes
+            .iter()
+            .map(|set| {
+                let mut list: Vec<u8> =
+                    (0..=255u8).filter(|b| set.contains(*b)).map(|b| of[b as usize]).collect();
+                list.sort_unstable();
+                list.dedup();
+                list
+            })
+            .collect();
+        ByteClasses { of, count: count as usize, slash: of[b'/' as usize], members }
+    }
+}

@@ -1,0 +1,345 @@
+//! Reading actions: from the JSON that `eval` is given, and from `given` and `do` of a test.
+
+use aarm_common::Operation;
+use aarm_common::limits::PATH_MAX;
+use std::net::{IpAddr, SocketAddr};
+
+use super::fields::{Fields, Shape, list, number, truth, wrong_type};
+use super::scalars::{self, MAX_UID};
+use crate::action::{Action, canonical, family_of, type_of};
+use crate::diagnostic::{Code, Diagnostic, Place, Sink};
+use crate::eval::Context;
+use crate::names;
+use crate::yaml::{self, Node, Value, shown};
+
+const ACTION: Shape = Shape {
+    what: "an action",
+    known: &[
+        "operation",
+        "path",
+        "path2",
+        "exe",
+        "uid",
+        "addr",
+        "port",
+        "protocol",
+        "family",
+        "type",
+        "also_read",
+        "exchange",
+    ],
+    later: &["args", "host", "env", "tool"],
+};
+
+const CONTEXT: Shape = Shape {
+    what: "a context",
+    known: &[],
+    later: &["labels", "level", "prior", "rate", "elapsed", "intent", "drift", "declared", "identity"],
+};
+
+const AS: Shape = Shape { what: "`as`", known: &["exe", "uid"], later: &["ancestors", "container", "tool"] };
+
+impl Action {
+    /// Reads an action from JSON (or YAML), for example
+    /// `{"operation":"connect","addr":"203.0.113.9","port":443,"protocol":"tcp","exe":"/usr/bin/curl","uid":1000}`.
+    ///
+    /// What the kernel would know by itself follows from what is given: the address family from the address,
+    /// type and protocol from each other, TCP where neither is given.
+    pub fn from_json(text: &[u8]) -> Result<Action, Vec<Diagnostic>> {
+        let mut sink = Sink::default();
+        let action = yaml::read(text, &mut sink).and_then(|node| read(&node, &mut sink));
+        finish(action, sink)
+    }
+}
+
+impl Context {
+    /// Reads a session's context from JSON. There is nothing to be said about a session yet: `{}`.
+    pub fn from_json(text: &[u8]) -> Result<Context, Vec<Diagnostic>> {
+        let mut sink = Sink::default();
+        let context = yaml::read(text, &mut sink)
+            .and_then(|node| Fields::of(&node, &CONTEXT, &mut sink).map(|_| Context::default()));
+        finish(context, sink)
+    }
+}
+
+/// The value, if nothing was wrong.
+fn finish<T>(value: Option<T>, sink: Sink) -> Result<T, Vec<Diagnostic>> {
+    match value {
+        Some(value) if sink.errors() == 0 => Ok(value),
+        _ => Err(sink.into_sorted()),
+    }
+}
+
+/// A real path: absolute, without empty, `.` or `..` components, no `/` at the end.
+fn path(node: &Node, sink: &mut Sink) -> Option<Vec<u8>> {
+    let Some(text) = node.text() else {
+        sink.push(wrong_type(node, "a path, as text"));
+        return None;
+    };
+    let bad = |message: &str| {
+        Diagnostic::error(node.place, Code::BadValue, format!("bad path \"{}\": {message}", shown(text)))
+    };
+    if text.starts_with('~') {
+        sink.push(bad("`~` stands for many directories").help("write one, as /home/u/…"));
+        return None;
+    }
+    let Some(rest) = text.strip_prefix('/') else {
+        sink.push(bad("it must be absolute"));
+        return None;
+    };
+    if text.len() > PATH_MAX {
+        sink.push(bad("it is longer than a path can be"));
+        return None;
+    }
+    if text.contains('\0') || !rest.is_empty() && rest.split('/').any(|c| matches!(c, "" | "." | "..")) {
+        sink.push(bad("a real path has no empty, `.` or `..` component and no `/` at its end"));
+        return None;
+    }
+    Some(text.as_bytes().to_vec())
+}
+
+/// The object of an operation: a path, or for unix sockets also an abstract name.
+fn object(node: &Node, op: Operation, sink: &mut Sink) -> Option<Vec<u8>> {
+    match node.text() {
+        Some(text)
+            if text.starts_with('@')
+                && text.len() <= 108
+                && matches!(op, Operation::UnixConnect | Operation::UnixSend) =>
+        {
+            Some(text.as_bytes().to_vec())
+        }
+        _ => path(node, sink),
+    }
+}
+
+fn has_target(op: Operation) -> bool {
+    matches!(op, Operation::Rename | Operation::Link)
+}
+
+/// An action in its long form.
+pub(crate) fn read(node: &Node, sink: &mut Sink) -> Option<Action> {
+    let before = sink.errors();
+    let fields = Fields::of(node, &ACTION, sink)?;
+    let op = fields.need("operation", sink).and_then(|n| scalars::operation(n, sink))?;
+    for name in fields.names() {
+        let applies = match name {
+            "path" => op.has_path(),
+            "path2" => has_target(op),
+            "addr" | "port" => op.has_address(),
+            "protocol" | "family" | "type" => op.has_socket(),
+            "also_read" => op == Operation::OpenWrite,
+            "exchange" => op == Operation::Rename,
+            _ => true,
+        };
+        if !applies {
+            let place = fields.get(name).map_or(fields.place(), |n| n.place);
+            sink.error(place, Code::Inapplicable, format!("`{}` has no \"{name}\"", op.name()));
+        }
+    }
+    let mut action = Action::new(op);
+    if op.has_path() {
+        action.path = fields.need("path", sink).and_then(|n| object(n, op, sink));
+    }
+    if has_target(op) {
+        action.path2 = fields.need("path2", sink).and_then(|n| path(n, sink));
+    }
+    subject(&fields, &mut action, sink);
+    if let Some(node) = fields.get("also_read") {
+        action.also_read = truth(node, sink)?;
+    }
+    if let Some(node) = fields.get("exchange") {
+        action.exchange = truth(node, sink)?;
+    }
+    if op.has_socket() {
+        socket(&fields, &mut action, sink);
+    }
+    (sink.errors() == before).then_some(action)
+}
+
+/// `exe` and `uid`.
+fn subject(fields: &Fields<'_>, action: &mut Action, sink: &mut Sink) {
+    if let Some(node) = fields.get("exe") {
+        action.exe = path(node, sink);
+    }
+    if let Some(node) = fields.get("uid")
+        && let Some(uid) = number(node, "a user id", 0, MAX_UID as i128, sink)
+    {
+        action.uid = uid as u32;
+    }
+}
+
+/// Address, port, family, type and protocol, with what follows from them.
+fn socket(fields: &Fields<'_>, action: &mut Action, sink: &mut Sink) {
+    let family = fields.get("family").and_then(|n| scalars::family(n, sink));
+    let kind = fields.get("type").and_then(|n| scalars::sock_type(n, sink));
+    let protocol = fields.get("protocol").and_then(|n| scalars::protocol(n, sink));
+    if action.operation.has_address() {
+        match fields.get("addr") {
+            Some(node) => {
+                action.addr = address(node, sink);
+                action.port = fields
+                    .need("port", sink)
+                    .and_then(|n| number(n, "a port", 0, u16::MAX as i128, sink).map(|port| port as u16));
+                if let (Some(addr), Some(family)) = (action.addr, family)
+                    && family_of(addr) != family
+                {
+                    sink.error(
+                        node.place,
+                        Code::BadValue,
+                        "the address is of another family than \"family\"",
+                    );
+                }
+            }
+            None if matches!(family, Some(names::AF_INET | names::AF_INET6) | None) => {
+                fields.need("addr", sink);
+            }
+            None if fields.get("port").is_some() => {
+                sink.error(fields.place(), Code::Inapplicable, "a port without an IP address");
+            }
+            None => {}
+        }
+    } else if family.is_none() && fields.get("family").is_none() {
+        fields.need("family", sink);
+    }
+    action.family = action.addr.map(family_of).or(family).unwrap_or_default();
+    (action.sock_type, action.protocol) = completed(action.family, kind, protocol);
+}
+
+/// Socket type and protocol, each from the other where it is missing; TCP on IP where both are.
+fn completed(family: u16, kind: Option<u16>, protocol: Option<u8>) -> (u16, u8) {
+    let ip = matches!(family, names::AF_INET | names::AF_INET6);
+    let kind = match (kind, protocol) {
+        (Some(kind), _) => kind,
+        (None, Some(protocol)) if ip && protocol != 0 => type_of(protocol),
+        _ => names::SOCK_STREAM,
+    };
+    let protocol = match (protocol, kind) {
+        (Some(protocol), _) if protocol != 0 => protocol,
+        (_, names::SOCK_STREAM) if ip => names::TCP,
+        (_, names::SOCK_DGRAM) if ip => names::UDP,
+        _ => 0,
+    };
+    (kind, protocol)
+}
+
+fn address(node: &Node, sink: &mut Sink) -> Option<IpAddr> {
+    let Some(text) = node.text() else {
+        sink.push(wrong_type(node, "an IP address, as text"));
+        return None;
+    };
+    match text.parse::<IpAddr>() {
+        Ok(addr) => Some(canonical(addr)),
+        Err(_) => {
+            sink.error(node.place, Code::BadAddress, format!("bad IP address \"{}\"", shown(text)));
+            None
+        }
+    }
+}
+
+/// An action as a test writes it: the long form, or one operation with its object, `{ read: PATH }`, and who
+/// does it: `as: { exe: PATH, uid: N }`.
+pub(crate) fn read_short(node: &Node, sink: &mut Sink) -> Option<Action> {
+    let Some(map) = node.map() else {
+        sink.push(wrong_type(node, "an action, as a mapping such as { read: /etc/hosts }"));
+        return None;
+    };
+    if map.iter().any(|(key, _)| key.text == "operation") {
+        return read(node, sink);
+    }
+    let before = sink.errors();
+    let mut actor = Action::new(Operation::Exec);
+    let mut found: Option<Action> = None;
+    for (key, value) in map {
+        if key.text == "as" {
+            if let Some(fields) = Fields::of(value, &AS, sink) {
+                subject(&fields, &mut actor, sink);
+            }
+        } else if matches!(key.text.as_str(), "label" | "labels" | "receive") {
+            sink.push(super::fields::not_yet(key.place, &format!("`{}` in a test", key.text)));
+        } else if found.is_some() {
+            sink.error(key.place, Code::BadValue, "one action at a time");
+        } else if let Some(op) = short_operation(key, sink) {
+            found = Some(short_object(op, value, sink).unwrap_or_else(|| Action::new(op)));
+        }
+    }
+    match found {
+        Some(action) if sink.errors() == before => Some(Action { exe: actor.exe, uid: actor.uid, ..action }),
+        None if sink.errors() == before => {
+            sink.error(node.place, Code::MissingField, "no action: write for example { read: /etc/hosts }");
+            None
+        }
+        _ => None,
+    }
+}
+
+/// The operation that a shorthand key names.
+fn short_operation(key: &yaml::Key, sink: &mut Sink) -> Option<Operation> {
+    match key.text.as_str() {
+        "read" => Some(Operation::OpenRead),
+        "write" => Some(Operation::OpenWrite),
+        _ => {
+            let node =
+                Node { place: key.place, value: Value::Scalar { text: key.text.clone(), plain: false } };
+            scalars::operation(&node, sink)
+        }
+    }
+}
+
+/// The action of a shorthand: its operation and what stands after the colon.
+fn short_object(op: Operation, node: &Node, sink: &mut Sink) -> Option<Action> {
+    if has_target(op) {
+        let ends = list(node, "source and target", sink);
+        let [from, to] = ends else {
+            if node.kind() == yaml::Kind::List {
+                sink.error(node.place, Code::BadValue, format!("`{}` takes [SOURCE, TARGET]", op.name()));
+            }
+            return None;
+        };
+        let (from, to) = (path(from, sink), path(to, sink));
+        return Some(Action { path: from, path2: to, ..Action::new(op) });
+    }
+    if op.has_path() {
+        return object(node, op, sink).map(|path| Action::on_path(op, path));
+    }
+    let Some(text) = node.text() else {
+        sink.push(wrong_type(node, "an address or socket, as text"));
+        return None;
+    };
+    if op.has_address() { endpoint(op, text, node.place, sink) } else { short_socket(text, node.place, sink) }
+}
+
+/// `ADDRESS:PORT`, `[ADDRESS]:PORT`, with `/PROTOCOL` after it where it is not TCP.
+fn endpoint(op: Operation, text: &str, place: Place, sink: &mut Sink) -> Option<Action> {
+    let (address, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let protocol = names::number(names::PROTOCOLS, protocol);
+    match (address.parse::<SocketAddr>(), protocol) {
+        (Ok(address), Some(protocol)) => {
+            Some(Action::on_address(op, address.ip(), address.port(), protocol as u8))
+        }
+        _ => {
+            sink.push(
+                Diagnostic::error(place, Code::BadAddress, format!("bad endpoint \"{}\"", shown(text)))
+                    .help("write \"203.0.113.9:443\", \"[::1]:80\" or \"203.0.113.9:53/udp\""),
+            );
+            None
+        }
+    }
+}
+
+/// `FAMILY` or `FAMILY/TYPE`.
+fn short_socket(text: &str, place: Place, sink: &mut Sink) -> Option<Action> {
+    let (family, kind) = text.split_once('/').unwrap_or((text, "stream"));
+    match (names::number(names::FAMILIES, family), names::number(names::TYPES, kind)) {
+        (Some(family), Some(kind)) => {
+            let (sock_type, protocol) = completed(family, Some(kind), None);
+            Some(Action { family, sock_type, protocol, ..Action::new(Operation::Socket) })
+        }
+        _ => {
+            sink.push(
+                Diagnostic::error(place, Code::BadValue, format!("bad socket \"{}\"", shown(text)))
+                    .help("write a family and a type: \"inet/stream\", \"packet/raw\""),
+            );
+            None
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! Reading rules, and the checks between them.
+
+use aarm_common::limits::MAX_RULES;
+use aarm_common::{Decision, Operation};
+use std::collections::HashMap;
+
+use super::fields::{Fields, Shape, each, list, not_yet, number, text, wrong_type};
+use super::scalars;
+use crate::diagnostic::{Code, Diagnostic, Place, Sink, nearest};
+use crate::model::{Classification, DEFAULT_RULE, Match, OperationName, Policy, Rule};
+use crate::yaml::{Node, shown};
+
+/// Longest rule id.
+pub const MAX_ID: usize = 64;
+/// Bound of an explicit priority, both ways.
+const MAX_PRIORITY: i128 = 1_000_000;
+
+const RULE: Shape = Shape {
+    what: "a rule",
+    known: &["id", "match", "decision", "classification", "priority", "reason", "description"],
+    later: &[
+        "when",
+        "subject",
+        "approvers",
+        "escalate",
+        "timeout",
+        "on_timeout",
+        "risk",
+        "resolve",
+        "modify",
+        "fail",
+        "overridable",
+    ],
+};
+
+const MATCH: Shape = Shape {
+    what: "`match`",
+    known: &[
+        "operation",
+        "path",
+        "not_path",
+        "exe",
+        "not_exe",
+        "cidr",
+        "not_cidr",
+        "port",
+        "not_port",
+        "protocol",
+        "not_protocol",
+        "family",
+        "not_family",
+        "type",
+        "not_type",
+        "uid",
+        "not_uid",
+    ],
+    later: &["host", "not_host", "args", "not_args", "env", "not_env", "hash", "not_hash", "tool"],
+};
+
+/// Which operations a predicate can be asked of.
+fn applies(predicate: &str, op: Operation) -> bool {
+    match predicate.strip_prefix("not_").unwrap_or(predicate) {
+        "path" => op.has_path(),
+        "cidr" | "port" => op.has_address(),
+        "protocol" | "family" | "type" => op.has_socket(),
+        _ => true,
+    }
+}
+
+/// The rules of a policy, and the ids of all its rules, of those with errors too.
+pub(crate) fn rules(node: &Node, sink: &mut Sink) -> (Vec<Rule>, Vec<String>) {
+    let items = list(node, "rules", sink);
+    if items.len() > MAX_RULES {
+        sink.error(
+            items[MAX_RULES].place,
+            Code::TooMany,
+            format!("{} rules; a policy has at most {MAX_RULES}", items.len()),
+        );
+    }
+    let mut rules: Vec<Rule> = Vec::new();
+    let mut seen: HashMap<String, Place> = HashMap::new();
+    for item in items.iter().take(MAX_RULES) {
+        let Some(fields) = Fields::of(item, &RULE, sink) else { continue };
+        let id = fields.need("id", sink).and_then(|n| rule_id(n, &mut seen, sink));
+        let rule = rule(&fields, sink);
+        if let (Some(id), Some(rule)) = (id, rule) {
+            rules.push(Rule { id, ..rule });
+        }
+    }
+    (rules, seen.into_keys().collect())
+}
+
+/// A rule's id: `[a-z0-9-]{1,64}`, unique.
+fn rule_id(node: &Node, seen: &mut HashMap<String, Place>, sink: &mut Sink) -> Option<String> {
+    let Some(text) = node.text() else {
+        sink.push(wrong_type(node, "a rule id, as text"));
+        return None;
+    };
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if text.is_empty() || text.len() > MAX_ID || !text.bytes().all(allowed) {
+        sink.push(
+            Diagnostic::error(node.place, Code::BadValue, format!("bad rule id \"{}\"", shown(text)))
+                .help(format!("1 to {MAX_ID} of a-z, 0-9 and -")),
+        );
+        return None;
+    }
+    if text == DEFAULT_RULE {
+        sink.error(node.place, Code::BadValue, "\"default\" stands for no rule and cannot be the id of one");
+        return None;
+    }
+    if let Some(first) = seen.insert(text.to_owned(), node.place) {
+        sink.error(
+            node.place,
+            Code::DuplicateId,
+            format!("rule id \"{text}\" is taken by the rule at line {}", first.line),
+        );
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+/// A rule but for its id.
+fn rule(fields: &Fields<'_>, sink: &mut Sink) -> Option<Rule> {
+    let before = sink.errors();
+    let matches = fields.need("match", sink).and_then(|n| matches(n, sink));
+    let decision = fields.need("decision", sink).and_then(|n| scalars::decision(n, sink));
+    let classification =
+        fields.get("classification").map_or(Some(Classification::Static), |n| classification(n, sink));
+    let priority = fields
+        .get("priority")
+        .and_then(|n| number(n, "a priority", -MAX_PRIORITY, MAX_PRIORITY, sink))
+        .map(|n| n as i32);
+    let reason = fields.get("reason").and_then(|n| text(n, sink)).map(str::to_owned);
+    let description = fields.get("description").and_then(|n| text(n, sink)).map(str::to_owned);
+    if classification == Some(Classification::Forbidden) && decision == Some(Decision::Allow) {
+        let place = fields.get("decision").map_or(fields.place(), |n| n.place);
+        sink.error(place, Code::BadValue, "a forbidden rule can only be DENY");
+    }
+    let rule = Rule {
+        id: String::new(),
+        matches: matches?,
+        decision: decision?,
+        classification: classification?,
+        priority,
+        reason,
+        description,
+        place: fields.place(),
+    };
+    (sink.errors() == before).then_some(rule)
+}
+
+fn classification(node: &Node, sink: &mut Sink) -> Option<Classification> {
+    const WORDS: [&str; 5] = [
+        "forbidden",
+        "static",
+        "context_dependent_deny",
+        "context_dependent_allow",
+        "context_dependent_defer",
+    ];
+    let Some(text) = node.text() else {
+        sink.push(wrong_type(node, "a classification, as text"));
+        return None;
+    };
+    match text {
+        "forbidden" => Some(Classification::Forbidden),
+        "static" => Some(Classification::Static),
+        _ if WORDS.contains(&text) => {
+            sink.push(not_yet(node.place, &format!("the classification {text}")));
+            None
+        }
+        _ => {
+            let error = Diagnostic::error(
+                node.place,
+                Code::BadValue,
+                format!("\"{}\" is no classification", shown(text)),
+            );
+            sink.push(match nearest(text, WORDS) {
+                Some(near) => error.help(format!("did you mean \"{near}\"?")),
+                None => error.help(format!("there are {}", WORDS.join(", "))),
+            });
+            None
+        }
+    }
+}
+
+fn matches(node: &Node, sink: &mut Sink) -> Option<Match> {
+    let before = sink.errors();
+    let fields = Fields::of(node, &MATCH, sink)?;
+    let operations = each(fields.need("operation", sink), "operations", sink, scalars::operation_name);
+    let get = |name: &str| fields.get(name);
+    let matches = Match {
+        path: each(get("path"), "globs", sink, scalars::glob),
+        not_path: each(get("not_path"), "globs", sink, scalars::glob),
+        exe: each(get("exe"), "globs", sink, scalars::glob),
+        not_exe: each(get("not_exe"), "globs", sink, scalars::glob),
+        cidr: each(get("cidr"), "networks", sink, scalars::network),
+        not_cidr: each(get("not_cidr"), "networks", sink, scalars::network),
+        port: each(get("port"), "ports", sink, scalars::ports),
+        not_port: each(get("not_port"), "ports", sink, scalars::ports),
+        protocol: each(get("protocol"), "protocols", sink, scalars::protocol),
+        not_protocol: each(get("not_protocol"), "protocols", sink, scalars::protocol),
+        family: each(get("family"), "address families", sink, scalars::family),
+        not_family: each(get("not_family"), "address families", sink, scalars::family),
+        sock_type: each(get("type"), "socket types", sink, scalars::sock_type),
+        not_sock_type: each(get("not_type"), "socket types", sink, scalars::sock_type),
+        uid: each(get("uid"), "user ids", sink, scalars::uids),
+        not_uid: each(get("not_uid"), "user ids", sink, scalars::uids),
+        operations,
+    };
+    check_applicable(&fields, &matches.operations, sink);
+    (sink.errors() == before && !matches.operations.is_empty()).then_some(matches)
+}
+
+/// Every predicate must mean something for every operation the rule names: silently ignoring it for some
+/// would make the rule wider than it reads.
+fn check_applicable(fields: &Fields<'_>, operations: &[OperationName], sink: &mut Sink) {
+    for predicate in fields.names() {
+        let mut named = operations.iter().flat_map(|name| name.members().map(move |op| (*name, op)));
+        let Some((name, op)) = named.find(|(_, op)| !applies(predicate, *op)) else { continue };
+        let place = fields.get(predicate).map_or(fields.place(), |n| n.place);
+        let error = match name {
+            OperationName::Operation(_) => Diagnostic::error(
+                place,
+                Code::Inapplicable,
+                format!("\"{predicate}\" says nothing about `{}`", op.name()),
+            ),
+            OperationName::Family(family) => Diagnostic::error(
+                place,
+                Code::Inapplicable,
+                format!(
+                    "\"{predicate}\" says nothing about `{}`, a member of `{}`",
+                    op.name(),
+                    family.name()
+                ),
+            ),
+        };
+        let fitting: Vec<&str> =
+            name.members().filter(|op| applies(predicate, *op)).map(|op| op.name()).collect();
+        sink.push(if fitting.is_empty() {
+            error.help("leave it out, or give the operation a rule of its own")
+        } else {
+            error.help(format!("instead of `{}` name [{}]", name.name(), fitting.join(", ")))
+        });
+    }
+}
+
+/// Rules of one group with the same explicit priority that decide the same operation differently.
+pub(crate) fn check_conflicts(rules: &[Rule], sink: &mut Sink) {
+    for (i, later) in rules.iter().enumerate() {
+        let Some(priority) = later.priority else { continue };
+        let earlier = rules[..i].iter().find(|earlier| {
+            earlier.priority == Some(priority)
+                && earlier.classification == later.classification
+                && earlier.decision != later.decision
+                && operations_of(earlier) & operations_of(later) != 0
+        });
+        if let Some(earlier) = earlier {
+            sink.push(
+                Diagnostic::error(
+                    later.place,
+                    Code::Conflict,
+                    format!(
+                        "rules \"{}\" and \"{}\" have the same priority {priority} and disagree: that would be \
+                         DEFER (conflict), which is not supported yet",
+                        earlier.id, later.id
+                    ),
+                )
+                .help("give one of them another priority, or none"),
+            );
+        }
+    }
+}
+
+/// The operations a rule names, as bits.
+fn operations_of(rule: &Rule) -> u64 {
+    rule.matches.operations.iter().flat_map(|name| name.members()).fold(0, |bits, op| bits | 1 << op as u8)
+}
+
+const _: () = assert!(aarm_common::op::OPERATIONS <= 64);
+
+/// Comparisons spent on looking for rules that can never win; beyond them no more is found.
+const SHADOW_FUEL: u64 = 5_000_000;
+
+/// Warnings about rules that can never win, because an earlier one holds wherever they do.
+pub(crate) fn shadowed(policy: &Policy) -> Vec<Diagnostic> {
+    let rules: Vec<(&Rule, u64)> = policy
+        .order()
+        .into_iter()
+        .map(|i| &policy.rules()[i])
+        .map(|rule| (rule, operations_of(rule)))
+        .collect();
+    let mut compare = Compare { fuel: SHADOW_FUEL };
+    let mut found = Vec::new();
+    for (i, (rule, ops)) in rules.iter().enumerate() {
+        let by = rules[..i].iter().find(|(earlier, wider)| {
+            ops & !wider == 0 && compare.no_narrower(&earlier.matches, &rule.matches)
+        });
+        if let Some((by, _)) = by {
+            found.push(Diagnostic::warning(
+                rule.place,
+                Code::Shadowed,
+                format!(
+                    "rule \"{}\" can never decide: \"{}\" comes first and holds wherever it does",
+                    rule.id, by.id
+                ),
+            ));
+        }
+    }
+    found.sort_by_key(Diagnostic::place);
+    found
+}
+
+/// Compares matches within a bounded effort.
+struct Compare {
+    fuel: u64,
+}
+
+impl Compare {
+    /// Whether each predicate of `wide` is absent or certainly holds where the one of `narrow` does. It errs
+    /// on the side of no.
+    fn no_narrower(&mut self, wide: &Match, narrow: &Match) -> bool {
+        self.any(&wide.path, &narrow.path)
+            && self.none(&wide.not_path, &narrow.not_path)
+            && self.any(&wide.exe, &narrow.exe)
+            && self.none(&wide.not_exe, &narrow.not_exe)
+            && self.any(&wide.cidr, &narrow.cidr)
+            && self.none(&wide.not_cidr, &narrow.not_cidr)
+            && self.any(&wide.port, &narrow.port)
+            && self.none(&wide.not_port, &narrow.not_port)
+            && self.any(&wide.protocol, &narrow.protocol)
+            && self.none(&wide.not_protocol, &narrow.not_protocol)
+            && self.any(&wide.family, &narrow.family)
+            && self.none(&wide.not_family, &narrow.not_family)
+            && self.any(&wide.sock_type, &narrow.sock_type)
+            && self.none(&wide.not_sock_type, &narrow.not_sock_type)
+            && self.any(&wide.uid, &narrow.uid)
+            && self.none(&wide.not_uid, &narrow.not_uid)
+    }
+
+    /// Whether "any of `wide`" holds wherever "any of `narrow`" does.
+    fn any<T: PartialEq>(&mut self, wide: &[T], narrow: &[T]) -> bool {
+        wide.is_empty() || !narrow.is_empty() && self.subset(narrow, wide)
+    }
+
+    /// Whether "none of `wide`" holds wherever "none of `narrow`" does.
+    fn none<T: PartialEq>(&mut self, wide: &[T], narrow: &[T]) -> bool {
+        self.subset(wide, narrow)
+    }
+
+    /// Whether all of `part` are in `whole`; no, where the fuel does not suffice to know.
+    fn subset<T: PartialEq>(&mut self, part: &[T], whole: &[T]) -> bool {
+        part.iter().all(|p| {
+            whole.iter().any(|w| {
+                self.fuel = self.fuel.saturating_sub(1);
+                self.fuel > 0 && w == p
+            })
+        })
+    }
+}

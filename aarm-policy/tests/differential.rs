@@ -1,0 +1,336 @@
+//! The compiled table against the reference evaluator, on random policies and random actions.
+
+use aarm_common::Operation;
+use aarm_policy::{Action, Code, Context, Env, Policy, compile, eval, table};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// One component of a glob. Few letters, so that globs and paths meet. `deep`: with `**` among them, of which
+/// few already make an automaton explode.
+fn component(deep: bool) -> impl Strategy<Value = String> {
+    prop_oneof![
+        6 => "[ab]{1,3}",
+        if deep { 2 } else { 0 } => Just("**".to_owned()),
+        1 => Just("*".to_owned()),
+        2 => "[ab?]{0,2}\\*?[ab?.]{1,2}",
+        1 => "[ab]?\\[(!)?a-b\\.?\\][ab*]?",
+        1 => "\\{[ab],[ab*]{1,2}x?\\}[ab]?",
+        1 => Just("é\\*".to_owned()),
+    ]
+    .prop_map(|c| if c != "**" && c.contains("**") { c.replace("**", "*") } else { c })
+    .prop_filter("not a special name", |c| c != "." && c != "..")
+}
+
+fn glob(deep: bool) -> impl Strategy<Value = String> {
+    (
+        prop_oneof![4 => Just("/"), 3 => Just("**/"), 2 => Just("~/")],
+        prop::collection::vec(component(deep), 1..5),
+        any::<bool>(),
+    )
+        .prop_map(|(start, parts, all_below)| {
+            let tail = if all_below { "/**" } else { "" };
+            format!("{start}{}{tail}", parts.join("/"))
+        })
+}
+
+fn globs(deep: bool) -> impl Strategy<Value = Vec<String>> {
+    prop::collection::vec(
+        prop_oneof![20 => glob(deep), 1 => Just("/".to_owned()), 1 => Just("**".to_owned()), 1 => Just("~".to_owned())],
+        1..4,
+    )
+}
+
+fn v4_net() -> impl Strategy<Value = String> {
+    (any::<[u8; 2]>(), 0..=32u8).prop_map(|([a, b], bits)| {
+        let addr = u32::from_be_bytes([10 + a % 2, b % 4, 0, a]);
+        let addr = if bits == 0 { 0 } else { addr >> (32 - bits) << (32 - bits) };
+        format!("{}/{bits}", Ipv4Addr::from(addr))
+    })
+}
+
+fn v6_net() -> impl Strategy<Value = String> {
+    prop_oneof![
+        (any::<u8>(), 0..=128u8).prop_map(|(a, bits)| {
+            let addr = 0xfd00_u128 << 112 | (a as u128 % 4) << 64 | a as u128;
+            let addr = if bits == 0 { 0 } else { addr >> (128 - bits) << (128 - bits) };
+            format!("{}/{bits}", Ipv6Addr::from(addr))
+        }),
+        Just("::ffff:10.0.0.0/104".to_owned()),
+        Just("::1".to_owned()),
+    ]
+}
+
+fn nets() -> impl Strategy<Value = Vec<String>> {
+    prop::collection::vec(prop_oneof![v4_net(), v6_net()], 1..4)
+}
+
+fn range(max: u64) -> impl Strategy<Value = String> {
+    let small = 0..12u64;
+    let edge = max - 3..=max;
+    let value = prop_oneof![small, edge];
+    (value.clone(), value, any::<bool>())
+        .prop_map(|(a, b, one)| if one { a.to_string() } else { format!("{}-{}", a.min(b), a.max(b)) })
+}
+
+fn ranges(max: u64) -> impl Strategy<Value = Vec<String>> {
+    prop::collection::vec(range(max), 1..3)
+}
+
+fn words(all: &'static [&'static str]) -> impl Strategy<Value = Vec<String>> {
+    prop::collection::vec(prop::sample::select(all).prop_map(str::to_owned), 1..3)
+}
+
+fn maybe<T: std::fmt::Debug>(s: impl Strategy<Value = T>) -> impl Strategy<Value = Option<T>> {
+    prop::option::weighted(0.3, s)
+}
+
+/// `field: [items]` for those that are there.
+fn flow(fields: Vec<(&str, Option<Vec<String>>)>) -> String {
+    let mut out = String::new();
+    for (name, values) in fields {
+        if let Some(values) = values {
+            let items: Vec<String> = values.iter().map(|v| serde_json::to_string(v).unwrap()).collect();
+            out.push_str(&format!(", {name}: [{}]", items.join(", ")));
+        }
+    }
+    out
+}
+
+/// A match about paths, sockets or addresses, each with all predicates that apply to it.
+fn matching(deep: bool) -> impl Strategy<Value = String> {
+    let subject = move || {
+        (maybe(globs(deep)), maybe(globs(deep)), maybe(ranges(4_294_967_294)), maybe(ranges(4_294_967_294)))
+    };
+    let paths = words(&[
+        "exec",
+        "read",
+        "write",
+        "mmap_exec",
+        "open_read",
+        "open_write",
+        "rename",
+        "link",
+        "unlink",
+        "unix_connect",
+    ]);
+    let path = (paths, prop::option::weighted(0.8, globs(deep)), maybe(globs(deep)), subject()).prop_map(
+        |(ops, path, not_path, (exe, not_exe, uid, not_uid))| {
+            format!(
+                "operation: [{}]{}",
+                ops.join(", "),
+                flow(vec![
+                    ("path", path),
+                    ("not_path", not_path),
+                    ("exe", exe),
+                    ("not_exe", not_exe),
+                    ("uid", uid),
+                    ("not_uid", not_uid),
+                ])
+            )
+        },
+    );
+    let socket = || {
+        (
+            maybe(words(&["tcp", "udp", "0", "255"])),
+            maybe(words(&["tcp", "udp"])),
+            maybe(words(&["inet", "inet6", "vsock", "62"])),
+            maybe(words(&["inet", "vsock"])),
+            maybe(words(&["stream", "dgram", "14"])),
+            maybe(words(&["stream", "raw"])),
+        )
+    };
+    let sockets = |ops: Vec<String>, (p, np, f, nf, t, nt), (exe, _, uid, not_uid), more: String| {
+        let mut text = format!(
+            "operation: [{}]{}",
+            ops.join(", "),
+            flow(vec![
+                ("protocol", p),
+                ("not_protocol", np),
+                ("family", f),
+                ("not_family", nf),
+                ("type", t),
+                ("not_type", nt),
+            ])
+        );
+        // Numbers are not quoted.
+        for n in ["0", "255", "62", "14"] {
+            text = text.replace(&format!("\"{n}\""), n);
+        }
+        text.push_str(&flow(vec![("exe", exe), ("uid", uid), ("not_uid", not_uid)]));
+        text + &more
+    };
+    let address = (
+        words(&["connect", "send", "bind", "listen"]),
+        socket(),
+        subject(),
+        (prop::option::weighted(0.6, nets()), maybe(nets()), maybe(ranges(65535)), maybe(ranges(65535))),
+    )
+        .prop_map(move |(ops, socket, subject, (cidr, not_cidr, port, not_port))| {
+            let more =
+                flow(vec![("cidr", cidr), ("not_cidr", not_cidr), ("port", port), ("not_port", not_port)]);
+            sockets(ops, socket, subject, more)
+        });
+    let plain = (words(&["socket"]), socket(), subject())
+        .prop_map(move |(ops, socket, subject)| sockets(ops, socket, subject, String::new()));
+    let any = (words(&["exec", "read", "write", "network"]), subject()).prop_map(
+        |(ops, (exe, not_exe, uid, _))| {
+            format!(
+                "operation: [{}]{}",
+                ops.join(", "),
+                flow(vec![("exe", exe), ("not_exe", not_exe), ("uid", uid)])
+            )
+        },
+    );
+    prop_oneof![5 => path, 3 => address, 1 => plain, 1 => any]
+}
+
+fn policy(deep: bool, most: usize) -> impl Strategy<Value = String> {
+    let rule = (matching(deep), any::<bool>(), 0..6u8);
+    let family = || prop::option::of(prop::sample::select(&["ALLOW", "DENY"][..]));
+    (prop::collection::vec(rule, 0..most), family(), family(), family(), family()).prop_map(
+        |(rules, exec, read, write, network)| {
+            let mut text = String::from(
+                "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {name: p, version: \"1\"}\nspec:\n  mode: enforce\n  defaults: {",
+            );
+            for (name, value) in [("exec", exec), ("read", read), ("write", write), ("network", network)] {
+                if let Some(value) = value {
+                    text.push_str(&format!("{name}: {value}, "));
+                }
+            }
+            text.push_str("}\n  rules:\n");
+            if rules.is_empty() {
+                text.push_str("    []\n");
+            }
+            for (i, (m, deny, extra)) in rules.iter().enumerate() {
+                let decision = if *deny || *extra == 1 { "DENY" } else { "ALLOW" };
+                let more = match extra {
+                    1 => ", classification: forbidden".to_owned(),
+                    // Explicit priorities must not tie.
+                    2 => format!(", priority: {}", if i % 2 == 0 { i as i64 + 1 } else { -(i as i64) }),
+                    _ => String::new(),
+                };
+                text.push_str(&format!("    - {{id: r{i}, match: {{{m}}}, decision: {decision}{more}}}\n"));
+            }
+            text
+        },
+    )
+}
+
+fn path() -> impl Strategy<Value = String> {
+    prop_oneof![
+        10 => ("(/root|/home/u|/h)?", prop::collection::vec("[abx.]{1,3}|a|b|ab|é\\*", 0..6)).prop_map(|(home, parts)| {
+            let parts: Vec<String> = parts.into_iter().filter(|p| p != "." && p != "..").collect();
+            let path = format!("{home}/{}", parts.join("/"));
+            if path.len() > 1 { path.trim_end_matches('/').to_owned() } else { path }
+        }),
+        1 => Just("@ab".to_owned()),
+        1 => Just("/".to_owned()),
+    ]
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let decided: Vec<Operation> = Operation::ALL.iter().copied().filter(|op| op.is_decided()).collect();
+    let op = prop::sample::select(decided);
+    let addr = prop_oneof![
+        4 => any::<[u8; 2]>().prop_map(|[a, b]| IpAddr::from([10 + a % 3, b % 5, 0, a])),
+        1 => any::<[u8; 4]>().prop_map(IpAddr::from),
+        3 => any::<u8>().prop_map(|a| IpAddr::from((0xfd00_u128 << 112 | (a as u128 % 5) << 64 | a as u128).to_be_bytes())),
+        1 => Just(IpAddr::from(Ipv6Addr::LOCALHOST)),
+        1 => Just(IpAddr::from(Ipv4Addr::new(10, 1, 0, 3).to_ipv6_mapped())),
+        1 => Just(IpAddr::from([255; 4])),
+        1 => Just(IpAddr::from([255; 16])),
+    ];
+    let number = || prop_oneof![0..14u32, 65530..=65535u32, 4_294_967_290..4_294_967_295u32];
+    (
+        (op, path(), path(), prop::option::of(path()), number()),
+        (prop::option::weighted(0.8, addr), number(), prop::sample::select(&[0u8, 6, 17, 255][..])),
+        (
+            prop::sample::select(&[0u16, 1, 2, 10, 40, 62, 63, 200][..]),
+            prop::sample::select(&[1u16, 2, 3, 14, 15, 99][..]),
+        ),
+        (any::<bool>(), any::<bool>()),
+    )
+        .prop_map(
+            |(
+                (op, path, path2, exe, uid),
+                (addr, port, protocol),
+                (family, sock_type),
+                (also_read, exchange),
+            )| {
+                Action {
+                    path: Some(path.into_bytes()),
+                    path2: Some(path2.into_bytes()),
+                    exe: exe.map(String::into_bytes),
+                    uid,
+                    addr,
+                    port: Some(port as u16),
+                    protocol,
+                    family,
+                    sock_type,
+                    also_read,
+                    exchange,
+                    ..Action::new(op)
+                }
+            },
+        )
+}
+
+/// Holds the two against each other. Returns false for a policy that does not fit the kernel's tables.
+fn agree(text: &str, homes: &Env, actions: &[Action]) -> bool {
+    let policy = Policy::parse(text.as_bytes()).unwrap_or_else(|e| panic!("{text}\n{e:#?}"));
+    let compiled = match compile(&policy, homes, 1) {
+        Ok(compiled) => compiled,
+        Err(errors) => {
+            assert!(errors.iter().all(|e| e.code == Code::TooCostly), "{text}\n{errors:#?}");
+            return false;
+        }
+    };
+    for action in actions {
+        let by_eval = eval(&policy, homes, action, &Context::default());
+        let by_table = table::decide(&compiled.table, action);
+        let rule = by_table.rule.map(|i| compiled.rules[i as usize].id.as_str());
+        assert_eq!(
+            (by_eval.decision, by_eval.rule.as_deref(), by_eval.facet.operation),
+            (by_table.decision, rule, by_table.facet),
+            "{text}\n{action:?}\n{by_eval:#?}"
+        );
+    }
+    true
+}
+
+/// Runs a strategy of policies; most of them must fit, else the test would show nothing. `PROPTEST_CASES`
+/// scales the number of cases: 256 is its default.
+fn run(policies: impl Strategy<Value = String>, cases: u32) {
+    let cases = (cases * Config::default().cases / 256).max(1);
+    let homes = prop::sample::subsequence(vec!["/root", "/home/u", "/h", ""], 0..=4);
+    let mut runner = TestRunner::new(Config {
+        cases,
+        max_shrink_iters: 300,
+        max_local_rejects: u32::MAX,
+        source_file: Some(file!()),
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
+        ..Config::default()
+    });
+    let fitted = Cell::new(0);
+    runner
+        .run(&(policies, prop::collection::vec(action(), 40), homes), |(text, actions, homes)| {
+            let homes = Env::new(homes.into_iter().map(|h| h.as_bytes().to_vec()));
+            fitted.set(fitted.get() + agree(&text, &homes, &actions) as u32);
+            Ok(())
+        })
+        .unwrap_or_else(|e| panic!("{e}"));
+    println!("{} of {cases} policies fit", fitted.get());
+    assert!(fitted.get() > cases / 2, "too few policies fit to show anything");
+}
+
+#[test]
+fn few_rules_with_wild_globs() {
+    run(policy(true, 5), 120);
+}
+
+#[test]
+fn many_rules() {
+    run(policy(false, 40), 40);
+}

@@ -1,0 +1,478 @@
+//! What the loader accepts, and what each bad input gets: an error with its place, all at once.
+
+use aarm_common::{Decision, Family, Operation};
+use aarm_policy::{Code, Diagnostic, MAX_DOCUMENT, Mode, OperationName, Policy, Severity};
+
+const HEAD: &str = "\
+apiVersion: aarm.dev/v1alpha1
+kind: AgentPolicy
+metadata: {name: p, version: \"1\"}
+";
+
+fn with_spec(spec: &str) -> String {
+    format!("{HEAD}spec:\n{spec}\n")
+}
+
+/// A policy of one rule with this match, on line 6.
+fn with_match(m: &str) -> String {
+    with_spec(&format!("  rules:\n    - {{match: {{{m}}}, id: r, decision: DENY}}"))
+}
+
+fn errors(text: &str) -> Vec<Diagnostic> {
+    Policy::parse(text.as_bytes()).expect_err("must be refused")
+}
+
+fn ok(text: &str) -> Policy {
+    Policy::parse(text.as_bytes()).unwrap_or_else(|e| panic!("{text}\n{e:#?}"))
+}
+
+/// One error only, of this kind, and shown so.
+#[track_caller]
+fn refused(text: &str, code: Code, shown: &str) {
+    let all = errors(text);
+    let lines: Vec<String> = all.iter().map(ToString::to_string).collect();
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    assert!(lines[0].contains(shown), "{lines:#?}");
+    assert_eq!(all[0].code, code, "{lines:#?}");
+    assert_eq!(all[0].severity, Severity::Error);
+}
+
+#[test]
+fn unknown_fields_are_told_with_place_and_suggestion() {
+    refused(
+        &with_match("operation: read, pth: /a"),
+        Code::UnknownField,
+        "6:33: error: unknown field \"pth\" in `match` (did you mean \"path\"?)",
+    );
+    refused(
+        &format!("{HEAD}spec: {{}}\nrules: []"),
+        Code::UnknownField,
+        "unknown field \"rules\" in a policy",
+    );
+    refused(
+        &with_spec("  mod: audit"),
+        Code::UnknownField,
+        "5:3: error: unknown field \"mod\" in `spec` (did you mean \"mode\"?)",
+    );
+    refused(
+        &with_spec("  agents: [{exec: /a}]"),
+        Code::UnknownField,
+        "unknown field \"exec\" in an agent (did you mean \"exe\"?)",
+    );
+    refused(&with_match("operation: read, <<: x"), Code::UnknownField, "unknown field \"<<\"");
+}
+
+#[test]
+fn all_errors_come_at_once_and_in_order() {
+    let text = with_spec(
+        "  mode: enforced\n  rules:\n    - id: A\n      match: {operation: raed, path: a}\n      decision: NO\n    - match: {operation: read}\n  defaults: {exec: 1}",
+    );
+    let all = errors(&text);
+    let codes: Vec<(u32, Code)> = all.iter().map(|e| (e.line, e.code)).collect();
+    assert_eq!(
+        codes,
+        [
+            (5, Code::BadValue),
+            (7, Code::BadValue),
+            (8, Code::BadValue),
+            (8, Code::BadGlob),
+            (9, Code::BadValue),
+            (10, Code::MissingField),
+            (10, Code::MissingField),
+            (11, Code::WrongType),
+        ],
+        "{all:#?}"
+    );
+}
+
+#[test]
+fn wrong_types() {
+    refused(&with_match("operation: 7"), Code::WrongType, "expected an operation, as text, found a number");
+    refused(&with_match("operation: {read: 1}"), Code::WrongType, "found a mapping");
+    refused(
+        &with_match("operation: read, path: 7"),
+        Code::WrongType,
+        "6:39: error: expected a glob, as text, found a number (put it in quotes: \"7\")",
+    );
+    refused(
+        &with_match("operation: read, path: ~"),
+        Code::WrongType,
+        "found nothing (a lone `~` is YAML for nothing",
+    );
+    refused(&with_match("operation: read, path: [[/a]]"), Code::WrongType, "found a list");
+    refused(&with_match("operation: connect, port: 1.5"), Code::WrongType, "found a decimal number");
+    refused(&with_match("operation: read, uid: [true]"), Code::WrongType, "found a truth value");
+    refused(&with_spec("  rules: {}"), Code::WrongType, "expected rules, a list");
+    refused(&with_spec("  rules: [read]"), Code::WrongType, "expected a rule, a mapping, found text");
+    refused(&with_spec("  defaults: []"), Code::WrongType, "expected `defaults`");
+    refused("[]", Code::WrongType, "1:1: error: expected a policy, a mapping, found a list");
+    refused(
+        "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {name: p, version: 2026.11}\nspec: {}",
+        Code::WrongType,
+        "3:30: error: expected text, found a decimal number (put it in quotes: \"2026.11\")",
+    );
+}
+
+#[test]
+fn bad_values() {
+    for (m, code, shown) in [
+        ("operation: raed", Code::BadValue, "\"raed\" is no operation (did you mean \"read\"?)"),
+        ("operation: []", Code::BadValue, "an empty list of operations can never match"),
+        ("operation: read, path: []", Code::BadValue, "an empty list of globs can never match"),
+        (
+            "operation: read, path: etc",
+            Code::BadGlob,
+            "a glob starts with `/`, `~/` or `**/` (write `**/etc`",
+        ),
+        ("operation: read, path: \"/a[\"", Code::BadGlob, "bad glob \"/a[\": `[` without `]`"),
+        ("operation: read, path: \"/a/b**\"", Code::BadGlob, "`**` must be a whole component"),
+        ("operation: read, not_exe: [/a, \"/b/\"]", Code::BadGlob, "does not end with `/` (write `/b` for"),
+        ("operation: connect, cidr: 10.0.0.0/33", Code::BadAddress, "(the prefix is a number from 0 to 32)"),
+        (
+            "operation: connect, cidr: 10.0.0.1/8",
+            Code::BadAddress,
+            "bits set after its prefix (write \"10.0.0.0/8\"",
+        ),
+        ("operation: connect, cidr: localhost", Code::BadAddress, "bad network \"localhost\""),
+        ("operation: connect, not_cidr: \"fe80::/129\"", Code::BadAddress, "from 0 to 128"),
+        ("operation: connect, cidr: 10.0.0/8", Code::BadAddress, "bad network"),
+        ("operation: connect, port: 65536", Code::BadValue, "bad port \"65536\""),
+        ("operation: connect, port: -1", Code::BadValue, "bad port \"-1\""),
+        ("operation: connect, port: 0x50", Code::BadValue, "bad port \"0x50\""),
+        ("operation: connect, port: 90-80", Code::BadValue, "the range \"90-80\" runs backwards"),
+        ("operation: connect, not_port: http", Code::BadValue, "bad port \"http\""),
+        ("operation: read, uid: 4294967295", Code::BadValue, "bad user id"),
+        ("operation: connect, protocol: tpc", Code::BadValue, "no IP protocol (did you mean \"tcp\"?)"),
+        ("operation: connect, protocol: 256", Code::BadValue, "from 0 to 255, not 256"),
+        ("operation: socket, family: inet7", Code::BadValue, "no address family (did you mean \"inet"),
+        ("operation: socket, family: 63", Code::BadValue, "from 0 to 62, not 63"),
+        ("operation: socket, type: streem", Code::BadValue, "(did you mean \"stream\"?)"),
+    ] {
+        refused(&with_match(m), code, shown);
+    }
+}
+
+#[test]
+fn rules_need_what_they_need() {
+    let rule = |r: &str| with_spec(&format!("  rules:\n    - {{{r}}}"));
+    refused(
+        &rule("id: a, decision: DENY"),
+        Code::MissingField,
+        "6:7: error: a rule needs the field \"match\"",
+    );
+    refused(&rule("id: a, match: {operation: read}"), Code::MissingField, "needs the field \"decision\"");
+    refused(&rule("match: {operation: read}, decision: DENY"), Code::MissingField, "needs the field \"id\"");
+    refused(
+        &rule("id: a, match: {path: /a}, decision: DENY"),
+        Code::MissingField,
+        "`match` needs the field \"operation\"",
+    );
+    refused(
+        &rule("id: A_b, match: {operation: read}, decision: DENY"),
+        Code::BadValue,
+        "bad rule id \"A_b\" (1 to 64 of a-z, 0-9 and -)",
+    );
+    refused(
+        &rule("id: default, match: {operation: read}, decision: DENY"),
+        Code::BadValue,
+        "stands for no rule",
+    );
+    refused(
+        &rule("id: a, match: {operation: read}, decision: deny"),
+        Code::BadValue,
+        "\"deny\" is no decision (did you mean \"DENY\"?)",
+    );
+    refused(
+        &rule("id: a, match: {operation: read}, decision: ALLOW, classification: forbidden"),
+        Code::BadValue,
+        "a forbidden rule can only be DENY",
+    );
+    refused(
+        &rule("id: a, match: {operation: read}, decision: DENY, classification: forbiden"),
+        Code::BadValue,
+        "(did you mean \"forbidden\"?)",
+    );
+    refused(
+        &rule("id: a, match: {operation: read}, decision: DENY, priority: 2000000"),
+        Code::BadValue,
+        "a priority is a number from",
+    );
+    let twice = with_spec(
+        "  rules:\n    - {id: a, match: {operation: read}, decision: DENY}\n    - {id: a, match: {operation: write}, decision: DENY}",
+    );
+    refused(&twice, Code::DuplicateId, "7:12: error: rule id \"a\" is taken by the rule at line 6");
+}
+
+#[test]
+fn the_head_is_checked() {
+    let text = |api: &str, kind: &str, name: &str| {
+        format!("apiVersion: {api}\nkind: {kind}\nmetadata: {{name: {name}, version: \"1\"}}\nspec: {{}}")
+    };
+    refused(
+        &text("v2", "AgentPolicy", "p"),
+        Code::BadValue,
+        "1:13: error: \"v2\" is no apiVersion that is read here (write apiVersion: aarm.dev/v1alpha1)",
+    );
+    refused(&text("aarm.dev/v1alpha1", "Policy", "p"), Code::BadValue, "is no kind");
+    refused(&text("aarm.dev/v1alpha1", "AgentPolicy", "A b"), Code::BadValue, "bad policy name");
+    assert_eq!(errors("{}").len(), 4);
+    refused("", Code::Syntax, "the document is empty");
+    refused("a: [", Code::Syntax, "not YAML");
+}
+
+#[test]
+fn later_parts_of_the_language_are_not_supported_yet() {
+    let rule = |r: &str| with_spec(&format!("  rules:\n    - {{id: a, match: {{operation: read}}, {r}}}"));
+    for (text, what) in [
+        (rule("decision: STEP_UP"), "the decision STEP_UP"),
+        (rule("decision: DEFER"), "the decision DEFER"),
+        (rule("decision: MODIFY"), "the decision MODIFY"),
+        (rule("decision: DENY, when: {labels: {any: [SECRET]}}"), "`when` in a rule"),
+        (rule("decision: DENY, subject: {exe: /a}"), "`subject` in a rule"),
+        (rule("decision: DENY, approvers: [\"uid:1\"]"), "`approvers` in a rule"),
+        (rule("decision: DENY, timeout: 10m"), "`timeout` in a rule"),
+        (rule("decision: DENY, on_timeout: DENY"), "`on_timeout` in a rule"),
+        (rule("decision: DENY, risk: HIGH"), "`risk` in a rule"),
+        (rule("decision: DENY, resolve: [dns]"), "`resolve` in a rule"),
+        (rule("decision: DENY, modify: {}"), "`modify` in a rule"),
+        (rule("decision: DENY, overridable: true"), "`overridable` in a rule"),
+        (
+            rule("decision: DENY, classification: context_dependent_deny"),
+            "the classification context_dependent_deny",
+        ),
+        (
+            rule("decision: DENY, classification: context_dependent_allow"),
+            "the classification context_dependent_allow",
+        ),
+        (with_match("operation: connect, host: unknown"), "`host` in `match`"),
+        (with_match("operation: exec, args: [push]"), "`args` in `match`"),
+        (with_match("operation: accept"), "the operation `accept`"),
+        (with_match("operation: [read, ptrace]"), "the operation `ptrace`"),
+        (with_match("operation: privileged"), "the operation `privileged`"),
+        (with_match("operation: tool"), "the operation `tool`"),
+        (with_spec("  data: []"), "`data` in `spec`"),
+        (with_spec("  defaults: {network: STEP_UP}"), "the decision STEP_UP"),
+        (with_spec("  defaults: {process: DENY}"), "a default for the family `process`"),
+    ] {
+        refused(&text, Code::NotSupportedYet, &format!("{what} is not supported yet"));
+    }
+    let given = format!(
+        "{HEAD}spec: {{}}\ntests:\n  - {{name: t, given: [{{label: SECRET}}], do: {{read: /a}}, expect: {{decision: ALLOW}}}}"
+    );
+    assert_eq!(errors(&given)[0].code, Code::NotSupportedYet);
+}
+
+#[test]
+fn predicates_that_say_nothing_are_refused() {
+    for (m, shown) in [
+        ("operation: open_read, cidr: 10.0.0.0/8", "6:44: error: \"cidr\" says nothing about `open_read`"),
+        ("operation: connect, path: /a", "\"path\" says nothing about `connect`"),
+        ("operation: socket, port: 1", "\"port\" says nothing about `socket`"),
+        ("operation: unix_connect, not_family: inet", "\"not_family\" says nothing about `unix_connect`"),
+        (
+            "operation: network, cidr: 10.0.0.0/8",
+            "a member of `network` (instead of `network` name [connect, send, bind, listen])",
+        ),
+        (
+            "operation: [connect, read], port: 80",
+            "\"port\" says nothing about `open_read`, a member of `read`",
+        ),
+        ("operation: network, path: /a", "name [unix_connect, unix_send]"),
+    ] {
+        refused(&with_match(m), Code::Inapplicable, shown);
+    }
+}
+
+#[test]
+fn rules_of_one_priority_may_not_disagree() {
+    let two = |a: &str, b: &str| {
+        with_spec(&format!(
+            "  rules:\n    - {{id: a, match: {{operation: write}}, {a}}}\n    - {{id: b, match: {{operation: [read, unlink], path: /x}}, {b}}}"
+        ))
+    };
+    refused(
+        &two("decision: DENY, priority: 5", "decision: ALLOW, priority: 5"),
+        Code::Conflict,
+        "7:7: error: rules \"a\" and \"b\" have the same priority 5 and disagree: that would be DEFER (conflict)",
+    );
+    ok(&two("decision: DENY, priority: 5", "decision: DENY, priority: 5"));
+    ok(&two("decision: DENY, priority: 5", "decision: ALLOW, priority: 6"));
+    // Only explicit priorities: 0 by absence is file order.
+    ok(&two("decision: DENY, priority: 0", "decision: ALLOW"));
+    ok(&two("decision: DENY, priority: 5, classification: forbidden", "decision: ALLOW, priority: 5"));
+}
+
+#[test]
+fn bounds_hold() {
+    let rules = |n: usize| {
+        let mut text = with_spec("  rules:");
+        for i in 0..n {
+            text.push_str(&format!(
+                "    - {{id: r{i}, match: {{operation: read, path: \"**/f{i}\"}}, decision: DENY}}\n"
+            ));
+        }
+        text
+    };
+    assert_eq!(ok(&rules(512)).rules().len(), 512);
+    refused(&rules(513), Code::TooMany, "518:7: error: 513 rules; a policy has at most 512");
+    let huge = vec![b' '; 100 << 20];
+    let all = Policy::parse(&huge).unwrap_err();
+    assert_eq!((all.len(), all[0].code), (1, Code::TooLarge));
+    const { assert!(MAX_DOCUMENT == 1 << 20) };
+    let long = format!("operation: read, path: \"/{}\"", "a".repeat(2000));
+    refused(&with_match(&long), Code::BadGlob, "a glob has at most 1024 bytes");
+    let list: Vec<String> = (0..1025).map(|i| format!("/f{i}")).collect();
+    refused(
+        &with_match(&format!("operation: read, path: [{}]", list.join(","))),
+        Code::TooMany,
+        "a list of 1025 globs",
+    );
+    let agents = vec!["{uid: 1}"; 65].join(",");
+    refused(&with_spec(&format!("  agents: [{agents}]")), Code::TooMany, "65 agents");
+    // Hundreds of errors are cut, with a last one that says so.
+    let bad: String = (0..400).map(|i| format!("\nx{i}: 1")).collect();
+    assert_eq!(errors(&format!("{HEAD}spec: {{}}{bad}")).len(), 201);
+}
+
+#[test]
+fn agents_are_checked() {
+    let agent = |a: &str| with_spec(&format!("  agents: [{a}]"));
+    refused(&agent("{}"), Code::MissingField, "told by nothing (give at least one of exe, uid, cgroup)");
+    refused(&agent("{cgroup: a}"), Code::BadValue, "bad cgroup \"a\"");
+    refused(&agent("{cgroup: /a/*}"), Code::BadValue, "bad cgroup");
+    refused(&agent("{cgroup: /a/../b}"), Code::BadValue, "bad cgroup");
+    refused(&agent("{uid: bob}"), Code::BadValue, "bad user id \"bob\"");
+    refused(&agent("{exe: claude}"), Code::BadGlob, "write `**/claude`");
+    let policy =
+        ok(&agent("{exe: /usr/local/bin/claude, uid: 1500-1599}, {cgroup: [/kubepods.slice/**, /x/y, /**]}"));
+    assert_eq!(policy.agents()[0].uid[0].last, 1599);
+    assert_eq!(policy.agents()[1].cgroup, ["/kubepods.slice", "/x/y", "/"]);
+}
+
+#[test]
+fn tests_are_checked() {
+    let case = |c: &str| {
+        format!(
+            "{HEAD}spec:\n  rules:\n    - {{id: no-keys, match: {{operation: read}}, decision: DENY}}\ntests:\n  - {{{c}}}"
+        )
+    };
+    let expect = "expect: {decision: DENY}";
+    for (text, shown) in [
+        (case("name: t, do: {read: /a}"), "a test needs the field \"expect\""),
+        (
+            case("name: t, do: {read: /a}, expect: {decision: DENY, rule: no-key}"),
+            "there is no rule \"no-key\" (did you mean \"no-keys\"?)",
+        ),
+        (case(&format!("name: t, do: {{read: a}}, {expect}")), "bad path \"a\": it must be absolute"),
+        (case(&format!("name: t, do: {{read: ~/a}}, {expect}")), "`~` stands for many directories"),
+        (case(&format!("name: t, do: {{read: /a/../b}}, {expect}")), "a real path has no empty"),
+        (case(&format!("name: t, do: {{}}, {expect}")), "no action: write for example"),
+        (case(&format!("name: t, do: {{read: /a, write: /a}}, {expect}")), "one action at a time"),
+        (case(&format!("name: t, do: {{raed: /a}}, {expect}")), "\"raed\" is no operation"),
+        (case(&format!("name: t, do: {{connect: \"1.2.3.4\"}}, {expect}")), "bad endpoint \"1.2.3.4\""),
+        (case(&format!("name: t, do: {{connect: \"1.2.3.4:1/tpc\"}}, {expect}")), "bad endpoint"),
+        (case(&format!("name: t, do: {{rename: /a}}, {expect}")), "expected source and target, a list"),
+        (case(&format!("name: t, do: {{rename: [/a]}}, {expect}")), "takes [SOURCE, TARGET]"),
+        (
+            case(&format!("name: t, do: {{read: /a, as: {{user: 1}}}}, {expect}")),
+            "unknown field \"user\" in `as`",
+        ),
+    ] {
+        let lines: Vec<String> = errors(&text).iter().map(ToString::to_string).collect();
+        assert!(lines.len() == 1 && lines[0].contains(shown), "{shown}: {lines:#?}");
+    }
+    let twice = format!(
+        "{}\n  - {{name: t, do: {{read: /a}}, {expect}}}",
+        case(&format!("name: t, do: {{read: /a}}, {expect}"))
+    );
+    refused(&twice, Code::DuplicateId, "there is another test named \"t\"");
+}
+
+#[test]
+fn a_rule_that_can_never_win_is_warned_about() {
+    let policy = ok(&with_spec(
+        "  rules:
+    - {id: wide, match: {operation: read, path: [\"/a/**\", /b]}, decision: ALLOW}
+    - {id: lost, match: {operation: open_read, path: /b, uid: 7}, decision: DENY}
+    - {id: other, match: {operation: read, path: /c}, decision: DENY}
+    - {id: saved, match: {operation: open_read, path: /b}, decision: DENY, classification: forbidden}",
+    ));
+    let warnings: Vec<String> = policy.warnings().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        warnings,
+        ["7:7: warning: rule \"lost\" can never decide: \"saved\" comes first and holds wherever it does"]
+    );
+}
+
+#[test]
+fn what_is_read_is_what_was_written() {
+    let policy = ok("
+apiVersion: aarm.dev/v1alpha1
+kind: AgentPolicy
+metadata: {name: p-1, version: \"2026.11\"}
+spec:
+  mode: audit
+  defaults: {read: DENY}
+  rules:
+    - id: a
+      match: {operation: [exec, connect], uid: [0, 10-20]}
+      decision: ALLOW
+      priority: -3
+      reason: Why.
+    - {id: b, match: {operation: connect, cidr: [\"::ffff:10.0.0.0/104\", 1.2.3.4, \"::/0\"]}, decision: DENY, classification: forbidden}
+    - {id: c, match: {operation: read}, decision: ALLOW, classification: static, priority: 1}
+");
+    assert_eq!((policy.name(), policy.version(), policy.mode()), ("p-1", "2026.11", Mode::Audit));
+    assert_eq!(policy.default_for(Family::Read), Decision::Deny);
+    assert_eq!(policy.default_for(Family::Write), Decision::Allow);
+    assert_eq!(policy.default_for(Family::Network), Decision::Deny);
+    assert_eq!(policy.order(), [1, 2, 0]);
+    let a = &policy.rules()[0];
+    assert_eq!(
+        (a.place.line, a.place.column, a.priority, a.reason.as_deref()),
+        (9, 7, Some(-3), Some("Why."))
+    );
+    assert_eq!(a.matches.operations[0], OperationName::Family(Family::Exec));
+    assert!(a.matches.names(Operation::MmapExec) && !a.matches.names(Operation::ExecArgs));
+    let nets: Vec<String> = policy.rules()[1].matches.cidr.iter().map(ToString::to_string).collect();
+    assert_eq!(nets, ["10.0.0.0/8", "1.2.3.4/32", "::/0"]);
+}
+
+#[test]
+fn the_hash_names_the_meaning() {
+    let block = ok("
+# a comment
+apiVersion: aarm.dev/v1alpha1
+kind: AgentPolicy
+metadata:
+  name: p
+  version: '1'
+spec:
+  rules:
+    - id: a
+      match: {operation: connect, protocol: tcp, port: 80-80}
+      decision: DENY
+");
+    let json =
+        ok(r#"{"kind":"AgentPolicy","apiVersion":"aarm.dev/v1alpha1","metadata":{"version":"1","name":"p"},
+        "spec":{"mode":"enforce","rules":[{"decision":"DENY","classification":"static","id":"a",
+        "match":{"port":[80],"protocol":[6],"operation":["connect"]}}]}}"#);
+    assert_eq!(
+        block.canonical(),
+        r#"{"apiVersion":"aarm.dev/v1alpha1","kind":"AgentPolicy","metadata":{"name":"p","version":"1"},"spec":{"mode":"enforce","rules":[{"classification":"static","decision":"DENY","id":"a","match":{"operation":["connect"],"port":[80],"protocol":[6]}}]}}"#
+    );
+    assert_eq!(block.hash(), json.hash());
+    assert_eq!(block.hash(), "9bf111ab5fe33ec328cb93698b3257a97117cd8d1379676ac19a22ee02fc1c43");
+    // The canonical form is itself a document of the same meaning.
+    assert_eq!(ok(&block.canonical()).hash(), block.hash());
+}
+
+#[test]
+fn canonical_forms_of_real_policies_mean_the_same() {
+    for text in
+        [include_str!("../../policies/coding-agent.yaml"), include_str!("../../policies/audit-only.yaml")]
+    {
+        let policy = ok(text);
+        assert_eq!(ok(&policy.canonical()).hash(), policy.hash());
+    }
+}
