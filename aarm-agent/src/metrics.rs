@@ -16,7 +16,9 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use prometheus::{Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+};
 
 /// Label value of an action that an audit policy would have refused.
 pub const AUDITED: &str = "AUDIT";
@@ -99,7 +101,10 @@ impl Metrics {
             prometheus::Result::Ok(h)
         };
         let table = IntCounterVec::new(
-            Opts::new("aarm_actions_total", "Actions by operation and decision; AUDIT: an audit policy would have denied"),
+            Opts::new(
+                "aarm_actions_total",
+                "Actions by operation and decision; AUDIT: an audit policy would have denied",
+            ),
             &["operation", "decision"],
         )?;
         registry.register(Box::new(table.clone()))?;
@@ -114,7 +119,10 @@ impl Metrics {
         }
         let mut kernel = Vec::new();
         for stat in Stat::ALL {
-            let c = counter(&format!("aarm_kernel_{}_total", stat.name()), &format!("Kernel counter `{}`", stat.name()))?;
+            let c = counter(
+                &format!("aarm_kernel_{}_total", stat.name()),
+                &format!("Kernel counter `{}`", stat.name()),
+            )?;
             kernel.push((*stat, c));
         }
         let info = IntGauge::with_opts(
@@ -132,14 +140,24 @@ impl Metrics {
             undecodable: counter("aarm_events_undecodable_total", "Events that could not be decoded")?,
             ring_fill: gauge("aarm_ring_fill_bytes", "Bytes in the ring that wait to be read")?,
             decision: histogram("aarm_decision_seconds", "Time from hook entry to event", DECISION_BUCKETS)?,
-            pipeline: histogram("aarm_pipeline_seconds", "Time from event to durable receipt", PIPELINE_BUCKETS)?,
+            pipeline: histogram(
+                "aarm_pipeline_seconds",
+                "Time from event to durable receipt",
+                PIPELINE_BUCKETS,
+            )?,
             sessions: gauge("aarm_sessions", "Sessions alive")?,
             receipts: counter("aarm_receipts_total", "Receipts made durable")?,
             receipt_bytes: counter("aarm_receipt_bytes_total", "Bytes of receipts made durable")?,
             syncs: counter("aarm_log_syncs_total", "Syncs of the receipt log")?,
             checkpoints: counter("aarm_log_checkpoints_total", "Checkpoints signed")?,
-            backpressure: counter("aarm_backpressure_turns_total", "Turns that left events in the ring because the log was behind")?,
-            slow_watchers: counter("aarm_slow_watchers_total", "Watch streams cut off because their client was too slow")?,
+            backpressure: counter(
+                "aarm_backpressure_turns_total",
+                "Turns that left events in the ring because the log was behind",
+            )?,
+            slow_watchers: counter(
+                "aarm_slow_watchers_total",
+                "Watch streams cut off because their client was too slow",
+            )?,
             policies: gauge("aarm_policies", "Policies loaded")?,
             registry,
             health: Health::default(),

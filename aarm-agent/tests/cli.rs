@@ -43,7 +43,10 @@ fn what_needs_the_daemon_says_so() {
         let output = offline(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         let text = stderr(&output);
-        assert!(text.contains("no daemon answers at /nonexistent/aarm.sock") && text.contains("help:"), "{text}");
+        assert!(
+            text.contains("no daemon answers at /nonexistent/aarm.sock") && text.contains("help:"),
+            "{text}"
+        );
     }
 }
 
@@ -67,7 +70,9 @@ fn wrong_usage_is_64() {
 
 #[test]
 fn help_is_success() {
-    for args in [&["--help"][..], &["run", "--help"], &["policy", "eval", "-h"], &["help", "verify"], &["--version"]] {
+    for args in
+        [&["--help"][..], &["run", "--help"], &["policy", "eval", "-h"], &["help", "verify"], &["--version"]]
+    {
         let output = offline(args);
         assert_eq!(output.status.code(), Some(0), "{args:?}");
         assert!(!output.stdout.is_empty() && output.stderr.is_empty());
@@ -97,7 +102,10 @@ fn sessions_in_a_table() {
     let text = stdout(&output);
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines[0].starts_with("SESSION    STARTED"), "{text}");
-    assert!(lines[1].starts_with("100000003  2026-11-24 10:00:00  running  root  4242  coding-agent (audit)"), "{text}");
+    assert!(
+        lines[1].starts_with("100000003  2026-11-24 10:00:00  running  root  4242  coding-agent (audit)"),
+        "{text}"
+    );
     assert!(lines[1].ends_with("3     10     3  /tmp/evil\\u{1b}[2J"), "{text}");
     assert_eq!(lines[0].find("PROGRAM"), lines[1].find("/tmp/evil"));
 }
@@ -182,7 +190,9 @@ fn policies_are_checked_tested_and_tried_out() {
     assert_eq!(output.status.code(), Some(1));
     let text = stdout(&output);
     assert!(text.contains("good.yaml: ok: t, 1 rule, 1 test"), "{text}");
-    for (place, line) in [("broken.yaml:7:", "match: { operation: open_rad, pth"), ("broken.yaml:8:", "decision: NEVER")] {
+    for (place, line) in
+        [("broken.yaml:7:", "match: { operation: open_rad, pth"), ("broken.yaml:8:", "decision: NEVER")]
+    {
         assert!(text.contains(place) && text.contains(line), "{text}");
     }
     let output = in_dir(&dir, &["policy", "check", "--json", "broken.yaml"]);

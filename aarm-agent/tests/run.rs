@@ -78,7 +78,13 @@ fn a_refused_policy_shows_every_place() {
 
 #[test]
 fn an_answer_that_makes_no_sense_is_no_permission() {
-    for bytes in ["", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "yes", "HTTP/1.1 201 Created\r\n\r\n", "\0\0\0\0"] {
+    for bytes in [
+        "",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        "yes",
+        "HTTP/1.1 201 Created\r\n\r\n",
+        "\0\0\0\0",
+    ] {
         must_not_run(&Fake::start(bytes).socket, &[]);
     }
 }
@@ -104,7 +110,18 @@ fn wrong_usage_cannot_be_taken_for_a_status_of_the_command() {
 #[test]
 fn what_registers_is_what_becomes_the_command() {
     let fake = Fake::start(registered());
-    let args = ["--intent", "try it", "--as", "alice", "--policy", "strict", "--", "sh", "-c", "echo $$ $AARM_SESSION"];
+    let args = [
+        "--intent",
+        "try it",
+        "--as",
+        "alice",
+        "--policy",
+        "strict",
+        "--",
+        "sh",
+        "-c",
+        "echo $$ $AARM_SESSION",
+    ];
     let output = run(&fake.socket, &args);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let seen = fake.seen.recv_timeout(PATIENCE).unwrap();
@@ -122,7 +139,8 @@ fn a_policy_file_is_sent_along() {
     let file = dir.path().join("p.yaml");
     std::fs::write(&file, "a: b\n").unwrap();
     run(&fake.socket, &["-p", file.to_str().unwrap(), "true"]);
-    let body: serde_json::Value = serde_json::from_str(&fake.seen.recv_timeout(PATIENCE).unwrap().body).unwrap();
+    let body: serde_json::Value =
+        serde_json::from_str(&fake.seen.recv_timeout(PATIENCE).unwrap().body).unwrap();
     assert_eq!(body, serde_json::json!({"policy_text": "a: b\n", "policy_file": file}));
 }
 
@@ -154,7 +172,11 @@ fn commands_that_cannot_run() {
     std::fs::write(&file, "").unwrap();
     let output = run(&fake.socket, &["--", "no-such-command-\u{1b}[2J"]);
     assert_eq!(output.status.code(), Some(127));
-    assert!(stderr(&output).contains("cannot run no-such-command-\\u{1b}[2J: No such file"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("cannot run no-such-command-\\u{1b}[2J: No such file"),
+        "{}",
+        stderr(&output)
+    );
     let output = run(&fake.socket, &["--", file.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(126));
     let text = stderr(&output);
@@ -166,9 +188,12 @@ fn commands_that_cannot_run() {
 #[test]
 fn signals_reach_the_command() {
     let fake = Fake::start(registered());
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGQUIT] {
+    for signal in
+        [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGQUIT]
+    {
         let script = format!("trap 'exit 42' {}; echo ready; while :; do sleep 0.05; done", signal as i32);
-        let mut child = aarm(&fake.socket).args(["run", "bash", "-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            aarm(&fake.socket).args(["run", "bash", "-c", &script]).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         kill(Pid::from_raw(child.id() as i32), signal).unwrap();
@@ -217,7 +242,11 @@ impl Terminal {
         let pty = nix::pty::openpty(None, None).unwrap();
         let slave = || Stdio::from(pty.slave.try_clone().unwrap());
         let mut shell = Command::new("bash");
-        shell.args(["--norc", "--noprofile", "-i"]).env("PS1", "$ ").env("TERM", "dumb").env("AARM_SOCKET", socket);
+        shell
+            .args(["--norc", "--noprofile", "-i"])
+            .env("PS1", "$ ")
+            .env("TERM", "dumb")
+            .env("AARM_SOCKET", socket);
         shell.env("A", env!("CARGO_BIN_EXE_aarm"));
         shell.stdin(slave()).stdout(slave()).stderr(slave());
         // SAFETY: both calls are async-signal-safe; they run in the child before its exec.
@@ -339,12 +368,8 @@ fn a_stop_that_is_not_the_terminals_does_not_stop_aarm() {
 #[test]
 fn pipelines_work() {
     let fake = Fake::start(registered());
-    let mut child = aarm(&fake.socket)
-        .args(["run", "cat"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        aarm(&fake.socket).args(["run", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"through").unwrap();
     let mut text = String::new();
     child.stdout.take().unwrap().read_to_string(&mut text).unwrap();

@@ -79,9 +79,10 @@ impl fmt::Display for Report {
 /// Most problems listed.
 const PROBLEMS_MAX: usize = 20;
 
-/// Sequence numbers of one CPU since they last began at 0.
-#[derive(Default)]
+/// Sequence numbers of one CPU since they last began.
 struct Sequence {
+    /// The first that must be there.
+    base: u64,
     /// One above the highest seen.
     end: u64,
     seen: u64,
@@ -94,27 +95,35 @@ struct Sequences {
     missing: u64,
     declared: u64,
     repeated: bool,
+    /// Numbers begin at 0: the programs were loaded under this log. Otherwise it took over running ones, and
+    /// where they were is not known.
+    from_zero: bool,
 }
 
 impl Sequences {
     fn event(&mut self, value: &Value) {
         if let (Some(cpu), Some(n)) = (value["seq"]["cpu"].as_u64(), value["seq"]["n"].as_u64()) {
-            let s = self.cpus.entry(cpu).or_default();
+            let base = if self.from_zero { 0 } else { n };
+            let s = self.cpus.entry(cpu).or_insert(Sequence { base, end: n, seen: 0 });
+            s.base = s.base.min(n);
             s.end = s.end.max(n.saturating_add(1));
             s.seen += 1;
         }
         match value["kind"].as_str() {
             Some("gap") => self.declared += value["detail"]["missing"].as_u64().unwrap_or(0),
             // Programs loaded anew count from 0 again.
-            Some("start") if value["detail"]["adopted"] == false => self.close(),
+            Some("start") if value["detail"]["adopted"] == false => {
+                self.close();
+                self.from_zero = true;
+            }
             _ => {}
         }
     }
 
     fn close(&mut self) {
         for s in std::mem::take(&mut self.cpus).into_values() {
-            self.repeated |= s.seen > s.end;
-            self.missing += s.end.saturating_sub(s.seen);
+            self.repeated |= s.seen > s.end - s.base;
+            self.missing += (s.end - s.base).saturating_sub(s.seen);
         }
     }
 }

@@ -180,6 +180,24 @@ fn events_without_receipts_are_noticed_unless_declared() {
     assert_eq!(verdict(dir.path()), Verdict::Intact);
 }
 
+#[test]
+fn a_log_that_took_over_running_programs_does_not_miss_what_was_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut w, _) = LogWriter::open(dir.path(), keys(), ORIGIN, options()).unwrap();
+    let mut start = Vec::new();
+    let common = Common { time_ns: 0, boot_ns: 0, host: "h", session: None, seq: None };
+    encode(&common, &Body::Start { version: "1", kernel: "k", adopted: true }, &mut start);
+    w.append(&start, true).unwrap();
+    for n in [101, 100, 102] {
+        w.append(&receipt(n, b"x"), false).unwrap();
+    }
+    w.checkpoint().unwrap();
+    assert_eq!(verdict(dir.path()), Verdict::Intact);
+    w.append(&receipt(104, b"x"), false).unwrap();
+    w.checkpoint().unwrap();
+    assert_eq!(verdict(dir.path()), Verdict::Incomplete);
+}
+
 /// The child of `a_killed_writer_loses_nothing_it_acknowledged`.
 #[test]
 #[ignore = "run by another test"]

@@ -23,7 +23,11 @@ fn assert_same(place: &str, given: &Value, back: &Value) {
         (Value::Object(g), Value::Object(b)) => {
             for (key, value) in g {
                 let place = format!("{place}.{key}");
-                assert_same(&place, value, b.get(key).unwrap_or_else(|| panic!("{place}: not a field of this type")));
+                assert_same(
+                    &place,
+                    value,
+                    b.get(key).unwrap_or_else(|| panic!("{place}: not a field of this type")),
+                );
             }
         }
         (Value::Array(g), Value::Array(b)) => {
@@ -68,7 +72,9 @@ fn the_container_recipe_copies_what_the_build_makes() {
 #[test]
 fn the_unit_has_the_settings_that_matter() {
     let unit = read("systemd/aarm-agent.service");
-    for line in ["Type=notify", "DefaultDependencies=no", "Restart=always", "ExecReload=/bin/kill -HUP $MAINPID"] {
+    for line in
+        ["Type=notify", "DefaultDependencies=no", "Restart=always", "ExecReload=/bin/kill -HUP $MAINPID"]
+    {
         assert!(unit.lines().any(|l| l == line), "{line}");
     }
 }

@@ -119,7 +119,9 @@ fn unit() -> Result<()> {
 fn suite(kernel: &str, root: Root, filter: Option<&str>, built: &Built) -> Result<Tally> {
     let (name, only) = match root {
         Root::Busybox => (kernel.to_owned(), vec!["--skip", "debian::"]),
-        Root::Debian => (format!("{kernel}-debian"), if filter.is_none() { vec!["debian::"] } else { vec![] }),
+        Root::Debian => {
+            (format!("{kernel}-debian"), if filter.is_none() { vec!["debian::"] } else { vec![] })
+        }
     };
     let log = cache::target().join(format!("vm-{name}.log"));
     let mut spec = Spec::new(kernel, &["/usr/local/bin/aarm-vm-tests"]);

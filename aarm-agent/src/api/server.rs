@@ -105,7 +105,11 @@ fn open_pidfd(pid: i32) -> std::io::Result<OwnedFd> {
     // SAFETY: numbers only; the descriptor is ours if the call succeeds.
     unsafe {
         let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
-        if fd < 0 { Err(std::io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd as libc::c_int)) }
+        if fd < 0 {
+            Err(std::io::Error::last_os_error())
+        } else {
+            Ok(OwnedFd::from_raw_fd(fd as libc::c_int))
+        }
     }
 }
 
@@ -120,7 +124,12 @@ impl Refusal {
     }
 
     fn internal(message: impl std::fmt::Display) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorCode::Internal, message.to_string(), Some("see the daemon's log"))
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            ErrorCode::Internal,
+            message.to_string(),
+            Some("see the daemon's log"),
+        )
     }
 }
 
@@ -135,10 +144,16 @@ impl From<PolicyError> for Refusal {
         match e {
             PolicyError::Invalid(diagnostics) => {
                 let message = format!("{} errors in the policy", diagnostics.len());
-                let error = ApiError { code: ErrorCode::PolicyInvalid, message, help: Some("the policies in force stay as they were".into()) };
+                let error = ApiError {
+                    code: ErrorCode::PolicyInvalid,
+                    message,
+                    help: Some("the policies in force stay as they were".into()),
+                };
                 Self(StatusCode::UNPROCESSABLE_ENTITY, ErrorBody { error, diagnostics })
             }
-            e @ PolicyError::NoSlot => Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, e.to_string(), None),
+            e @ PolicyError::NoSlot => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, e.to_string(), None)
+            }
             e => Self::internal(e),
         }
     }
@@ -147,7 +162,12 @@ impl From<PolicyError> for Refusal {
 impl From<RegisterError> for Refusal {
     fn from(e: RegisterError) -> Self {
         let unknown = |e: &RegisterError| {
-            Self::new(StatusCode::NOT_FOUND, ErrorCode::UnknownPolicy, e.to_string(), Some("`aarm policy list` shows what is loaded"))
+            Self::new(
+                StatusCode::NOT_FOUND,
+                ErrorCode::UnknownPolicy,
+                e.to_string(),
+                Some("`aarm policy list` shows what is loaded"),
+            )
         };
         match e {
             RegisterError::UnknownPolicy(_) | RegisterError::NoDefault => unknown(&e),
@@ -182,7 +202,12 @@ impl Api {
         match tokio::time::timeout(ANSWER_TIME, answered).await {
             Ok(Ok(t)) => Ok(t),
             Ok(Err(_)) => Err(gone(())),
-            Err(_) => Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, ErrorCode::Timeout, "the daemon does not answer", None)),
+            Err(_) => Err(Refusal::new(
+                StatusCode::REQUEST_TIMEOUT,
+                ErrorCode::Timeout,
+                "the daemon does not answer",
+                None,
+            )),
         }
     }
 
@@ -191,7 +216,12 @@ impl Api {
         let pidfd = peer.pidfd.try_clone().map_err(Refusal::internal)?;
         match self.ask(|a| Command::SessionOf(pidfd, a)).await? {
             Ok(None) => Ok(()),
-            Ok(Some(_)) => Err(Refusal::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, "a process inside a session may not change anything", None)),
+            Ok(Some(_)) => Err(Refusal::new(
+                StatusCode::FORBIDDEN,
+                ErrorCode::Forbidden,
+                "a process inside a session may not change anything",
+                None,
+            )),
             // A process that is gone asks for nothing.
             Err(e) => Err(Refusal::internal(e)),
         }
@@ -214,14 +244,16 @@ fn body<T: DeserializeOwned + Default>(bytes: &[u8]) -> Answer<T> {
 }
 
 fn strict<T: DeserializeOwned>(bytes: &[u8]) -> Answer<T> {
-    serde_json::from_slice(bytes)
-        .map_err(|e| Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, format!("request body: {e}"), None))
+    serde_json::from_slice(bytes).map_err(|e| {
+        Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, format!("request body: {e}"), None)
+    })
 }
 
 /// A query, strictly.
 pub fn query<T: DeserializeOwned>(raw: Option<String>) -> Answer<T> {
-    serde_urlencoded::from_str(raw.as_deref().unwrap_or(""))
-        .map_err(|e| Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, format!("query: {e}"), None))
+    serde_urlencoded::from_str(raw.as_deref().unwrap_or("")).map_err(|e| {
+        Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, format!("query: {e}"), None)
+    })
 }
 
 async fn status(State(api): State<Arc<Api>>) -> Answer<Json<Status>> {
@@ -252,7 +284,11 @@ async fn status(State(api): State<Arc<Api>>) -> Answer<Json<Status>> {
     }))
 }
 
-async fn register(State(api): State<Arc<Api>>, Extension(peer): Extension<Peer>, bytes: Bytes) -> Answer<Response> {
+async fn register(
+    State(api): State<Arc<Api>>,
+    Extension(peer): Extension<Peer>,
+    bytes: Bytes,
+) -> Answer<Response> {
     let r: RegisterRequest = body(&bytes)?;
     let bad = |m: &str| Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, m, None);
     if [&r.intent, &r.human].into_iter().flatten().any(|t| t.len() > TEXT_MAX) {
@@ -267,7 +303,9 @@ async fn register(State(api): State<Arc<Api>>, Extension(peer): Extension<Peer>,
                     StatusCode::FORBIDDEN,
                     ErrorCode::Forbidden,
                     "only root may bring a policy file",
-                    Some("name a loaded policy (`aarm policy list`), or have run.user_policies set in agent.yaml"),
+                    Some(
+                        "name a loaded policy (`aarm policy list`), or have run.user_policies set in agent.yaml",
+                    ),
                 ));
             }
             Choice::Text(r.policy_file.unwrap_or_else(|| "-".into()), text)
@@ -286,7 +324,9 @@ async fn register(State(api): State<Arc<Api>>, Extension(peer): Extension<Peer>,
         return Err(Refusal::new(
             StatusCode::CONFLICT,
             ErrorCode::MultiThreaded,
-            format!("the caller has {threads} threads: only a process with one can be put into a session as a whole"),
+            format!(
+                "the caller has {threads} threads: only a process with one can be put into a session as a whole"
+            ),
             None,
         ));
     }
@@ -318,18 +358,31 @@ async fn register(State(api): State<Arc<Api>>, Extension(peer): Extension<Peer>,
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
-async fn sessions(State(api): State<Arc<Api>>, Extension(peer): Extension<Peer>, RawQuery(raw): RawQuery) -> Answer<Json<SessionList>> {
+async fn sessions(
+    State(api): State<Arc<Api>>,
+    Extension(peer): Extension<Peer>,
+    RawQuery(raw): RawQuery,
+) -> Answer<Json<SessionList>> {
     let q: SessionQuery = query(raw)?;
     let mut sessions = api.ask(|a| Command::Sessions(q.ended, a)).await?;
     sessions.retain(|s| peer.uid == 0 || s.uid == peer.uid);
     Ok(Json(SessionList { sessions }))
 }
 
-async fn session(State(api): State<Arc<Api>>, Extension(peer): Extension<Peer>, UrlPath(id): UrlPath<String>) -> Answer<Json<SessionInfo>> {
+async fn session(
+    State(api): State<Arc<Api>>,
+    Extension(peer): Extension<Peer>,
+    UrlPath(id): UrlPath<String>,
+) -> Answer<Json<SessionInfo>> {
     let found = api.ask(|a| Command::Session(id.clone(), a)).await?;
     match found.filter(|s| peer.uid == 0 || s.uid == peer.uid) {
         Some(s) => Ok(Json(s)),
-        None => Err(Refusal::new(StatusCode::NOT_FOUND, ErrorCode::NotFound, format!("no session {id}"), Some("`aarm sessions --all` lists them"))),
+        None => Err(Refusal::new(
+            StatusCode::NOT_FOUND,
+            ErrorCode::NotFound,
+            format!("no session {id}"),
+            Some("`aarm sessions --all` lists them"),
+        )),
     }
 }
 
@@ -338,7 +391,10 @@ async fn list_policies(State(api): State<Arc<Api>>) -> Answer<Json<PolicyList>> 
     Ok(Json(PolicyList { dir: api.config.policies.display().to_string(), policies }))
 }
 
-async fn reload(State(api): State<Arc<Api>>, Extension(peer): Extension<Peer>) -> Answer<Json<ReloadResponse>> {
+async fn reload(
+    State(api): State<Arc<Api>>,
+    Extension(peer): Extension<Peer>,
+) -> Answer<Json<ReloadResponse>> {
     root(&peer)?;
     api.outside(&peer).await?;
     Ok(Json(api.ask(Command::Reload).await??))
@@ -357,7 +413,12 @@ async fn not_found() -> Refusal {
 }
 
 async fn no_method() -> Refusal {
-    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::MethodNotAllowed, "this path has no such method", None)
+    Refusal::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        ErrorCode::MethodNotAllowed,
+        "this path has no such method",
+        None,
+    )
 }
 
 /// All routes.

@@ -49,7 +49,7 @@ impl Filter {
             return false;
         }
         if let Some(since) = self.since
-            && !r["time"].as_str().and_then(|t| t.parse::<jiff::Timestamp>().ok()).is_some_and(|t| t >= since)
+            && r["time"].as_str().and_then(|t| t.parse::<jiff::Timestamp>().ok()).is_none_or(|t| t < since)
         {
             return false;
         }
@@ -65,11 +65,17 @@ fn line(l: &StreamLine) -> Bytes {
 }
 
 fn stream(lines: mpsc::Receiver<Result<Bytes, std::convert::Infallible>>) -> Response {
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(ReceiverStream::new(lines))).into_response()
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(ReceiverStream::new(lines)))
+        .into_response()
 }
 
 fn busy() -> Refusal {
-    Refusal::new(StatusCode::TOO_MANY_REQUESTS, ErrorCode::Busy, "too many streams are open", Some("close one, or wait"))
+    Refusal::new(
+        StatusCode::TOO_MANY_REQUESTS,
+        ErrorCode::Busy,
+        "too many streams are open",
+        Some("close one, or wait"),
+    )
 }
 
 /// Sessions a user other than root may see, by UUID; remembered while a stream runs.
@@ -105,7 +111,11 @@ impl Owned<'_> {
 }
 
 /// `GET /v1/watch`.
-pub async fn watch(State(api): State<Arc<Api>>, Extension(peer): Extension<Peer>, RawQuery(raw): RawQuery) -> Answer<Response> {
+pub async fn watch(
+    State(api): State<Arc<Api>>,
+    Extension(peer): Extension<Peer>,
+    RawQuery(raw): RawQuery,
+) -> Answer<Response> {
     let q: WatchQuery = query(raw)?;
     let slot = Arc::clone(&api.streams).try_acquire_owned().map_err(|_| busy())?;
     let filter = Filter { uid: peer.uid, session: q.session, decision: None, kind: q.kind, since: None };
@@ -139,7 +149,9 @@ pub async fn watch(State(api): State<Arc<Api>>, Extension(peer): Extension<Peer>
                 let Ok(receipt) = serde_json::from_slice::<Value>(bytes) else { continue };
                 // Receipts other than decisions pass, so that the course of a session is seen.
                 let decided = receipt["decision"]["result"].as_str();
-                if decision.as_deref().is_some_and(|want| decided.is_some_and(|d| d != want)) || !filter.matches(&receipt) {
+                if decision.as_deref().is_some_and(|want| decided.is_some_and(|d| d != want))
+                    || !filter.matches(&receipt)
+                {
                     continue;
                 }
                 let l = StreamLine::Receipt { index: batch.first_index + i as u64, receipt };
@@ -153,12 +165,21 @@ pub async fn watch(State(api): State<Arc<Api>>, Extension(peer): Extension<Peer>
 }
 
 /// `GET /v1/receipts`.
-pub async fn receipts(State(api): State<Arc<Api>>, Extension(peer): Extension<Peer>, RawQuery(raw): RawQuery) -> Answer<Response> {
+pub async fn receipts(
+    State(api): State<Arc<Api>>,
+    Extension(peer): Extension<Peer>,
+    RawQuery(raw): RawQuery,
+) -> Answer<Response> {
     let q: ReceiptQuery = query(raw)?;
     let slot = Arc::clone(&api.streams).try_acquire_owned().map_err(|_| busy())?;
     let since = match &q.since {
         Some(text) => Some(text.parse::<jiff::Timestamp>().map_err(|e| {
-            Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, format!("since: {e}"), Some("RFC 3339, such as 2026-01-31T12:00:00Z"))
+            Refusal::new(
+                StatusCode::BAD_REQUEST,
+                ErrorCode::BadRequest,
+                format!("since: {e}"),
+                Some("RFC 3339, such as 2026-01-31T12:00:00Z"),
+            )
         })?),
         None => None,
     };
@@ -172,7 +193,9 @@ pub async fn receipts(State(api): State<Arc<Api>>, Extension(peer): Extension<Pe
     std::thread::Builder::new()
         .name("aarm-read".into())
         .spawn(move || {
-            let fail = |message: String| StreamLine::Error { error: ApiError { code: ErrorCode::Internal, message, help: None } };
+            let fail = |message: String| StreamLine::Error {
+                error: ApiError { code: ErrorCode::Internal, message, help: None },
+            };
             let reader = match Reader::open(&dir, 0) {
                 Ok(reader) => reader,
                 Err(e) => return drop(found.blocking_send(fail(e.to_string()))),
@@ -210,7 +233,9 @@ pub async fn receipts(State(api): State<Arc<Api>>, Extension(peer): Extension<Pe
                 }
             }
         })
-        .map_err(|e| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, e.to_string(), None))?;
+        .map_err(|e| {
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, e.to_string(), None)
+        })?;
     let (lines, out) = mpsc::channel(QUEUE);
     let uid = peer.uid;
     tokio::spawn(async move {

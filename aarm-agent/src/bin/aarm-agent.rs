@@ -11,7 +11,11 @@ use clap::{Parser, Subcommand};
 /// Supervises AI agents from the kernel: decides each of their actions by policy, before it takes effect, and
 /// leaves a signed receipt for each.
 #[derive(Parser)]
-#[command(name = "aarm-agent", version, max_term_width = 100, after_help = "\
+#[command(
+    name = "aarm-agent",
+    version,
+    max_term_width = 100,
+    after_help = "\
 Examples:
   aarm-agent                                  run with /etc/aarm/agent.yaml, or the defaults without it
   aarm-agent --config my.yaml --check-config  only check the configuration
@@ -19,7 +23,8 @@ Examples:
 
 Ending the daemon (SIGTERM) leaves the kernel deciding; the next daemon takes over. SIGHUP reads the policies again.
 
-Exit codes: 0 ended in order, 1 an error, 2 this host cannot enforce (see `aarm doctor`), 64 wrong usage.")]
+Exit codes: 0 ended in order, 1 an error, 2 this host cannot enforce (see `aarm doctor`), 64 wrong usage."
+)]
 struct Cli {
     /// Configuration file [default: /etc/aarm/agent.yaml, if it is there]
     #[arg(long, value_name = "FILE", global = true)]
@@ -56,7 +61,12 @@ fn main() -> ExitCode {
             return ExitCode::from(if e.use_stderr() { 64 } else { 0 });
         }
     };
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(cli.log_level).with_target(false).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(cli.log_level)
+        .with_target(false)
+        .with_ansi(false)
+        .init();
     let (path, named) = start::config_path(cli.config);
     let config = match Config::load(&path, named) {
         Ok(config) => config,

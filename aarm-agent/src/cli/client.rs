@@ -53,9 +53,8 @@ impl Client {
             .await
             .map_err(|_| CliError::Timeout { socket: socket.to_owned(), seconds: CONNECT_SECONDS })?
             .map_err(no_daemon)?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(|e| no_daemon(io::Error::other(e)))?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|e| no_daemon(io::Error::other(e)))?;
         // Its errors reach whoever waits for an answer.
         tokio::spawn(connection);
         Ok(Self { socket: socket.to_owned(), sender })
@@ -68,14 +67,22 @@ impl Client {
     }
 
     /// `GET` with a query.
-    pub async fn query<T: DeserializeOwned>(&mut self, path: &str, query: &impl Serialize) -> Result<T, CliError> {
+    pub async fn query<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        query: &impl Serialize,
+    ) -> Result<T, CliError> {
         let target = self.target(path, query)?;
         let response = self.send(Method::GET, target, None).await?;
         self.whole(response).await
     }
 
     /// `POST`.
-    pub async fn post<T: DeserializeOwned>(&mut self, path: &str, body: &impl Serialize) -> Result<T, CliError> {
+    pub async fn post<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CliError> {
         let body = serde_json::to_vec(body).map_err(|e| self.protocol(format!("{e}")))?;
         let response = self.send(Method::POST, path.to_owned(), Some(body)).await?;
         self.whole(response).await
@@ -96,7 +103,12 @@ impl Client {
         Ok(if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") })
     }
 
-    async fn send(&mut self, method: Method, target: String, body: Option<Vec<u8>>) -> Result<Response<Incoming>, CliError> {
+    async fn send(
+        &mut self,
+        method: Method,
+        target: String,
+        body: Option<Vec<u8>>,
+    ) -> Result<Response<Incoming>, CliError> {
         let request = Request::builder()
             .method(method)
             .uri(target)
@@ -178,7 +190,9 @@ impl Lines {
             }
             self.searched = self.buffer.len();
             if self.buffer.len() > LINE_MAX {
-                return Err(self.client.protocol(format!("a line of a stream is longer than {LINE_MAX} bytes")));
+                return Err(self
+                    .client
+                    .protocol(format!("a line of a stream is longer than {LINE_MAX} bytes")));
             }
             match self.body.frame().await {
                 Some(Ok(frame)) => {

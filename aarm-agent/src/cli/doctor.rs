@@ -94,7 +94,8 @@ struct Distribution {
 
 impl Distribution {
     fn of_host() -> Self {
-        let read = std::fs::read_to_string("/etc/os-release").or_else(|_| std::fs::read_to_string("/usr/lib/os-release"));
+        let read = std::fs::read_to_string("/etc/os-release")
+            .or_else(|_| std::fs::read_to_string("/usr/lib/os-release"));
         Self::parse(&read.unwrap_or_default())
     }
 
@@ -115,7 +116,10 @@ impl Distribution {
     /// Commands that set or change `lsm=` on the kernel command line.
     fn set_lsm(&self, old: Option<&str>, new: &str) -> Vec<String> {
         if self.is(&["fedora", "rhel", "centos", "amzn"]) {
-            return vec![format!("sudo grubby --update-kernel=ALL --args=\"lsm={new}\""), "sudo reboot".into()];
+            return vec![
+                format!("sudo grubby --update-kernel=ALL --args=\"lsm={new}\""),
+                "sudo reboot".into(),
+            ];
         }
         let update = if self.is(&["debian", "ubuntu"]) {
             "sudo update-grub"
@@ -137,7 +141,11 @@ pub fn run(args: &DoctorArgs, global: &Global, out: &mut Output) -> Result<Exit,
     let daemon: Result<Status, _> =
         block_on(async { Client::connect(&global.socket).await?.get("/v1/status").await });
     let report = report(&probe::probe(), &Distribution::of_host(), daemon.ok().map(|s| s.version));
-    if args.json { out.json(&report)? } else { print(&report, out)? }
+    if args.json {
+        out.json(&report)?
+    } else {
+        print(&report, out)?
+    }
     Ok(if report.can_enforce { Exit::OK } else { Exit::CANNOT })
 }
 
@@ -176,7 +184,10 @@ fn root(probe: &Probe) -> Check {
     if probe.root {
         return Check::ok("root", "running as root");
     }
-    let fix = vec!["only root may load programs into the kernel, and only root can find out for sure:".into(), "sudo aarm doctor".into()];
+    let fix = vec![
+        "only root may load programs into the kernel, and only root can find out for sure:".into(),
+        "sudo aarm doctor".into(),
+    ];
     Check::not(State::Missing, "root", "not running as root", fix)
 }
 
@@ -205,7 +216,8 @@ fn btf(probe: &Probe, distribution: &Distribution) -> Check {
 
 /// Whether a list of security modules is what it looks like: it goes into a command for a root shell.
 fn sane(list: &str) -> bool {
-    !list.is_empty() && list.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b',' || b == b'_')
+    !list.is_empty()
+        && list.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b',' || b == b'_')
 }
 
 fn lsm(probe: &Probe, distribution: &Distribution, built: Option<bool>) -> Check {
@@ -247,7 +259,9 @@ fn hooks(probe: &Probe, built: Option<bool>) -> Check {
     const NAME: &str = "hooks";
     match built {
         None => Check::not(State::Unknown, NAME, "cannot tell without type information", Vec::new()),
-        Some(false) => Check::not(State::Missing, NAME, "the kernel has no hooks for BPF programs", Vec::new()),
+        Some(false) => {
+            Check::not(State::Missing, NAME, "the kernel has no hooks for BPF programs", Vec::new())
+        }
         Some(true) if probe.missing_hooks.is_empty() => Check::ok(NAME, "all there"),
         Some(true) => {
             let found = format!("this kernel lacks: {}", probe.missing_hooks.join(", "));
@@ -297,10 +311,17 @@ fn attach(probe: &Probe) -> Check {
             Check::not(State::Missing, NAME, format!("tried, failed: {e}"), fix)
         }
         None if crate::object::FLOOR.is_empty() => {
-            let fix = vec!["this build has no kernel programs in it: build it with `cargo xtask build --release`".into()];
+            let fix = vec![
+                "this build has no kernel programs in it: build it with `cargo xtask build --release`".into(),
+            ];
             Check::not(State::Missing, NAME, "could not be tried", fix)
         }
-        None => Check::not(State::Unknown, NAME, "could not be tried: it takes root and type information", Vec::new()),
+        None => Check::not(
+            State::Unknown,
+            NAME,
+            "could not be tried: it takes root and type information",
+            Vec::new(),
+        ),
     }
 }
 
@@ -330,7 +351,8 @@ fn print(report: &Report, out: &mut Output) -> std::io::Result<()> {
         out.line(&format!("  {word}  {:<20} {}", check.name, escape::text(&check.found)))?;
         for line in &check.fix {
             let line = escape::text(line);
-            let line = if line.starts_with("sudo ") { out.paint(style::HELP, &line) } else { line.into_owned() };
+            let line =
+                if line.starts_with("sudo ") { out.paint(style::HELP, &line) } else { line.into_owned() };
             out.line(&format!("             {line}"))?;
         }
     }
@@ -382,7 +404,13 @@ mod tests {
         let report = report(probe, &Distribution::parse(os_release), None);
         assert!(!report.can_enforce);
         assert!(report.operations.iter().all(|op| !op.enforceable));
-        report.checks.into_iter().filter(|c| c.state != State::Ok).flat_map(|c| c.fix).collect::<Vec<_>>().join("\n")
+        report
+            .checks
+            .into_iter()
+            .filter(|c| c.state != State::Ok)
+            .flat_map(|c| c.fix)
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     #[test]
@@ -401,10 +429,16 @@ mod tests {
         let lsm = Some(["lockdown", "capability", "yama", "apparmor"].map(str::to_owned).to_vec());
         let probe = Probe { lsm, ..good() };
         let text = fixes(&probe, "ID=ubuntu\nID_LIKE=debian\n");
-        assert!(text.contains("'s/^GRUB_CMDLINE_LINUX=\"/&lsm=lockdown,capability,yama,apparmor,bpf /'"), "{text}");
+        assert!(
+            text.contains("'s/^GRUB_CMDLINE_LINUX=\"/&lsm=lockdown,capability,yama,apparmor,bpf /'"),
+            "{text}"
+        );
         assert!(text.contains("sudo update-grub"));
         let text = fixes(&probe, "ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n");
-        assert!(text.contains("grubby --update-kernel=ALL --args=\"lsm=lockdown,capability,yama,apparmor,bpf\""), "{text}");
+        assert!(
+            text.contains("grubby --update-kernel=ALL --args=\"lsm=lockdown,capability,yama,apparmor,bpf\""),
+            "{text}"
+        );
     }
 
     #[test]
@@ -421,7 +455,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_set_is_not_advised() {
-        let probe = Probe { lsm: Some(vec!["yama".into()]), missing_hooks: vec!["file_open".into()], ..good() };
+        let probe =
+            Probe { lsm: Some(vec!["yama".into()]), missing_hooks: vec!["file_open".into()], ..good() };
         let text = fixes(&probe, "ID=debian");
         assert!(text.contains("CONFIG_BPF_LSM") && !text.contains("sed"), "{text}");
     }

@@ -71,9 +71,22 @@ mod tests {
 
     #[test]
     fn terminal_controls_do_not_get_through() {
-        for t in ["\x1b[2J", "a\rb", "a\nb", "\u{9b}31m", "\u{202e}txt.exe", "\u{7f}", "\u{0}", "\u{2028}", "\u{e000}"] {
+        for t in [
+            "\x1b[2J",
+            "a\rb",
+            "a\nb",
+            "\u{9b}31m",
+            "\u{202e}txt.exe",
+            "\u{7f}",
+            "\u{0}",
+            "\u{2028}",
+            "\u{e000}",
+        ] {
             let v = value(t);
-            assert!(v.chars().all(|c| !c.is_control() && c.escape_debug().len() == 1 || c == '\\'), "{t:?} gave {v:?}");
+            assert!(
+                v.chars().all(|c| !c.is_control() && c.escape_debug().len() == 1 || c == '\\'),
+                "{t:?} gave {v:?}"
+            );
             assert_ne!(v, t);
         }
         assert_eq!(value("\x1b[2J"), "\\u{1b}[2J");

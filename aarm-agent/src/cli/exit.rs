@@ -201,7 +201,9 @@ impl CliError {
             Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "run it as root, or as the user who may read it".into()
             }
-            Self::Log { .. } => "name the log's directory (the daemon's is /var/lib/aarm/log; reading it takes root)".into(),
+            Self::Log { .. } => {
+                "name the log's directory (the daemon's is /var/lib/aarm/log; reading it takes root)".into()
+            }
             Self::Threads { .. } => "report this: it is a bug in aarm".into(),
             _ => return None,
         };

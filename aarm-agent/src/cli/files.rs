@@ -9,8 +9,11 @@ use super::exit::CliError;
 /// Reads a file of at most `limit` bytes; `-` is standard input.
 pub fn read(path: &Path, limit: usize) -> Result<Vec<u8>, CliError> {
     let failed = |source| CliError::Read { path: path.to_owned(), source };
-    let source: Box<dyn Read> =
-        if path.as_os_str() == "-" { Box::new(io::stdin()) } else { Box::new(File::open(path).map_err(failed)?) };
+    let source: Box<dyn Read> = if path.as_os_str() == "-" {
+        Box::new(io::stdin())
+    } else {
+        Box::new(File::open(path).map_err(failed)?)
+    };
     let mut bytes = Vec::new();
     source.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() > limit {

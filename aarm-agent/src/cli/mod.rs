@@ -123,7 +123,11 @@ fn usage(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return Exit::OK.into();
     }
-    if usage_of_run(error, std::env::args_os().skip(1)) { Exit::RUN_FAILED.into() } else { Exit::USAGE.into() }
+    if usage_of_run(error, std::env::args_os().skip(1)) {
+        Exit::RUN_FAILED.into()
+    } else {
+        Exit::USAGE.into()
+    }
 }
 
 /// Whether the arguments that clap refused were meant for `aarm run`.
@@ -195,6 +199,9 @@ mod tests {
 
     #[test]
     fn counting() {
-        assert_eq!((count(1, "error"), count(0, "error"), count(2, "error")), ("1 error".into(), "0 errors".into(), "2 errors".into()));
+        assert_eq!(
+            (count(1, "error"), count(0, "error"), count(2, "error")),
+            ("1 error".into(), "0 errors".into(), "2 errors".into())
+        );
     }
 }

@@ -132,7 +132,10 @@ async fn from_daemon(args: &ReceiptsArgs, socket: &Path, printer: &mut Printer<'
 
 /// Reads the log's files themselves, for root and for copies.
 fn from_log(args: &ReceiptsArgs, dir: &Path, printer: &mut Printer<'_>) -> Result<(), CliError> {
-    let failed = |source: aarm_receipt::read::ReadError| CliError::Log { path: dir.to_path_buf(), source: Box::new(source) };
+    let failed = |source: aarm_receipt::read::ReadError| CliError::Log {
+        path: dir.to_path_buf(),
+        source: Box::new(source),
+    };
     let filter = Filter {
         operations: args.operation,
         session: args.session.clone(),

@@ -56,14 +56,18 @@ pub struct RunArgs {
 /// take the place of a loaded policy.
 fn policy_file(value: &OsString) -> Option<PathBuf> {
     let bytes = value.as_bytes();
-    let file = bytes.contains(&b'/') || [".yaml", ".yml", ".json"].iter().any(|e| bytes.ends_with(e.as_bytes()));
+    let file =
+        bytes.contains(&b'/') || [".yaml", ".yml", ".json"].iter().any(|e| bytes.ends_with(e.as_bytes()));
     file.then(|| value.into())
 }
 
 impl RunArgs {
     fn request(&self) -> Result<RegisterRequest, CliError> {
-        let mut request =
-            RegisterRequest { intent: self.intent.clone(), human: self.human.clone(), ..RegisterRequest::default() };
+        let mut request = RegisterRequest {
+            intent: self.intent.clone(),
+            human: self.human.clone(),
+            ..RegisterRequest::default()
+        };
         if let Some(value) = &self.policy {
             if let Some(path) = policy_file(value) {
                 request.policy_text = Some(files::policy_text(&path)?);

@@ -33,7 +33,8 @@ pub struct SessionsArgs {
 
 /// Reads a session's name: its hexadecimal id, leading zeros left out or not, or its UUID.
 pub fn session_id(text: &str) -> Result<String, String> {
-    let wrong = || "a session is named by its hexadecimal id or its UUID, see `aarm sessions --all`".to_owned();
+    let wrong =
+        || "a session is named by its hexadecimal id or its UUID, see `aarm sessions --all`".to_owned();
     if let Ok(uuid) = uuid::Uuid::try_parse(text)
         && text.contains('-')
     {
@@ -53,9 +54,14 @@ pub fn short(id: &str) -> String {
 /// Runs it.
 pub fn run(args: &SessionsArgs, global: &Global, out: &mut Output) -> Result<Exit, CliError> {
     if let Some(id) = &args.session {
-        let session: SessionInfo =
-            block_on(async { Client::connect(&global.socket).await?.get(&format!("/v1/sessions/{id}")).await })?;
-        if args.json { out.json(&session)? } else { show(&session, out)? }
+        let session: SessionInfo = block_on(async {
+            Client::connect(&global.socket).await?.get(&format!("/v1/sessions/{id}")).await
+        })?;
+        if args.json {
+            out.json(&session)?
+        } else {
+            show(&session, out)?
+        }
         return Ok(Exit::OK);
     }
     let query = SessionQuery { ended: args.all };
@@ -72,7 +78,8 @@ pub fn run(args: &SessionsArgs, global: &Global, out: &mut Output) -> Result<Exi
 }
 
 fn policy(session: &SessionInfo) -> String {
-    let mode = if session.policy.mode == "enforce" { String::new() } else { format!(" ({})", session.policy.mode) };
+    let mode =
+        if session.policy.mode == "enforce" { String::new() } else { format!(" ({})", session.policy.mode) };
     escape::value(&format!("{}{mode}", session.policy.name)).into_owned()
 }
 
@@ -127,7 +134,15 @@ fn show(s: &SessionInfo, out: &mut Output) -> std::io::Result<()> {
         ("session", short(&s.session)),
         ("uuid", escape::value(&s.uuid).into_owned()),
         ("program", escape::value(&s.exe).into_owned()),
-        ("policy", format!("{}, version {}, {}", policy(s), escape::value(&s.policy.version), escape::value(&s.policy.hash))),
+        (
+            "policy",
+            format!(
+                "{}, version {}, {}",
+                policy(s),
+                escape::value(&s.policy.version),
+                escape::value(&s.policy.hash)
+            ),
+        ),
         ("user", users.name(s.uid)),
         ("began", format!("{} {began}", clock.seconds(&s.started))),
     ];
@@ -137,7 +152,10 @@ fn show(s: &SessionInfo, out: &mut Output) -> std::io::Result<()> {
     let a = &s.actions;
     lines.push((
         "actions",
-        format!("{} allowed, {} denied, {} would be denied (audit), {} refused for want of room", a.allow, a.deny, a.audit, a.refused),
+        format!(
+            "{} allowed, {} denied, {} would be denied (audit), {} refused for want of room",
+            a.allow, a.deny, a.audit, a.refused
+        ),
     ));
     lines.push(("tasks", s.tasks.to_string()));
     for (label, text) in lines {
@@ -148,7 +166,8 @@ fn show(s: &SessionInfo, out: &mut Output) -> std::io::Result<()> {
         return Ok(());
     }
     out.line("")?;
-    let columns = [Column::number("PID"), Column::number("PARENT"), Column::text("COMMAND"), Column::text("ARGUMENTS")];
+    let columns =
+        [Column::number("PID"), Column::number("PARENT"), Column::text("COMMAND"), Column::text("ARGUMENTS")];
     let rows: Vec<Vec<Cell>> = s
         .processes
         .iter()

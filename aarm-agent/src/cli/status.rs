@@ -48,12 +48,32 @@ fn print(s: &Status, out: &mut Output) -> std::io::Result<()> {
     let lost = format!("{} lost", s.ring.lost);
     let lost = if s.ring.lost == 0 { lost } else { out.paint(style::BAD, &lost) };
     let lines = [
-        ("daemon", format!("{} (ABI {}), pid {}, since {}{taken_over}", escape::value(&s.version), s.abi, s.pid, clock.seconds(&s.started))),
+        (
+            "daemon",
+            format!(
+                "{} (ABI {}), pid {}, since {}{taken_over}",
+                escape::value(&s.version),
+                s.abi,
+                s.pid,
+                clock.seconds(&s.started)
+            ),
+        ),
         ("kernel", escape::value(&s.kernel).into_owned()),
         ("sessions", s.sessions.to_string()),
         ("policies", format!("{} loaded, {default}", s.policies)),
-        ("events", format!("{} received, {lost}, {} of {} bytes waiting", s.ring.received, s.ring.fill, s.ring.size)),
-        ("receipts", format!("{} in {}, {} signed", count(s.log.size as usize, "receipt"), escape::value(&s.log.dir), s.log.signed)),
+        (
+            "events",
+            format!("{} received, {lost}, {} of {} bytes waiting", s.ring.received, s.ring.fill, s.ring.size),
+        ),
+        (
+            "receipts",
+            format!(
+                "{} in {}, {} signed",
+                count(s.log.size as usize, "receipt"),
+                escape::value(&s.log.dir),
+                s.log.signed
+            ),
+        ),
         ("origin", escape::value(&s.log.origin).into_owned()),
         ("key", escape::value(&s.log.key).into_owned()),
     ];

@@ -16,7 +16,9 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, killpg, sigaction, sigprocmask};
+use nix::sys::signal::{
+    SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal, kill, killpg, sigaction, sigprocmask,
+};
 use nix::sys::signalfd::{SfdFlags, SignalFd, siginfo};
 use nix::sys::stat::Mode;
 use nix::unistd::{ForkResult, Pid, fork, getpgid, getpgrp, tcgetpgrp, tcsetpgrp};
@@ -56,7 +58,8 @@ pub fn supervise(child: impl FnOnce() -> Exit) -> Result<End, CliError> {
     // Giving the terminal away from the background would stop us otherwise.
     set.add(Signal::SIGTTOU);
     let mut mask = SigSet::empty();
-    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut mask)).map_err(CliError::system("block signals"))?;
+    sigprocmask(SigmaskHow::SIG_BLOCK, Some(&set), Some(&mut mask))
+        .map_err(CliError::system("block signals"))?;
     // Whoever started us may ignore SIGCHLD: the command's status would be lost.
     let inherited = default_action(Signal::SIGCHLD)?;
 
@@ -79,9 +82,10 @@ pub fn supervise(child: impl FnOnce() -> Exit) -> Result<End, CliError> {
 
 /// Threads of this process.
 pub fn threads() -> Result<usize, CliError> {
-    std::fs::read_dir("/proc/self/task")
-        .map(Iterator::count)
-        .map_err(|source| CliError::System { what: "count this process's threads in /proc/self/task", source })
+    std::fs::read_dir("/proc/self/task").map(Iterator::count).map_err(|source| CliError::System {
+        what: "count this process's threads in /proc/self/task",
+        source,
+    })
 }
 
 /// Ends this process as the command ended.
@@ -131,7 +135,8 @@ struct Supervisor {
 
 impl Supervisor {
     fn new(child: Pid, set: SigSet) -> Result<Self, CliError> {
-        let signals = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC).map_err(CliError::system("receive signals"));
+        let signals =
+            SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC).map_err(CliError::system("receive signals"));
         let signals = match signals {
             Ok(signals) => signals,
             // A command that nobody can signal or wait for must not run on.
@@ -152,7 +157,8 @@ impl Supervisor {
                 Ok(None) | Err(Errno::EINTR) => continue,
                 Err(e) => return Err(CliError::system("receive signals")(e)),
             };
-            let Some(signal) = i32::try_from(info.ssi_signo).ok().and_then(|n| Signal::try_from(n).ok()) else {
+            let Some(signal) = i32::try_from(info.ssi_signo).ok().and_then(|n| Signal::try_from(n).ok())
+            else {
                 continue;
             };
             match signal {
@@ -174,7 +180,11 @@ impl Supervisor {
 
     /// Whether the command has not got this signal by itself.
     fn passes_on(&self, info: &siginfo) -> bool {
-        if from_kernel(info) { self.child_group() != Some(self.group) } else { info.ssi_pid != self.child.as_raw() as u32 }
+        if from_kernel(info) {
+            self.child_group() != Some(self.group)
+        } else {
+            info.ssi_pid != self.child.as_raw() as u32
+        }
     }
 
     /// What became of the command since the last look.
@@ -188,7 +198,9 @@ impl Supervisor {
                 0 => return Ok(None),
                 -1 if Errno::last() == Errno::EINTR => {}
                 -1 => return Err(CliError::system("wait for the command")(Errno::last())),
-                _ if libc::WIFEXITED(status) => return Ok(Some(End::Exited(libc::WEXITSTATUS(status) as u8))),
+                _ if libc::WIFEXITED(status) => {
+                    return Ok(Some(End::Exited(libc::WEXITSTATUS(status) as u8)));
+                }
                 _ if libc::WIFSIGNALED(status) => return Ok(Some(End::Signaled(libc::WTERMSIG(status)))),
                 _ if libc::WIFSTOPPED(status) => {
                     self.stopped = true;

@@ -113,7 +113,9 @@ pub fn print(out: &mut Output, columns: &[Column], rows: &[Vec<Cell>]) -> std::i
     let widths: Vec<usize> = columns
         .iter()
         .enumerate()
-        .map(|(i, c)| rows.iter().filter_map(|r| r.get(i)).map(|c| width(&c.text)).fold(c.head.len(), usize::max))
+        .map(|(i, c)| {
+            rows.iter().filter_map(|r| r.get(i)).map(|c| width(&c.text)).fold(c.head.len(), usize::max)
+        })
         .collect();
     let head = head(out, columns, &widths);
     out.line(&head)?;
@@ -142,10 +144,7 @@ mod tests {
             vec!["größe".into(), "1234".into(), "".into()],
             vec!["日本".into(), "12".into(), "z".into()],
         ];
-        assert_eq!(
-            printed(false, &rows),
-            "NAME      N  LAST\na         5  x\ngröße  1234\n日本     12  z\n"
-        );
+        assert_eq!(printed(false, &rows), "NAME      N  LAST\na         5  x\ngröße  1234\n日本     12  z\n");
     }
 
     #[test]

@@ -14,9 +14,9 @@ fn since_at(text: &str, now: Timestamp) -> Result<Timestamp, String> {
         return Ok(moment);
     }
     // "10" alone would be read as nothing by some and as seconds by others.
-    let span: Span = text
-        .parse()
-        .map_err(|_| "neither a time ago (90s, 10m, 2h, 3d) nor a moment (2026-11-24T10:00:00Z)".to_owned())?;
+    let span: Span = text.parse().map_err(|_| {
+        "neither a time ago (90s, 10m, 2h, 3d) nor a moment (2026-11-24T10:00:00Z)".to_owned()
+    })?;
     if span.is_negative() || span.is_zero() {
         return Err("the time ago must be more than nothing".into());
     }
@@ -38,11 +38,6 @@ impl Clock {
     /// `10:14:05.123`.
     pub fn time(&self, moment: Timestamp) -> String {
         moment.to_zoned_datetime(self.0.clone()).strftime("%H:%M:%S.%3f").to_string()
-    }
-
-    /// `2026-11-24 10:14:05.123`.
-    pub fn date_time(&self, moment: Timestamp) -> String {
-        moment.to_zoned_datetime(self.0.clone()).strftime("%Y-%m-%d %H:%M:%S.%3f").to_string()
     }
 
     /// `2026-11-24 10:14:05` of RFC 3339 text; text that is not a moment comes back as it is.
@@ -86,7 +81,9 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for text in ["", "10", "m", "-10m", "0s", "tomorrow", "99999999999999999y", "19998y", "2026-13-01T00:00:00Z"] {
+        for text in
+            ["", "10", "m", "-10m", "0s", "tomorrow", "99999999999999999y", "19998y", "2026-13-01T00:00:00Z"]
+        {
             assert!(ago(text).is_err(), "{text}: {:?}", ago(text));
         }
     }
@@ -96,7 +93,6 @@ mod tests {
         let clock = Clock(TimeZone::UTC);
         let t: Timestamp = "2026-11-24T10:00:00.0126Z".parse().unwrap();
         assert_eq!(clock.time(t), "10:00:00.012");
-        assert_eq!(clock.date_time(t), "2026-11-24 10:00:00.012");
         assert_eq!(clock.seconds("2026-11-24T10:00:00.0126Z"), "2026-11-24 10:00:00");
         assert_eq!(clock.seconds("\x1b[m"), "\\u{1b}[m");
     }

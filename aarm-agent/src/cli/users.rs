@@ -27,7 +27,8 @@ impl Users {
         let mut users = HashMap::new();
         for line in String::from_utf8_lossy(passwd).lines() {
             let mut fields = line.split(':');
-            if let (Some(name), Some(_), Some(Ok(uid))) = (fields.next(), fields.next(), fields.next().map(str::parse))
+            if let (Some(name), Some(_), Some(Ok(uid))) =
+                (fields.next(), fields.next(), fields.next().map(str::parse))
                 && !name.is_empty()
             {
                 // The first line of an id is the one that the system's own tools show.
@@ -49,7 +50,9 @@ mod tests {
 
     #[test]
     fn names() {
-        let users = Users::parse(b"root:x:0:0:root:/root:/bin/sh\ntoor:x:0:0::/:/bin/sh\nbad\n:x:5:\nx:y:z:\nu\x1b:x:7:7:::\n");
+        let users = Users::parse(
+            b"root:x:0:0:root:/root:/bin/sh\ntoor:x:0:0::/:/bin/sh\nbad\n:x:5:\nx:y:z:\nu\x1b:x:7:7:::\n",
+        );
         assert_eq!(users.name(0), "root");
         assert_eq!(users.name(5), "5");
         assert_eq!(users.name(7), "u\\u{1b}");

@@ -40,10 +40,9 @@ pub struct VerifyArgs {
 
 fn keys(path: &Path) -> Result<TrustedKeys, CliError> {
     let bytes = files::read(path, KEY_MAX)?;
-    std::str::from_utf8(&bytes)
-        .ok()
-        .and_then(TrustedKeys::parse)
-        .ok_or_else(|| CliError::Key(format!("{} does not hold the two public keys of a log", path.display())))
+    std::str::from_utf8(&bytes).ok().and_then(TrustedKeys::parse).ok_or_else(|| {
+        CliError::Key(format!("{} does not hold the two public keys of a log", path.display()))
+    })
 }
 
 /// Runs it.

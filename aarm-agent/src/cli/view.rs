@@ -102,7 +102,10 @@ impl Live {
 
     /// One receipt.
     pub fn receipt(&self, out: &mut Output, r: &Value) -> std::io::Result<()> {
-        let time = r["time"].as_str().and_then(|t| t.parse().ok()).map_or_else(|| "-".into(), |t| self.clock.time(t));
+        let time = r["time"]
+            .as_str()
+            .and_then(|t| t.parse().ok())
+            .map_or_else(|| "-".into(), |t| self.clock.time(t));
         let process = match r["identity"]["pid"].as_u64() {
             Some(pid) => format!("{}[{pid}]", text(&r["identity"]["comm"])),
             None => "-".to_owned(),
@@ -123,7 +126,9 @@ impl Live {
             (escape::value(kind).into_owned(), "-".to_owned(), style::DIM, "-".to_owned())
         };
         let object = object(r);
-        let room = self.columns.map(|c| c.saturating_sub(WIDTHS.iter().sum::<usize>() + 2 * (WIDTHS.len() - 1)).max(20));
+        let room = self
+            .columns
+            .map(|c| c.saturating_sub(WIDTHS.iter().sum::<usize>() + 2 * (WIDTHS.len() - 1)).max(20));
         let object = room.map_or_else(|| object.clone(), |room| table::fit(&object, room));
         let fit = |t: String, i: usize| table::fit(&t, WIDTHS[i]);
         let cells: Vec<Cell> = vec![
@@ -148,7 +153,11 @@ fn object(r: &Value) -> String {
             if let Some(addr) = a["network"]["addr"].as_str() {
                 let port = a["network"]["port"].as_u64().unwrap_or(0);
                 let addr = escape::value(addr);
-                return if addr.contains(':') { format!("[{addr}]:{port}") } else { format!("{addr}:{port}") };
+                return if addr.contains(':') {
+                    format!("[{addr}]:{port}")
+                } else {
+                    format!("{addr}:{port}")
+                };
             }
             let mut what = text(&a["path"]);
             if what == "-"
@@ -172,15 +181,24 @@ fn object(r: &Value) -> String {
         }
         "process" => match (d["child"].as_u64(), d["status"].as_u64()) {
             (Some(child), _) => format!("{} {child}", text(&d["what"])),
-            (_, Some(status)) if status & 0x7f == 0 => format!("{}, status {}", text(&d["what"]), status >> 8 & 0xff),
+            (_, Some(status)) if status & 0x7f == 0 => {
+                format!("{}, status {}", text(&d["what"]), status >> 8 & 0xff)
+            }
             (_, Some(status)) => format!("{}, signal {}", text(&d["what"]), status & 0x7f),
             _ => text(&d["what"]),
         },
         "session_open" => format!("{} under {}", text(&d["program"]), text(&d["policy"]["name"])),
-        "session_close" => format!("{} allowed, {} denied, {} audited, {} refused", d["allowed"], d["denied"], d["audited"], d["refused"]),
+        "session_close" => format!(
+            "{} allowed, {} denied, {} audited, {} refused",
+            d["allowed"], d["denied"], d["audited"], d["refused"]
+        ),
         "policy" => format!("{} {}", text(&d["policy"]["name"]), text(&d["policy"]["version"])),
         "gap" => format!("{} missing: {}", d["missing"], text(&d["why"])),
-        _ => d.as_object().and_then(|d| d.get("why").or_else(|| d.get("version"))).map(text).unwrap_or_default(),
+        _ => d
+            .as_object()
+            .and_then(|d| d.get("why").or_else(|| d.get("version")))
+            .map(text)
+            .unwrap_or_default(),
     }
 }
 
@@ -206,6 +224,11 @@ mod tests {
         Live::new(&out).receipt(&mut out, &r).unwrap();
         out.flush().unwrap();
         let shown = shown.lock().unwrap().clone();
-        assert_eq!(shown.iter().filter(|b| b.is_ascii_control()).count(), 1, "{}", String::from_utf8_lossy(&shown));
+        assert_eq!(
+            shown.iter().filter(|b| b.is_ascii_control()).count(),
+            1,
+            "{}",
+            String::from_utf8_lossy(&shown)
+        );
     }
 }

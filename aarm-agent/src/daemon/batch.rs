@@ -62,7 +62,15 @@ pub struct Batch {
 impl Batch {
     /// Appends a receipt that `encode` writes to the end of the buffer it is given.
     #[inline]
-    pub fn push(&mut self, owner: u32, session: u64, time_ns: u64, decision: u8, kind: Kind, encode: impl FnOnce(&mut Vec<u8>)) {
+    pub fn push(
+        &mut self,
+        owner: u32,
+        session: u64,
+        time_ns: u64,
+        decision: u8,
+        kind: Kind,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) {
         encode(&mut self.bytes);
         let end = self.bytes.len() as u32;
         self.entries.push(Entry { end, owner, session, time_ns, decision, kind });
@@ -149,7 +157,9 @@ mod tests {
         let mut batch = pool.take();
         assert!(batch.is_empty());
         for i in 0..3u8 {
-            batch.push(7, u64::from(i), 0, 0, Kind::Action, |b| b.extend(std::iter::repeat_n(b'0' + i, i.into())));
+            batch.push(7, u64::from(i), 0, 0, Kind::Action, |b| {
+                b.extend(std::iter::repeat_n(b'0' + i, i.into()))
+            });
         }
         let all: Vec<_> = batch.iter().map(|(e, bytes)| (e.session, bytes.to_vec())).collect();
         assert_eq!(all, [(0, vec![]), (1, b"1".to_vec()), (2, b"22".to_vec())]);

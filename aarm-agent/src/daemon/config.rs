@@ -301,7 +301,8 @@ impl Config {
     }
 
     fn check(&self, path: &Path) -> Result<(), ConfigError> {
-        let wrong = |field, message: String| Err(ConfigError::Value { path: path.to_path_buf(), field, message });
+        let wrong =
+            |field, message: String| Err(ConfigError::Value { path: path.to_path_buf(), field, message });
         for (field, value) in [
             ("policies", &self.policies),
             ("log", &self.log),
@@ -357,7 +358,10 @@ mod tests {
         assert_eq!(parse("# nothing\n\n").unwrap(), Config::default());
         assert_eq!(parse("").unwrap(), Config::default());
         assert_eq!(Config::load(Path::new("/nonexistent/agent.yaml"), false).unwrap(), Config::default());
-        assert!(matches!(Config::load(Path::new("/nonexistent/agent.yaml"), true), Err(ConfigError::Read { .. })));
+        assert!(matches!(
+            Config::load(Path::new("/nonexistent/agent.yaml"), true),
+            Err(ConfigError::Read { .. })
+        ));
     }
 
     #[test]

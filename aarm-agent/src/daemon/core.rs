@@ -196,7 +196,11 @@ impl Core {
     pub fn begin(p: Parts, first: impl FnOnce(&mut Self)) -> Result<Self, PolicyError> {
         let records: &[_] = if p.adopted { &p.snapshot.policies } else { &[] };
         let policies = Policies::new(&p.policies, records, p.snapshot.next_generation);
-        let gaps = if p.adopted { GapTracker::adopted(if p.snapshot.clean { &p.snapshot.seq_next } else { &[] }) } else { GapTracker::fresh() };
+        let gaps = if p.adopted {
+            GapTracker::adopted(if p.snapshot.clean { &p.snapshot.seq_next } else { &[] })
+        } else {
+            GapTracker::fresh()
+        };
         let batch = p.pool.take();
         let mut core = Self {
             p,
@@ -223,9 +227,15 @@ impl Core {
     /// Writes a receipt of the daemon's own.
     pub fn system(&mut self, body: &Body<'_>) {
         let boot_ns = crate::kernel::boot_ns();
-        let common =
-            Common { time_ns: self.clock.unix(boot_ns), boot_ns, host: &self.p.host, session: None, seq: None };
-        self.batch.push(NO_OWNER, 0, boot_ns, 0, Kind::System, |out| aarm_receipt::encode(&common, body, out));
+        let common = Common {
+            time_ns: self.clock.unix(boot_ns),
+            boot_ns,
+            host: &self.p.host,
+            session: None,
+            seq: None,
+        };
+        self.batch
+            .push(NO_OWNER, 0, boot_ns, 0, Kind::System, |out| aarm_receipt::encode(&common, body, out));
     }
 
     /// Finds the sessions that went on without a daemon.
@@ -329,7 +339,14 @@ impl Core {
         };
         let identity = match event {
             Some(e) => record::identity(e, Some(s)),
-            None => Identity { human: &s.human, uid: s.uid, pid: s.pid, tid: s.pid, agent: &s.exe, ..Identity::default() },
+            None => Identity {
+                human: &s.human,
+                uid: s.uid,
+                pid: s.pid,
+                tid: s.pid,
+                agent: &s.exe,
+                ..Identity::default()
+            },
         };
         let body = Body::SessionOpen {
             how,
@@ -339,11 +356,16 @@ impl Core {
             audit: s.policy.mode == "audit",
             identity,
         };
-        self.batch.push(s.uid, id, boot_ns, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
+        self.batch
+            .push(s.uid, id, boot_ns, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
     }
 
     /// Runs until `stop` changes or everybody who could ask is gone.
-    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>, mut stop: watch::Receiver<bool>) -> std::io::Result<()> {
+    pub async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        mut stop: watch::Receiver<bool>,
+    ) -> std::io::Result<()> {
         // SAFETY: the ring's descriptor is open as long as `self.p.events`, which outlives `ring`.
         let ring = unsafe {
             AsyncFd::register_with_interest(RingFd(self.p.events.raw_fd()), tokio::io::Interest::READABLE)?
@@ -443,7 +465,10 @@ impl Core {
                 _ => s.counts.deny += 1,
             }
         }
-        if e.op == aarm_common::Operation::Exec && e.decision == Decision::Allow && self.execs.len() < EXECS_MAX {
+        if e.op == aarm_common::Operation::Exec
+            && e.decision == Decision::Allow
+            && self.execs.len() < EXECS_MAX
+        {
             let seq = Seq { cpu: e.header.cpu, n: e.header.seq };
             self.execs.insert(e.header.tid, Exec { seq, exe: e.path.to_vec() });
         }
@@ -481,12 +506,12 @@ impl Core {
         let id = e.header.session;
         let fork = e.kind == EventKind::Fork;
         let arg = e.header.arg as u32;
-        if let Some(s) = self.sessions.get_mut(id) {
-            if fork {
-                let parent = s.processes.get(&e.header.pid).cloned().unwrap_or_default();
-                if let Some(child) = s.process(arg, e.header.pid) {
-                    *child = Process { ppid: e.header.pid, comm: e.comm().to_vec(), ..parent };
-                }
+        if let Some(s) = self.sessions.get_mut(id)
+            && fork
+        {
+            let parent = s.processes.get(&e.header.pid).cloned().unwrap_or_default();
+            if let Some(child) = s.process(arg, e.header.pid) {
+                *child = Process { ppid: e.header.pid, comm: e.comm().to_vec(), ..parent };
             }
         }
         let session = self.sessions.get(id);
@@ -498,7 +523,9 @@ impl Core {
             status: (!fork).then_some(arg),
             identity: record::identity(e, session),
         };
-        self.batch.push(owner, id, e.header.time_ns, 0, Kind::Process, |out| aarm_receipt::encode(&common, &body, out));
+        self.batch.push(owner, id, e.header.time_ns, 0, Kind::Process, |out| {
+            aarm_receipt::encode(&common, &body, out)
+        });
         if !fork {
             self.execs.remove(&e.header.tid);
             if let Some(s) = self.sessions.get_mut(id) {
@@ -513,7 +540,8 @@ impl Core {
         let (policy, generation) =
             loaded.map_or_else(|| (unknown_policy(), 0), |l| (l.label.clone(), l.generation));
         let id = e.header.session;
-        let session = new_session(id, policy, generation, SessionStart::Agent, self.clock.unix(e.header.time_ns));
+        let session =
+            new_session(id, policy, generation, SessionStart::Agent, self.clock.unix(e.header.time_ns));
         let session = Session { uid: e.header.uid, pid: e.header.pid, exe: e.path.to_vec(), ..session };
         self.sessions.insert(session);
         if let Some(s) = self.sessions.get_mut(id)
@@ -522,7 +550,7 @@ impl Core {
             p.exe = e.path.to_vec();
             p.comm = e.comm().to_vec();
         }
-        self.p.metrics.sessions.set(self.sessions.len().into());
+        self.p.metrics.sessions.set(self.sessions.live().into());
         self.open_receipt(id, "agent", Some(e));
         self.dirty = true;
     }
@@ -551,11 +579,16 @@ impl Core {
             session: Some(SessionRef { id, uuid: &s.uuid_text }),
             seq: event.map(|e| Seq { cpu: e.header.cpu, n: e.header.seq }),
         };
-        let body =
-            Body::SessionClose { allowed: s.counts.allow, denied: s.counts.deny, audited: s.counts.audit, refused };
-        self.batch.push(s.uid, id, boot_ns, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
+        let body = Body::SessionClose {
+            allowed: s.counts.allow,
+            denied: s.counts.deny,
+            audited: s.counts.audit,
+            refused,
+        };
+        self.batch
+            .push(s.uid, id, boot_ns, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
         self.sessions.remember(s.info(0, refused, Some(record::timestamp(self.clock.unix(boot_ns))), false));
-        self.p.metrics.sessions.set(self.sessions.len().into());
+        self.p.metrics.sessions.set(self.sessions.live().into());
         self.recycle(slot);
         self.dirty = true;
     }
@@ -572,7 +605,7 @@ impl Core {
         self.clock = Clock::now();
         self.p.metrics.beat(now);
         self.p.metrics.ring_fill.set(self.p.events.fill() as i64);
-        self.p.metrics.sessions.set(self.sessions.len().into());
+        self.p.metrics.sessions.set(self.sessions.live().into());
         // A wake-up can be missed only if a program was interrupted between two words; look anyway.
         self.drain().await;
         match self.p.kernel.stats() {
@@ -591,7 +624,11 @@ impl Core {
             let mut found: Vec<Gap> = Vec::new();
             self.gaps.overdue(now, |g| found.push(g));
             for g in found {
-                tracing::warn!("{} events of CPU {} found no room in the ring: their actions were refused", g.count, g.cpu);
+                tracing::warn!(
+                    "{} events of CPU {} found no room in the ring: their actions were refused",
+                    g.count,
+                    g.cpu
+                );
                 self.system(&Body::Gap {
                     cpu: Some(g.cpu),
                     missing: g.count,
@@ -606,7 +643,9 @@ impl Core {
             .iter()
             .filter(|s| {
                 self.p.kernel.session(session_slot(s.id)).is_ok_and(|k| {
-                    session_id(session_slot(s.id), k.generation) == s.id && k.tasks == 0 && k.flags & SESSION_ENDED != 0
+                    session_id(session_slot(s.id), k.generation) == s.id
+                        && k.tasks == 0
+                        && k.flags & SESSION_ENDED != 0
                 })
             })
             .map(|s| s.id)
@@ -617,8 +656,12 @@ impl Core {
         if let Err(e) = self.policies.refresh_agents(&mut *self.p.kernel) {
             tracing::warn!("agent selectors: {e}");
         }
-        let used: Vec<u32> =
-            self.sessions.iter().filter_map(|s| self.p.kernel.session(session_slot(s.id)).ok()).map(|k| k.policy).collect();
+        let used: Vec<u32> = self
+            .sessions
+            .iter()
+            .filter_map(|s| self.p.kernel.session(session_slot(s.id)).ok())
+            .map(|k| k.policy)
+            .collect();
         if let Err(e) = self.policies.sweep(&mut *self.p.kernel, |slot| used.contains(&slot)) {
             tracing::warn!("policy slots: {e}");
         }
@@ -656,8 +699,14 @@ impl Core {
                 }
             })
             .collect();
-        let snapshot =
-            Snapshot { boot_id: snapshot::boot_id(), clean, next_generation, seq_next: self.gaps.next(), sessions, policies };
+        let snapshot = Snapshot {
+            boot_id: snapshot::boot_id(),
+            clean,
+            next_generation,
+            seq_next: self.gaps.next(),
+            sessions,
+            policies,
+        };
         if let Err(e) = snapshot.store(&self.p.state) {
             tracing::error!("state is not kept: {e}");
         }
@@ -682,7 +731,8 @@ impl Core {
                 let _ = answer.send(list);
             }
             Command::Session(name, answer) => {
-                let live = self.sessions.iter().find(|s| s.uuid_text == name || format!("{:016x}", s.id) == name);
+                let live =
+                    self.sessions.iter().find(|s| s.uuid_text == name || format!("{:016x}", s.id) == name);
                 let found = live.map(|s| self.info(s, true));
                 let ended = || self.sessions.ended().find(|s| s.uuid == name || s.session == name).cloned();
                 let _ = answer.send(found.or_else(ended));
@@ -699,7 +749,8 @@ impl Core {
                         generation: l.generation,
                         rules: l.rules.len() as u32,
                         agents: l.agents,
-                        sessions: self.sessions.iter().filter(|s| s.generation == l.generation).count() as u32,
+                        sessions: self.sessions.iter().filter(|s| s.generation == l.generation).count()
+                            as u32,
                     })
                     .collect();
                 let _ = answer.send(list);
@@ -710,8 +761,9 @@ impl Core {
             Command::Numbers(answer) => {
                 let stats = self.p.kernel.stats().unwrap_or_default();
                 let _ = answer.send(Numbers {
-                    sessions: self.sessions.len(),
-                    policies: self.policies.all().iter().filter(|l| !l.retired && l.file != "-").count() as u32,
+                    sessions: self.sessions.live(),
+                    policies: self.policies.all().iter().filter(|l| !l.retired && l.file != "-").count()
+                        as u32,
                     default_policy: self.default_policy().map(|l| l.label.name.clone()),
                     fill: self.p.events.fill(),
                     received: self.p.metrics.received.get(),
@@ -723,7 +775,8 @@ impl Core {
     }
 
     fn info(&self, s: &Session, processes: bool) -> SessionInfo {
-        let (tasks, refused) = self.p.kernel.session(session_slot(s.id)).map_or((0, 0), |k| (k.tasks, k.refused));
+        let (tasks, refused) =
+            self.p.kernel.session(session_slot(s.id)).map_or((0, 0), |k| (k.tasks, k.refused));
         s.info(tasks, refused, None, processes)
     }
 
@@ -752,7 +805,8 @@ impl Core {
                 (l.slot, l.generation)
             }
             Choice::Named(name) => {
-                let l = self.policies.named(name).ok_or_else(|| RegisterError::UnknownPolicy(name.clone()))?;
+                let l =
+                    self.policies.named(name).ok_or_else(|| RegisterError::UnknownPolicy(name.clone()))?;
                 (l.slot, l.generation)
             }
             Choice::Text(file, text) => {
@@ -769,7 +823,7 @@ impl Core {
         let session = new_session(id, policy.clone(), generation, SessionStart::Run, started);
         let uuid = session.uuid_text.clone();
         self.sessions.insert(Session { intent: r.intent, human: r.human, uid: r.uid, pid: r.pid, ..session });
-        self.p.metrics.sessions.set(self.sessions.len().into());
+        self.p.metrics.sessions.set(self.sessions.live().into());
         self.open_receipt(id, "run", None);
         let (told, durable) = oneshot::channel();
         self.batch.waiters.push(told);
@@ -798,10 +852,21 @@ impl EventPort for NoEvents {
 
 /// A policy of which nothing is known but that it decided.
 fn unknown_policy() -> PolicyLabel {
-    PolicyLabel { name: "unknown".into(), version: String::new(), hash: String::new(), mode: "enforce".into() }
+    PolicyLabel {
+        name: "unknown".into(),
+        version: String::new(),
+        hash: String::new(),
+        mode: "enforce".into(),
+    }
 }
 
-fn new_session(id: u64, policy: PolicyLabel, generation: u32, start: SessionStart, started_ns: u64) -> Session {
+fn new_session(
+    id: u64,
+    policy: PolicyLabel,
+    generation: u32,
+    start: SessionStart,
+    started_ns: u64,
+) -> Session {
     let uuid = uuid::Uuid::now_v7();
     Session {
         id,

@@ -19,7 +19,9 @@ pub enum LockError {
         pid: String,
     },
     /// The directory is somebody else's.
-    #[error("{0} exists and is not a directory that only its owner can write, owned by the user who starts aarm-agent")]
+    #[error(
+        "{0} exists and is not a directory that only its owner can write, owned by the user who starts aarm-agent"
+    )]
     Directory(PathBuf),
     /// A file operation failed.
     #[error("cannot lock {path}: {source}")]
@@ -66,7 +68,9 @@ impl Lock {
             let mut pid = String::new();
             let _ = (&mut file).take(16).read_to_string(&mut pid);
             let pid = pid.trim();
-            return Err(LockError::Running { pid: if pid.is_empty() { "unknown".into() } else { pid.into() } });
+            return Err(LockError::Running {
+                pid: if pid.is_empty() { "unknown".into() } else { pid.into() },
+            });
         }
         file.set_len(0).and_then(|()| file.rewind()).map_err(io)?;
         writeln!(file, "{}", std::process::id()).map_err(io)?;

@@ -122,7 +122,13 @@ fn diagnostics(file: &str, found: Vec<aarm_policy::Diagnostic>) -> Vec<Diagnosti
     found
         .into_iter()
         .filter(|d| d.severity == aarm_policy::Severity::Error)
-        .map(|d| Diagnostic { file: file.to_owned(), line: d.line, column: d.column, message: d.message, help: d.help })
+        .map(|d| Diagnostic {
+            file: file.to_owned(),
+            line: d.line,
+            column: d.column,
+            message: d.message,
+            help: d.help,
+        })
         .collect()
 }
 
@@ -168,13 +174,23 @@ impl Policies {
                 file: r.file.clone(),
                 slot: r.slot,
                 generation: r.generation,
-                rules: r.rules.iter().map(|(id, reason)| RuleName { id: id.clone(), reason: reason.clone() }).collect(),
+                rules: r
+                    .rules
+                    .iter()
+                    .map(|(id, reason)| RuleName { id: id.clone(), reason: reason.clone() })
+                    .collect(),
                 agents: r.agents,
                 retired: r.retired,
                 resting: None,
             })
             .collect();
-        Self { dir: dir.to_path_buf(), loaded, documents: Vec::new(), next_generation: next_generation.max(1), agents: Vec::new() }
+        Self {
+            dir: dir.to_path_buf(),
+            loaded,
+            documents: Vec::new(),
+            next_generation: next_generation.max(1),
+            agents: Vec::new(),
+        }
     }
 
     /// What the snapshot keeps.
@@ -248,7 +264,13 @@ impl Policies {
         }
         files.sort();
         let mut problems = Vec::new();
-        let problem = |file: &str, message: String| Diagnostic { file: file.to_owned(), line: 0, column: 0, message, help: None };
+        let problem = |file: &str, message: String| Diagnostic {
+            file: file.to_owned(),
+            line: 0,
+            column: 0,
+            message,
+            help: None,
+        };
         if files.len() > FILES_MAX {
             let message = format!("{} policy files, this version holds {FILES_MAX}", files.len());
             problems.push(problem(&self.dir.display().to_string(), message));
@@ -263,7 +285,10 @@ impl Policies {
             match parse(&file, &text) {
                 Ok(d) => match documents.iter().find(|o| o.policy.name() == d.policy.name()) {
                     Some(other) => {
-                        problems.push(problem(&file, format!("policy `{}` is also in {}", d.policy.name(), other.file)));
+                        problems.push(problem(
+                            &file,
+                            format!("policy `{}` is also in {}", d.policy.name(), other.file),
+                        ));
                     }
                     None => documents.push(d),
                 },
@@ -281,7 +306,13 @@ impl Policies {
             .ok_or(PolicyError::NoSlot)
     }
 
-    fn place(&mut self, kernel: &mut dyn KernelPort, policy: &Policy, file: &str, compiled: &Compiled) -> Result<u32, PolicyError> {
+    fn place(
+        &mut self,
+        kernel: &mut dyn KernelPort,
+        policy: &Policy,
+        file: &str,
+        compiled: &Compiled,
+    ) -> Result<u32, PolicyError> {
         let slot = self.free_slot()?;
         kernel.load_policy(slot, &compiled.table)?;
         let generation = compiled.table.generation;
@@ -291,7 +322,11 @@ impl Policies {
             file: file.to_owned(),
             slot,
             generation,
-            rules: compiled.rules.iter().map(|r| RuleName { id: r.id.clone(), reason: r.reason.clone() }).collect(),
+            rules: compiled
+                .rules
+                .iter()
+                .map(|r| RuleName { id: r.id.clone(), reason: r.reason.clone() })
+                .collect(),
             agents: policy.agents().len() as u32,
             retired: false,
             resting: None,
@@ -320,8 +355,15 @@ impl Policies {
         }
         let selectors: usize = documents.iter().map(|d| d.policy.agents().len()).sum();
         if selectors > AGENT_SELECTORS {
-            let message = format!("{selectors} agent selectors in all policies together, at most {AGENT_SELECTORS}");
-            problems.push(Diagnostic { file: self.dir.display().to_string(), line: 0, column: 0, message, help: None });
+            let message =
+                format!("{selectors} agent selectors in all policies together, at most {AGENT_SELECTORS}");
+            problems.push(Diagnostic {
+                file: self.dir.display().to_string(),
+                line: 0,
+                column: 0,
+                message,
+                help: None,
+            });
         }
         if !problems.is_empty() {
             return Err(PolicyError::Invalid(problems));
@@ -385,9 +427,7 @@ impl Policies {
         let root = Path::new(host::CGROUP_ROOT);
         self.documents
             .iter()
-            .flat_map(|(slot, p)| {
-                p.agents().iter().map(move |a| (*slot, host::cgroups(root, &a.cgroup)))
-            })
+            .flat_map(|(slot, p)| p.agents().iter().map(move |a| (*slot, host::cgroups(root, &a.cgroup))))
             .collect()
     }
 
@@ -414,19 +454,28 @@ impl Policies {
     }
 
     /// Loads a policy that came with a session; its slot.
-    pub fn load_text(&mut self, kernel: &mut dyn KernelPort, file: &str, text: &[u8]) -> Result<(u32, u32), PolicyError> {
+    pub fn load_text(
+        &mut self,
+        kernel: &mut dyn KernelPort,
+        file: &str,
+        text: &[u8],
+    ) -> Result<(u32, u32), PolicyError> {
         let document = parse(file, text)?;
         let env = host::homes(Path::new(PASSWD)).map_err(io(Path::new(PASSWD)))?;
         let generation = self.take_generation();
-        let compiled =
-            compile(&document.policy, &env, generation).map_err(|d| PolicyError::Invalid(diagnostics(file, d)))?;
+        let compiled = compile(&document.policy, &env, generation)
+            .map_err(|d| PolicyError::Invalid(diagnostics(file, d)))?;
         let generation = self.place(kernel, &document.policy, "-", &compiled)?;
         let slot = self.loaded.last().map_or(AGENTS_SLOT, |l| l.slot);
         Ok((slot, generation))
     }
 
     /// Frees slots that nobody uses: `used` says whether a session is under a slot.
-    pub fn sweep(&mut self, kernel: &mut dyn KernelPort, used: impl Fn(u32) -> bool) -> Result<(), PolicyError> {
+    pub fn sweep(
+        &mut self,
+        kernel: &mut dyn KernelPort,
+        used: impl Fn(u32) -> bool,
+    ) -> Result<(), PolicyError> {
         let now = Instant::now();
         let mut freed = Vec::new();
         for l in &mut self.loaded {

@@ -7,7 +7,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use aarm_common::event::{self, Event};
 use aarm_common::op::Decision;
-use aarm_receipt::receipt::{Action, Decided, FileId, Identity, Network, Outcome, PolicyRef, Seq, SessionRef};
+use aarm_receipt::receipt::{
+    Action, Decided, FileId, Identity, Network, Outcome, PolicyRef, Seq, SessionRef,
+};
 use aarm_receipt::{Body, Common};
 
 use super::policies::Loaded;
@@ -121,7 +123,14 @@ fn network(e: &Event<'_>) -> Option<Network> {
 
 /// The receipt of a decided action.
 #[inline]
-pub fn action(e: &Event<'_>, clock: Clock, host: &str, session: Option<&Session>, policy: Option<&Loaded>, out: &mut Vec<u8>) {
+pub fn action(
+    e: &Event<'_>,
+    clock: Clock,
+    host: &str,
+    session: Option<&Session>,
+    policy: Option<&Loaded>,
+    out: &mut Vec<u8>,
+) {
     let mut names = [""; 6];
     let n = flags(e, &mut names);
     let rule = e.rule.and_then(|r| policy.and_then(|p| p.rules.get(r as usize)));
@@ -152,7 +161,14 @@ pub fn action(e: &Event<'_>, clock: Clock, host: &str, session: Option<&Session>
 }
 
 /// The receipt of an exec that took effect.
-pub fn outcome(e: &Event<'_>, clock: Clock, host: &str, session: Option<&Session>, of: Option<Seq>, out: &mut Vec<u8>) {
+pub fn outcome(
+    e: &Event<'_>,
+    clock: Clock,
+    host: &str,
+    session: Option<&Session>,
+    of: Option<Seq>,
+    out: &mut Vec<u8>,
+) {
     let body = Body::Outcome(Outcome {
         of,
         result: "executed",

@@ -106,7 +106,11 @@ impl Session {
             }
             p.comm = comm.to_vec();
             let words = argv.strip_suffix(b"\0").unwrap_or(argv);
-            p.argv = words.split(|b| *b == 0).take(ARGV_MAX).map(|w| String::from_utf8_lossy(w).into_owned()).collect();
+            p.argv = words
+                .split(|b| *b == 0)
+                .take(ARGV_MAX)
+                .map(|w| String::from_utf8_lossy(w).into_owned())
+                .collect();
         }
     }
 
@@ -191,7 +195,7 @@ impl Sessions {
     }
 
     /// How many live.
-    pub fn len(&self) -> u32 {
+    pub fn live(&self) -> u32 {
         self.live
     }
 }

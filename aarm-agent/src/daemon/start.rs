@@ -96,7 +96,11 @@ fn host() -> String {
 /// Name of a new log: the host's name and what makes it unique.
 fn origin() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name: String = name.trim().chars().map(|c| if c.is_ascii_alphanumeric() || "-.".contains(c) { c } else { '-' }).collect();
+    let name: String = name
+        .trim()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || "-.".contains(c) { c } else { '-' })
+        .collect();
     format!("aarm.{}.{}", if name.is_empty() { "host" } else { &name }, uuid::Uuid::now_v7().simple())
 }
 
@@ -150,9 +154,11 @@ fn serve(
 ) -> Result<(), StartError> {
     let metrics = Metrics::new().map_err(|e| StartError::Io(std::io::Error::other(e)))?;
     let metrics_listener = match config.metrics.listen.0 {
-        Some(address) => {
-            Some(runtime.block_on(metrics::bind(address)).map_err(|source| StartError::Metrics { address, source })?)
-        }
+        Some(address) => Some(
+            runtime
+                .block_on(metrics::bind(address))
+                .map_err(|source| StartError::Metrics { address, source })?,
+        ),
         None => None,
     };
     let mut kernel = Kernel::start(options)?;
@@ -182,8 +188,14 @@ fn serve(
     let core = Core::begin(parts, |core| {
         core.system(&Body::Start { version: env!("CARGO_PKG_VERSION"), kernel: &release, adopted });
         if opened.bytes_cut > 0 {
-            tracing::warn!("the log had {} bytes of an unfinished write at its end: cut off", opened.bytes_cut);
-            core.system(&Body::Recovery { why: "an unfinished write at the end of the log", bytes_cut: opened.bytes_cut });
+            tracing::warn!(
+                "the log had {} bytes of an unfinished write at its end: cut off",
+                opened.bytes_cut
+            );
+            core.system(&Body::Recovery {
+                why: "an unfinished write at the end of the log",
+                bytes_cut: opened.bytes_cut,
+            });
         }
     })?;
     let rhythm = Rhythm {
@@ -192,7 +204,15 @@ fn serve(
         checkpoint: config.receipts.checkpoint(),
         heartbeat: config.receipts.heartbeat(),
     };
-    let writer = Writer::spawn(log, rhythm, Arc::clone(&metrics), Arc::clone(&progress), durable.clone(), pool, to_write)?;
+    let writer = Writer::spawn(
+        log,
+        rhythm,
+        Arc::clone(&metrics),
+        Arc::clone(&progress),
+        durable.clone(),
+        pool,
+        to_write,
+    )?;
     let (commands, asked) = mpsc::channel(COMMANDS);
     let api = Arc::new(Api {
         core: commands.clone(),
@@ -279,7 +299,9 @@ async fn reload(commands: &mpsc::Sender<Command>) {
         return;
     }
     match answered.await {
-        Ok(Ok(r)) => tracing::info!(loaded = ?r.loaded, removed = ?r.removed, sessions = r.sessions_moved, "policies reloaded"),
+        Ok(Ok(r)) => {
+            tracing::info!(loaded = ?r.loaded, removed = ?r.removed, sessions = r.sessions_moved, "policies reloaded")
+        }
         Ok(Err(e)) => tracing::error!("policies not reloaded, the old ones stay: {}", policy_text(&e)),
         Err(_) => {}
     }

@@ -89,7 +89,11 @@ impl Writer {
         std::thread::Builder::new().name("aarm-log".into()).spawn(move || writer.run(&runtime, batches))
     }
 
-    fn run(&mut self, runtime: &tokio::runtime::Runtime, mut batches: mpsc::Receiver<Batch>) -> Result<(), LogError> {
+    fn run(
+        &mut self,
+        runtime: &tokio::runtime::Runtime,
+        mut batches: mpsc::Receiver<Batch>,
+    ) -> Result<(), LogError> {
         loop {
             let wait = self.wait();
             let next = runtime.block_on(async { tokio::time::timeout(wait, batches.recv()).await });
@@ -103,8 +107,9 @@ impl Writer {
             if due || urgent || self.waiting_receipts >= self.rhythm.sync_count {
                 self.sync()?;
             }
-            let pause = if self.log.size() > self.log.signed() { self.rhythm.checkpoint } else { self.rhythm.heartbeat };
-            if self.signed_at.elapsed() >= pause {
+            // A log is never without a checkpoint once something durable is in it.
+            let first = self.log.signed() == 0 && self.log.durable() > 0;
+            if first || self.signed_at.elapsed() >= self.pause() {
                 self.sign()?;
             }
         }
@@ -115,9 +120,13 @@ impl Writer {
     /// How long there is nothing to do.
     fn wait(&self) -> Duration {
         let sync = self.oldest.map(|t| self.rhythm.sync.saturating_sub(t.elapsed()));
-        let pause = if self.log.size() > self.log.signed() { self.rhythm.checkpoint } else { self.rhythm.heartbeat };
-        let sign = pause.saturating_sub(self.signed_at.elapsed());
+        let sign = self.pause().saturating_sub(self.signed_at.elapsed());
         sync.map_or(sign, |s| s.min(sign))
+    }
+
+    /// Time between the last checkpoint and the next.
+    fn pause(&self) -> Duration {
+        if self.log.size() > self.log.signed() { self.rhythm.checkpoint } else { self.rhythm.heartbeat }
     }
 
     fn append(&mut self, mut batch: Batch) -> Result<(), LogError> {

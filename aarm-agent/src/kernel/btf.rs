@@ -80,7 +80,9 @@ impl Btf {
         const PATH: &str = "/sys/kernel/btf/vmlinux";
         match std::fs::read(PATH) {
             Ok(data) => Self::parse(data),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Err(BtfError::Missing { path: PATH.into() }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                Err(BtfError::Missing { path: PATH.into() })
+            }
             Err(source) => Err(BtfError::Read { path: PATH.into(), source }),
         }
     }
@@ -90,8 +92,13 @@ impl Btf {
         if data.len() > BTF_MAX {
             return Err(BtfError::Malformed(BTF_MAX));
         }
-        let mut btf =
-            Self { data, strings: 0..0, types: Vec::new(), structs: HashMap::new(), functions: Default::default() };
+        let mut btf = Self {
+            data,
+            strings: 0..0,
+            types: Vec::new(),
+            structs: HashMap::new(),
+            functions: Default::default(),
+        };
         let magic = btf.u32(0)? as u16;
         if magic != MAGIC {
             return Err(BtfError::Malformed(0));
@@ -103,7 +110,8 @@ impl Btf {
         let types = header.checked_add(type_off).filter(|o| *o <= end).ok_or(BtfError::Malformed(8))?;
         let types_end = types.checked_add(type_len).filter(|o| *o <= end).ok_or(BtfError::Malformed(12))?;
         let strings = header.checked_add(str_off).filter(|o| *o <= end).ok_or(BtfError::Malformed(16))?;
-        let strings_end = strings.checked_add(str_len).filter(|o| *o <= end).ok_or(BtfError::Malformed(20))?;
+        let strings_end =
+            strings.checked_add(str_len).filter(|o| *o <= end).ok_or(BtfError::Malformed(20))?;
         btf.strings = strings..strings_end;
         let mut at = types;
         while at < types_end {
@@ -171,7 +179,9 @@ impl Btf {
         let info = self.u32(at + 4)?;
         let kind = info >> 24 & 31;
         match kind {
-            KIND_TYPEDEF | KIND_CONST | KIND_VOLATILE | KIND_RESTRICT | KIND_TYPE_TAG if depth < NESTING_MAX => {
+            KIND_TYPEDEF | KIND_CONST | KIND_VOLATILE | KIND_RESTRICT | KIND_TYPE_TAG
+                if depth < NESTING_MAX =>
+            {
                 return self.member(self.u32(at + 8)?, wanted, depth + 1);
             }
             KIND_STRUCT | KIND_UNION => {}

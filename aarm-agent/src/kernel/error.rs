@@ -11,7 +11,9 @@ pub enum KernelError {
     #[error("this aarm-agent was built without the kernel programs: build it with `cargo xtask build`")]
     NoObject,
     /// Not root.
-    #[error("aarm-agent must run as root (it loads kernel programs): start it with sudo or as a system service")]
+    #[error(
+        "aarm-agent must run as root (it loads kernel programs): start it with sudo or as a system service"
+    )]
     NotRoot,
     /// `bpf` is not among the active security modules.
     #[error(
@@ -72,7 +74,10 @@ pub enum KernelError {
         source: std::io::Error,
     },
     /// All sessions are in use.
-    #[error("{} sessions are running, the most this version can hold: end one first", aarm_common::limits::SESSIONS)]
+    #[error(
+        "{} sessions are running, the most this version can hold: end one first",
+        aarm_common::limits::SESSIONS
+    )]
     NoFreeSession,
     /// The process belongs to a session already.
     #[error("the process belongs to a session already")]
@@ -94,6 +99,9 @@ impl KernelError {
 
     /// Whether the host, rather than this run, is at fault: the daemon then exits with 2.
     pub fn is_host(&self) -> bool {
-        matches!(self, Self::NotRoot | Self::NoBpfLsm { .. } | Self::NoBpfFs(_) | Self::Btf(_) | Self::Program { .. })
+        matches!(
+            self,
+            Self::NotRoot | Self::NoBpfLsm { .. } | Self::NoBpfFs(_) | Self::Btf(_) | Self::Program { .. }
+        )
     }
 }

@@ -27,7 +27,14 @@ impl EventSource {
         let view = |offset: usize| {
             // SAFETY: a fresh read-only mapping of one of the ring's position pages.
             let p = unsafe {
-                libc::mmap(std::ptr::null_mut(), page, libc::PROT_READ, libc::MAP_SHARED, fd, offset as libc::off_t)
+                libc::mmap(
+                    std::ptr::null_mut(),
+                    page,
+                    libc::PROT_READ,
+                    libc::MAP_SHARED,
+                    fd,
+                    offset as libc::off_t,
+                )
             };
             if p == libc::MAP_FAILED {
                 Err(KernelError::io("cannot map the event ring")(std::io::Error::last_os_error()))
@@ -36,7 +43,8 @@ impl EventSource {
             }
         };
         let (consumer, producer) = (view(0)?, view(page)?);
-        let ring = RingBuf::try_from(Map::RingBuf(map)).map_err(|source| KernelError::Map { map: "EVENTS", source })?;
+        let ring = RingBuf::try_from(Map::RingBuf(map))
+            .map_err(|source| KernelError::Map { map: "EVENTS", source })?;
         Ok(Self { ring, consumer, producer, page })
     }
 

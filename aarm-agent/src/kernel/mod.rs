@@ -20,7 +20,9 @@ use std::path::PathBuf;
 use aarm_common::ABI_VERSION;
 use aarm_common::limits::{POLICY_SLOTS, SESSIONS};
 use aarm_common::policy::Policy;
-use aarm_common::state::{Config, SESSION_ENDED, STATS, Session, TASK_COUNTED, Task, session_id, session_slot};
+use aarm_common::state::{
+    Config, SESSION_ENDED, STATS, Session, TASK_COUNTED, Task, session_id, session_slot,
+};
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, Queue};
 use aya::{Btf, EbpfLoader};
 
@@ -112,7 +114,8 @@ impl Kernel {
             free: Queue::try_from(Map::Queue(open(&pins, "FREE_SLOTS")?)).map_err(map_error("FREE_SLOTS"))?,
             policies: Array::try_from(Map::Array(open(&pins, "POLICIES")?)).map_err(map_error("POLICIES"))?,
             config: Array::try_from(Map::Array(open(&pins, "CONFIG")?)).map_err(map_error("CONFIG"))?,
-            stats: PerCpuArray::try_from(Map::PerCpuArray(open(&pins, "STATS")?)).map_err(map_error("STATS"))?,
+            stats: PerCpuArray::try_from(Map::PerCpuArray(open(&pins, "STATS")?))
+                .map_err(map_error("STATS"))?,
             events: Some(EventSource::open(open(&pins, "EVENTS")?)?),
         };
         if !ready {
@@ -289,9 +292,11 @@ fn attach(pins: &Pins, mut object: aya::Ebpf) -> Result<(), KernelError> {
         // bpffs refuses names with a dot.
         let next = pins.link(&format!("{name}_new"));
         let _ = std::fs::remove_file(&next);
-        link.pin(&next).map_err(|e| KernelError::io(format!("cannot pin {name}"))(std::io::Error::other(e)))?;
+        link.pin(&next)
+            .map_err(|e| KernelError::io(format!("cannot pin {name}"))(std::io::Error::other(e)))?;
         if path.exists() {
-            std::fs::remove_file(&path).map_err(KernelError::io(format!("cannot replace {}", path.display())))?;
+            std::fs::remove_file(&path)
+                .map_err(KernelError::io(format!("cannot replace {}", path.display())))?;
         }
         std::fs::rename(&next, &path).map_err(KernelError::io(format!("cannot place {}", path.display())))?;
     }

@@ -49,7 +49,8 @@ impl Pins {
                     let meta = std::fs::symlink_metadata(&dir)
                         .map_err(KernelError::io(format!("cannot look at {}", dir.display())))?;
                     if !meta.is_dir() || meta.uid() != 0 || meta.permissions().mode() & 0o077 != 0 {
-                        let source = std::io::Error::other("exists, and is not a directory that only root can use");
+                        let source =
+                            std::io::Error::other("exists, and is not a directory that only root can use");
                         return Err(KernelError::Io { what: dir.display().to_string(), source });
                     }
                 }

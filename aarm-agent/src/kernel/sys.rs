@@ -28,7 +28,10 @@ fn bpf(command: libc::c_long, attr: &mut ElemAttr) -> io::Result<()> {
 }
 
 /// A task's value in a task storage map; `None` if it has none. `V` must be the map's value type.
-pub fn task_lookup<V: aya::Pod + Default>(map: BorrowedFd<'_>, task: BorrowedFd<'_>) -> io::Result<Option<V>> {
+pub fn task_lookup<V: aya::Pod + Default>(
+    map: BorrowedFd<'_>,
+    task: BorrowedFd<'_>,
+) -> io::Result<Option<V>> {
     let key = task.as_raw_fd();
     let mut value = V::default();
     let mut attr = ElemAttr {
@@ -45,7 +48,12 @@ pub fn task_lookup<V: aya::Pod + Default>(map: BorrowedFd<'_>, task: BorrowedFd<
 }
 
 /// Sets a task's value in a task storage map.
-pub fn task_update<V: aya::Pod>(map: BorrowedFd<'_>, task: BorrowedFd<'_>, value: &V, flags: u64) -> io::Result<()> {
+pub fn task_update<V: aya::Pod>(
+    map: BorrowedFd<'_>,
+    task: BorrowedFd<'_>,
+    value: &V,
+    flags: u64,
+) -> io::Result<()> {
     let key = task.as_raw_fd();
     let mut attr = ElemAttr {
         map_fd: map.as_raw_fd() as u32,

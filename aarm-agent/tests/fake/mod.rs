@@ -1,4 +1,6 @@
 //! A daemon for tests of the command line: answers every request with one prepared answer.
+// Each test binary compiles this module for itself and uses a part of it.
+#![allow(dead_code)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixListener;
@@ -41,7 +43,10 @@ pub fn registered() -> String {
 
 /// A whole HTTP answer.
 pub fn answer(status: &str, body: &str) -> String {
-    format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 impl Fake {
@@ -55,7 +60,8 @@ impl Fake {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(mut stream) = stream else { break };
-                let credentials = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials);
+                let credentials =
+                    nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials);
                 let pid = credentials.map_or(0, |c| c.pid());
                 let mut reader = BufReader::new(stream.try_clone().expect("a second handle"));
                 let (mut line, mut length) = (String::new(), 0);

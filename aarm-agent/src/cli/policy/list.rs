@@ -21,7 +21,8 @@ pub struct ListArgs {
 
 /// Runs it.
 pub fn run(args: &ListArgs, global: &Global, out: &mut Output) -> Result<Exit, CliError> {
-    let list: PolicyList = block_on(async { Client::connect(&global.socket).await?.get("/v1/policies").await })?;
+    let list: PolicyList =
+        block_on(async { Client::connect(&global.socket).await?.get("/v1/policies").await })?;
     if args.json {
         out.json(&list)?;
         return Ok(Exit::OK);

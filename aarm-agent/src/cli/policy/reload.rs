@@ -30,7 +30,9 @@ pub fn run(args: &ReloadArgs, global: &Global, out: &mut Output) -> Result<Exit,
         out.json(&answer)?;
         return Ok(Exit::OK);
     }
-    for (label, names) in [("loaded", &answer.loaded), ("unchanged", &answer.unchanged), ("removed", &answer.removed)] {
+    for (label, names) in
+        [("loaded", &answer.loaded), ("unchanged", &answer.unchanged), ("removed", &answer.removed)]
+    {
         if !names.is_empty() {
             out.line(&format!("{label:<10} {}", escape::value(&names.join(", "))))?;
         }

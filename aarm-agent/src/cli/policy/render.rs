@@ -21,7 +21,15 @@ pub fn diagnostic(out: &mut Output, path: &Path, source: &str, d: &Diagnostic) -
         .unwrap_or_default()
         .chars()
         // Column by column, so that the mark stays where it belongs.
-        .map(|c| if c == '\t' { ' ' } else if c == '\\' || escape::is_plain(c) { c } else { '\u{fffd}' })
+        .map(|c| {
+            if c == '\t' {
+                ' '
+            } else if c == '\\' || escape::is_plain(c) {
+                c
+            } else {
+                '\u{fffd}'
+            }
+        })
         .collect();
     let message = escape::text(&d.message);
     let help = d.help.as_deref().map(escape::text);
@@ -75,7 +83,9 @@ mod tests {
 
     #[test]
     fn the_mark_is_under_the_word() {
-        let text = shown("apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: { name: x }\nspec:\n  mood: enforce\n");
+        let text = shown(
+            "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: { name: x }\nspec:\n  mood: enforce\n",
+        );
         assert!(text.contains("p.yaml:5:3"), "{text}");
         assert!(text.contains("  mood: enforce\n"), "{text}");
         assert!(text.contains("  ^^^^"), "{text}");
@@ -83,13 +93,17 @@ mod tests {
 
     #[test]
     fn a_hostile_document_prints_nothing_hostile() {
-        let text = shown("apiVersion: aarm.dev/v1alpha1\nkind: \"\u{1b}[2J\u{202e}x\"\nspec:\n  \u{9b}31m: 1\n\t: \u{7}\n");
+        let text = shown(
+            "apiVersion: aarm.dev/v1alpha1\nkind: \"\u{1b}[2J\u{202e}x\"\nspec:\n  \u{9b}31m: 1\n\t: \u{7}\n",
+        );
         assert!(text.chars().all(|c| c == '\n' || !c.is_control() && c != '\u{202e}'), "{text:?}");
     }
 
     #[test]
     fn spans_stay_inside_the_line() {
-        for (line, column) in [("", 1), ("", 99), ("abc", 4), ("é: x", 1), ("a, b", 2), ("日本", 2), (&"ü".repeat(500), 2)] {
+        for (line, column) in
+            [("", 1), ("", 99), ("abc", 4), ("é: x", 1), ("a, b", 2), ("日本", 2), (&"ü".repeat(500), 2)]
+        {
             let s = span(line, column);
             assert!(line.get(s.clone()).is_some(), "{line} {column} {s:?}");
         }
