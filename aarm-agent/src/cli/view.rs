@@ -35,7 +35,12 @@ pub fn operations(text: &str) -> Result<Operations, String> {
     Family::from_name(text)
         .map(Operations::Family)
         .or_else(|| Operation::from_name(text).map(Operations::One))
-        .ok_or_else(|| "not an operation or family of the policy language".to_owned())
+        .ok_or_else(|| {
+            let families = Family::ALL.iter().map(|f| f.name());
+            let known: Vec<&str> =
+                families.chain(Operation::ALL.iter().filter(|o| o.is_decided()).map(|o| o.name())).collect();
+            format!("one of {}", known.join(", "))
+        })
 }
 
 /// Reads `--decision`, in either case.

@@ -230,7 +230,10 @@ mod tests {
                 t.note(0, *n, 0);
                 t.overdue(0, |g| missing += g.count);
             }
-            t.overdue(GRACE_NS, |g| missing += g.count);
+            // Each hole has a time of its own, which begins when the one before is given up.
+            for turn in 1..=numbers.len() as u64 + 1 {
+                t.overdue(turn * GRACE_NS, |g| missing += g.count);
+            }
             let end = numbers.iter().max().map_or(0, |m| m + 1);
             let seen = numbers.len() as u64 - t.late();
             prop_assert_eq!(seen + missing, end);
