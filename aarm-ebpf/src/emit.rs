@@ -18,7 +18,7 @@ use core::ffi::c_void;
 use crate::decide::{Verdict, refuses};
 use crate::kernel::*;
 use crate::maps::{EVENTS, SCRATCH, SEQ, count};
-use crate::scratch::{END, Scratch};
+use crate::scratch::{self, END, Scratch};
 use crate::session::Frame;
 
 /// Errno of a refusal by policy.
@@ -74,7 +74,7 @@ pub extern "C" fn aarm_emit(scratch: u32) -> i32 {
         (*h).took_ns = now().wrapping_sub((*h).time_ns) as u32;
         (*h).seq = core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(seq, 1);
         let to = (&raw mut (*s).buf).cast::<u8>().add(at);
-        *to.cast::<EventHeader>() = *h;
+        scratch::copy(h.cast_const(), to.cast::<EventHeader>());
         let failed =
             bpf_ringbuf_output((&raw const EVENTS).cast_mut().cast(), to.cast(), len, 0);
         if failed != 0 {

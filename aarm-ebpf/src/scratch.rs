@@ -50,6 +50,37 @@ pub struct Scratch {
     pub buf: [u8; 2 * END],
 }
 
+/// Zeroes `T`, a multiple of 8 bytes, word by word. Volatile, because the compiler would otherwise call a `memset`
+/// that goes byte by byte.
+///
+/// # Safety
+/// `to` must be valid for writes and aligned to 8 bytes.
+#[inline(always)]
+pub unsafe fn zero<T>(to: *mut T) {
+    let to = to.cast::<u64>();
+    let mut w = 0;
+    while w < size_of::<T>() / 8 {
+        // SAFETY: inside `T`, by the caller's word.
+        unsafe { core::ptr::write_volatile(to.add(w), 0) };
+        w += 1;
+    }
+}
+
+/// Copies `T`, a multiple of 8 bytes, word by word, for the same reason as [`zero`].
+///
+/// # Safety
+/// Both must be valid, aligned to 8 bytes, and not overlap.
+#[inline(always)]
+pub unsafe fn copy<T>(from: *const T, to: *mut T) {
+    let (from, to) = (from.cast::<u64>(), to.cast::<u64>());
+    let mut w = 0;
+    while w < size_of::<T>() / 8 {
+        // SAFETY: inside `T`, by the caller's word.
+        unsafe { core::ptr::write_volatile(to.add(w), core::ptr::read_volatile(from.add(w))) };
+        w += 1;
+    }
+}
+
 /// Takes a free buffer; gives it and its index, by which the programs' own functions find it again.
 #[inline(always)]
 pub fn take() -> Option<(*mut Scratch, u32)> {
@@ -63,8 +94,8 @@ pub fn take() -> Option<(*mut Scratch, u32)> {
                 // SAFETY: ours now.
                 unsafe {
                     (*s).pos = END as u32;
-                    (*s).head = EventHeader::ZERO;
-                    (*s).scalars = Scalars::default();
+                    zero(&raw mut (*s).head);
+                    zero(&raw mut (*s).scalars);
                 }
                 return Some((s, base + i));
             }

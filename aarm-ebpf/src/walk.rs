@@ -12,7 +12,7 @@ use core::ffi::c_void;
 
 use crate::kernel::*;
 use crate::maps::{POLICIES, SCRATCH};
-use crate::scratch::{END, Scratch};
+use crate::scratch::{END, Scratch, zero};
 
 /// The walk has not reached the root.
 pub const RUNNING: u32 = 0;
@@ -219,12 +219,7 @@ pub extern "C" fn aarm_walk(scratch: u32, slot: u32) -> u32 {
         (*s).path_end = (*s).pos;
         (*s).state = (*p).dfa_start;
         (*s).status = RUNNING;
-        let hits = (&raw mut (*s).hits).cast::<u64>();
-        let mut w = 0;
-        while w < 4 * RULE_WORDS {
-            *hits.add(w) = 0;
-            w += 1;
-        }
+        zero(&raw mut (*s).hits);
         let mut ctx = Ctx { s, p };
         bpf_loop(WALK_MAX, step_dentry as *mut c_void, (&raw mut ctx).cast(), 0);
         if (*s).status == RUNNING {

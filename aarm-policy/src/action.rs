@@ -32,6 +32,8 @@ pub struct Action {
     pub sock_type: u16,
     /// An `open_write` that also reads.
     pub also_read: bool,
+    /// An `open_write` that also truncates.
+    pub truncates: bool,
     /// A `rename` that exchanges the two.
     pub exchange: bool,
 }
@@ -54,6 +56,7 @@ impl Action {
             family: 0,
             sock_type: 0,
             also_read: false,
+            truncates: false,
             exchange: false,
         }
     }
@@ -129,6 +132,8 @@ impl Serialize for Action {
             #[serde(skip_serializing_if = "Option::is_none")]
             also_read: Option<bool>,
             #[serde(skip_serializing_if = "Option::is_none")]
+            truncates: Option<bool>,
+            #[serde(skip_serializing_if = "Option::is_none")]
             exchange: Option<bool>,
         }
         // Bytes that are not UTF-8 are shown as replacement characters.
@@ -147,6 +152,7 @@ impl Serialize for Action {
             family: socket.then_some(self.family),
             sock_type: socket.then_some(self.sock_type),
             also_read: (op == Operation::OpenWrite).then_some(self.also_read),
+            truncates: (op == Operation::OpenWrite).then_some(self.truncates),
             exchange: (op == Operation::Rename).then_some(self.exchange),
         }
         .serialize(serializer)

@@ -250,14 +250,14 @@ fn action() -> impl Strategy<Value = Action> {
             prop::sample::select(&[0u16, 1, 2, 10, 40, 62, 63, 200][..]),
             prop::sample::select(&[1u16, 2, 3, 14, 15, 99][..]),
         ),
-        (any::<bool>(), any::<bool>()),
+        (any::<bool>(), any::<bool>(), any::<bool>()),
     )
         .prop_map(
             |(
                 (op, path, path2, exe, uid),
                 (addr, port, protocol),
                 (family, sock_type),
-                (also_read, exchange),
+                (also_read, truncates, exchange),
             )| {
                 Action {
                     path: Some(path.into_bytes()),
@@ -270,6 +270,7 @@ fn action() -> impl Strategy<Value = Action> {
                     family,
                     sock_type,
                     also_read,
+                    truncates,
                     exchange,
                     ..Action::new(op)
                 }

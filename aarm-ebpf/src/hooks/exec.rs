@@ -62,7 +62,7 @@ pub fn sched_process_exec(_ctx: BtfTracePointContext) -> i32 {
             return 0;
         }
         if (*task).flags & TASK_IN_EXEC != 0 {
-            (*task).exe = (*task).exec_exe;
+            scratch::copy(&raw const (*task).exec_exe, &raw mut (*task).exe);
             (*task).exe_generation = (*task).exec_generation;
             (*task).flags &= !TASK_IN_EXEC;
         } else {

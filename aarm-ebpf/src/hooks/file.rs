@@ -18,15 +18,18 @@ const FMODE_WRITE: u32 = 2;
 const FMODE_READ: u32 = 1;
 /// `__FMODE_EXEC` in `f_flags`: the kernel opens the file to run it.
 const OPEN_FOR_EXEC: u32 = 0x20;
+const O_TRUNC: u32 = 0o1000;
 const PROT_EXEC: u64 = 4;
+/// No further facets.
+const ONLY: [Option<Operation>; 2] = [None, None];
 const RENAME_EXCHANGE: u32 = 2;
 const S_IFMT: u32 = 0o170000;
 const S_IFREG: u32 = 0o100000;
 const S_IFSOCK: u32 = 0o140000;
 
-/// Decides an action on one path: `op`, and `also` if it is a second facet of the same action.
+/// Decides an action on one path: `op`, and whatever is `also` a facet of the same action.
 #[inline(always)]
-unsafe fn one_path(f: &Frame, op: Operation, also: Option<Operation>, place: Place, inode: *const c_void) -> i32 {
+unsafe fn one_path(f: &Frame, op: Operation, also: [Option<Operation>; 2], place: Place, inode: *const c_void) -> i32 {
     // SAFETY: the frame's pointers are valid map values; `inode` is typed.
     unsafe {
         (*f.s).head.object = object(inode);
@@ -39,7 +42,10 @@ unsafe fn one_path(f: &Frame, op: Operation, also: Option<Operation>, place: Pla
         }
         let shape = if op.is_exec() { Shape::Program } else { Shape::Path };
         let mut verdict = decide(f, op, shape);
-        if let Some(also) = also {
+        if let Some(also) = also[0] {
+            verdict = stricter(verdict, decide(f, also, shape));
+        }
+        if let Some(also) = also[1] {
             verdict = stricter(verdict, decide(f, also, shape));
         }
         conclude(f, op, verdict, cause_of(verdict))
@@ -60,15 +66,19 @@ pub fn file_open(ctx: LsmContext) -> i32 {
             let mode: u32 = typed(file, &OFF_FILE_F_MODE);
             (*f.s).head.arg = flags as u64;
             let inode: *const c_void = typed(file, &OFF_FILE_F_INODE);
-            let (op, also) = match (mode & FMODE_READ != 0, mode & FMODE_WRITE != 0) {
-                (true, true) => {
-                    (*f.s).head.flags |= FLAG_ALSO_READ;
-                    (Operation::OpenWrite, Some(Operation::OpenRead))
-                }
-                (_, true) => (Operation::OpenWrite, None),
-                _ => (Operation::OpenRead, None),
-            };
-            one_path(f, op, also, Place::of_file(file), inode)
+            if mode & FMODE_WRITE == 0 {
+                return one_path(f, Operation::OpenRead, ONLY, Place::of_file(file), inode);
+            }
+            let mut also = ONLY;
+            if mode & FMODE_READ != 0 {
+                (*f.s).head.flags |= FLAG_ALSO_READ;
+                also[0] = Some(Operation::OpenRead);
+            }
+            if flags & O_TRUNC != 0 {
+                // Kernels from 6.2 on do not ask path_truncate about it.
+                also[1] = Some(Operation::Truncate);
+            }
+            one_path(f, Operation::OpenWrite, also, Place::of_file(file), inode)
         }
     })
 }
@@ -85,7 +95,7 @@ pub fn mmap_file(ctx: LsmContext) -> i32 {
         unsafe {
             (*f.s).head.arg = prot;
             let inode: *const c_void = typed(file, &OFF_FILE_F_INODE);
-            one_path(f, Operation::MmapExec, None, Place::of_file(file), inode)
+            one_path(f, Operation::MmapExec, ONLY, Place::of_file(file), inode)
         }
     })
 }
@@ -99,7 +109,7 @@ pub fn path_mknod(ctx: LsmContext) -> i32 {
         // SAFETY: hook arguments are typed pointers.
         unsafe {
             (*f.s).head.arg = mode as u64 & 0xffff;
-            one_path(f, op, None, Place::in_dir(ctx.arg(0), ctx.arg(1)), core::ptr::null())
+            one_path(f, op, ONLY, Place::in_dir(ctx.arg(0), ctx.arg(1)), core::ptr::null())
         }
     })
 }
@@ -111,7 +121,7 @@ pub fn path_mkdir(ctx: LsmContext) -> i32 {
         // SAFETY: hook arguments are typed pointers.
         unsafe {
             (*f.s).head.arg = mode as u64 & 0xffff;
-            one_path(f, Operation::Mkdir, None, Place::in_dir(ctx.arg(0), ctx.arg(1)), core::ptr::null())
+            one_path(f, Operation::Mkdir, ONLY, Place::in_dir(ctx.arg(0), ctx.arg(1)), core::ptr::null())
         }
     })
 }
@@ -121,7 +131,7 @@ pub fn path_rmdir(ctx: LsmContext) -> i32 {
     supervised(ctx.arg(2), |f| {
         let dentry: *const c_void = ctx.arg(1);
         // SAFETY: hook arguments are typed pointers.
-        unsafe { one_path(f, Operation::Rmdir, None, Place::in_dir(ctx.arg(0), dentry), dentry_inode(dentry)) }
+        unsafe { one_path(f, Operation::Rmdir, ONLY, Place::in_dir(ctx.arg(0), dentry), dentry_inode(dentry)) }
     })
 }
 
@@ -130,7 +140,7 @@ pub fn path_unlink(ctx: LsmContext) -> i32 {
     supervised(ctx.arg(2), |f| {
         let dentry: *const c_void = ctx.arg(1);
         // SAFETY: hook arguments are typed pointers.
-        unsafe { one_path(f, Operation::Unlink, None, Place::in_dir(ctx.arg(0), dentry), dentry_inode(dentry)) }
+        unsafe { one_path(f, Operation::Unlink, ONLY, Place::in_dir(ctx.arg(0), dentry), dentry_inode(dentry)) }
     })
 }
 
@@ -142,7 +152,7 @@ pub fn path_symlink(ctx: LsmContext) -> i32 {
         // into a place that is then moved to the end of the event.
         unsafe {
             symlink_target(f.s, target);
-            one_path(f, Operation::Symlink, None, Place::in_dir(ctx.arg(0), ctx.arg(1)), core::ptr::null())
+            one_path(f, Operation::Symlink, ONLY, Place::in_dir(ctx.arg(0), ctx.arg(1)), core::ptr::null())
         }
     })
 }
@@ -181,7 +191,7 @@ pub fn path_truncate(ctx: LsmContext) -> i32 {
         // SAFETY: hook arguments are typed pointers.
         unsafe {
             let dentry: *const c_void = typed(path, &OFF_PATH_DENTRY);
-            one_path(f, Operation::Truncate, None, Place::of_path(path), dentry_inode(dentry))
+            one_path(f, Operation::Truncate, ONLY, Place::of_path(path), dentry_inode(dentry))
         }
     })
 }
@@ -195,7 +205,7 @@ pub fn path_chmod(ctx: LsmContext) -> i32 {
         unsafe {
             (*f.s).head.arg = mode as u64 & 0xffff;
             let dentry: *const c_void = typed(path, &OFF_PATH_DENTRY);
-            one_path(f, Operation::Chmod, None, Place::of_path(path), dentry_inode(dentry))
+            one_path(f, Operation::Chmod, ONLY, Place::of_path(path), dentry_inode(dentry))
         }
     })
 }
@@ -209,7 +219,7 @@ pub fn path_chown(ctx: LsmContext) -> i32 {
         unsafe {
             (*f.s).head.arg = (uid as u64) << 32 | gid as u64;
             let dentry: *const c_void = typed(path, &OFF_PATH_DENTRY);
-            one_path(f, Operation::Chown, None, Place::of_path(path), dentry_inode(dentry))
+            one_path(f, Operation::Chown, ONLY, Place::of_path(path), dentry_inode(dentry))
         }
     })
 }

@@ -10,7 +10,7 @@ use aarm_common::event::Cause;
 
 use crate::decide::uid_set;
 use crate::kernel::Place;
-use crate::scratch::Scratch;
+use crate::scratch::{self, Scratch};
 use crate::session::{Frame, refresh_exe};
 use crate::walk;
 use aya_ebpf::helpers::bpf_get_current_uid_gid;
@@ -36,7 +36,7 @@ unsafe fn prepare(f: &Frame) -> Result<(), Cause> {
                 return Err(cause_of_status(status));
             }
         }
-        (*f.s).exe = (*f.task).exe;
+        scratch::copy(&raw const (*f.task).exe, &raw mut (*f.s).exe);
         (*f.s).scalars.uid = uid_set(f.policy, bpf_get_current_uid_gid() as u32);
         Ok(())
     }

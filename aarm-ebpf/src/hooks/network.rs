@@ -14,7 +14,7 @@ use super::*;
 use crate::decide::{Shape, decide, v4_set, v6_set};
 use crate::emit::{cause_of, conclude, fail_closed};
 use crate::kernel::*;
-use crate::scratch::{END, Scratch};
+use crate::scratch::{END, Scratch, zero};
 use crate::session::supervised;
 
 const AF_UNSPEC: u16 = 0;
@@ -57,13 +57,18 @@ unsafe fn socket_fields(s: *mut Scratch, sock: *const c_void) -> u16 {
 /// Fills in an address of `len` bytes at `address` in kernel memory. `family` is the socket's.
 #[inline(always)]
 unsafe fn address_fields(s: *mut Scratch, family: u16, address: u64, len: u32) -> Result<(), Cause> {
-    let mut a = SockAddr { family: 0, port: 0, v4: 0, v6: [0; 4], scope: 0 };
+    let mut a = core::mem::MaybeUninit::<[u64; 4]>::uninit();
     let want = if len >= 24 { 28 } else { 16 };
     // A v6 address may leave out its scope id: 24 bytes. Reading 28 stays inside the kernel's copy.
-    // SAFETY: the destination has 28 bytes.
-    if len >= 2 && unsafe { bpf_probe_read_kernel((&raw mut a).cast(), want, address as *const c_void) } != 0 {
-        return Err(Cause::ReadFailed);
-    }
+    // SAFETY: the destination has 32 bytes.
+    let a: SockAddr = unsafe {
+        zero(a.as_mut_ptr());
+        if len >= 2 && bpf_probe_read_kernel(a.as_mut_ptr().cast(), want, address as *const c_void) != 0 {
+            return Err(Cause::ReadFailed);
+        }
+        // SAFETY: integers, all of them written.
+        a.as_ptr().cast::<SockAddr>().read()
+    };
     // SAFETY: `s` is a valid map value.
     unsafe {
         let h = &raw mut (*s).head;
@@ -294,12 +299,7 @@ fn abstract_name(s: *mut Scratch, addr: u64) -> u32 {
             return 1;
         }
         *buf.add(at as usize) = b'@';
-        let hits = (&raw mut (*s).hits).cast::<u64>();
-        let mut w = 0;
-        while w < 4 * aarm_common::limits::RULE_WORDS {
-            *hits.add(w) = 0;
-            w += 1;
-        }
+        zero(&raw mut (*s).hits);
         (*s).pos = at;
         (*s).head.path_len = len as u16;
         (*s).head.flags |= FLAG_ABSTRACT;

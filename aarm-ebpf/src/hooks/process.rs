@@ -39,7 +39,7 @@ pub fn task_alloc(ctx: LsmContext) -> i32 {
             count(Stat::TaskStorage);
             return -EAGAIN;
         }
-        (*child).exe = (*mine).exe;
+        scratch::copy(&raw const (*mine).exe, &raw mut (*child).exe);
         (*child).exe_generation = (*mine).exe_generation;
         (*child).flags = 0;
         (*child).session = (*mine).session;

@@ -57,7 +57,12 @@ pub fn facets(action: &Action) -> Vec<Facet> {
     };
     let op = action.operation;
     match op {
-        Operation::OpenWrite if action.also_read => at(End::Source, &[op, Operation::OpenRead]),
+        Operation::OpenWrite => {
+            let mut all = vec![op];
+            all.extend(action.also_read.then_some(Operation::OpenRead));
+            all.extend(action.truncates.then_some(Operation::Truncate));
+            at(End::Source, &all)
+        }
         Operation::Rename | Operation::Link => {
             let both = [op, Operation::OpenRead, Operation::OpenWrite];
             let exchange = action.exchange && op == Operation::Rename;

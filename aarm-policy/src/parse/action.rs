@@ -26,6 +26,7 @@ const ACTION: Shape = Shape {
         "family",
         "type",
         "also_read",
+        "truncates",
         "exchange",
     ],
     later: &["args", "host", "env", "tool"],
@@ -127,7 +128,7 @@ pub(crate) fn read(node: &Node, sink: &mut Sink) -> Option<Action> {
             "path2" => has_target(op),
             "addr" | "port" => op.has_address(),
             "protocol" | "family" | "type" => op.has_socket(),
-            "also_read" => op == Operation::OpenWrite,
+            "also_read" | "truncates" => op == Operation::OpenWrite,
             "exchange" => op == Operation::Rename,
             _ => true,
         };
@@ -146,6 +147,9 @@ pub(crate) fn read(node: &Node, sink: &mut Sink) -> Option<Action> {
     subject(&fields, &mut action, sink);
     if let Some(node) = fields.get("also_read") {
         action.also_read = truth(node, sink)?;
+    }
+    if let Some(node) = fields.get("truncates") {
+        action.truncates = truth(node, sink)?;
     }
     if let Some(node) = fields.get("exchange") {
         action.exchange = truth(node, sink)?;

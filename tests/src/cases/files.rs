@@ -21,6 +21,7 @@ pub const CASES: &[Case] = &[
 const RULES: &str = "
 - { id: no-read, match: { operation: open_read, path: '/tmp/f/secret/**' }, decision: DENY }
 - { id: no-write, match: { operation: write, path: '/tmp/f/kept/**' }, decision: DENY }
+- { id: no-truncate, match: { operation: truncate, path: '/tmp/f/free/log' }, decision: DENY }
 ";
 
 fn host() -> Result<Host> {
@@ -31,6 +32,7 @@ fn host() -> Result<Host> {
     std::fs::create_dir("/tmp/f/kept/dir")?;
     file("/tmp/f/free/a", "a")?;
     file("/tmp/f/free/b", "b")?;
+    file("/tmp/f/free/log", "log")?;
     std::fs::create_dir("/tmp/f/free/dir")?;
     Host::start(&policy(RULES))
 }
@@ -67,7 +69,11 @@ fn open_truncate() -> Result<()> {
     let h = host()?;
     h.act(&["open-truncate", "/tmp/f/kept/a"])?.refused("open_write", "/tmp/f/kept/a", "no-write")?;
     ensure!(std::fs::read("/tmp/f/kept/a")? == b"a");
-    h.act(&["open-truncate", "/tmp/f/free/a"])?.allowed("truncate", "/tmp/f/free/a")?;
+    // A rule on truncation alone holds for this way of truncating too.
+    h.act(&["open-truncate", "/tmp/f/free/log"])?.refused("open_write", "/tmp/f/free/log", "no-truncate")?;
+    ensure!(std::fs::read("/tmp/f/free/log")? == b"log");
+    h.act(&["append", "/tmp/f/free/log"])?.allowed("open_write", "/tmp/f/free/log")?;
+    h.act(&["open-truncate", "/tmp/f/free/a"])?.allowed("open_write", "/tmp/f/free/a")?;
     ensure!(std::fs::read("/tmp/f/free/a")?.is_empty());
     Ok(())
 }
