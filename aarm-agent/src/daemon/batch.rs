@@ -55,6 +55,8 @@ pub struct Batch {
     entries: Vec<Entry>,
     /// Place of the first receipt in the log; set by the writer.
     pub first_index: u64,
+    /// Everything before this position of the event ring is in this batch or an earlier one.
+    pub ring_end: u64,
     /// Told when all of it is durable.
     pub waiters: Vec<oneshot::Sender<()>>,
 }
@@ -112,6 +114,7 @@ impl Batch {
         self.entries.clear();
         self.waiters.clear();
         self.first_index = 0;
+        self.ring_end = 0;
     }
 }
 

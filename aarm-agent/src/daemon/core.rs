@@ -148,6 +148,8 @@ pub struct Parts {
     pub policies: std::path::PathBuf,
     /// Default policy.
     pub default_policy: Option<String>,
+    /// Events that have their receipts already, though they may still be in the ring.
+    pub recorded: Recorded,
     /// State directory.
     pub state: std::path::PathBuf,
     /// Host and boot, for receipts.
@@ -160,6 +162,30 @@ pub struct Parts {
     pub pool: Pool,
     /// Counters.
     pub metrics: Arc<Metrics>,
+}
+
+/// Numbers of events that a former daemon has recorded.
+#[derive(Debug, Default)]
+pub struct Recorded {
+    /// By CPU and number.
+    seen: std::collections::HashSet<(u32, u64)>,
+    /// The next number of each CPU.
+    next: Vec<u64>,
+}
+
+impl Recorded {
+    /// Notes a receipt's event.
+    pub fn note(&mut self, cpu: u32, n: u64) {
+        let i = cpu as usize;
+        if i >= super::gaps::CPUS_MAX {
+            return;
+        }
+        if i >= self.next.len() {
+            self.next.resize(i + 1, 0);
+        }
+        self.next[i] = self.next[i].max(n.saturating_add(1));
+        self.seen.insert((cpu, n));
+    }
 }
 
 /// An exec decision whose outcome is awaited.
@@ -196,11 +222,7 @@ impl Core {
     pub fn begin(p: Parts, first: impl FnOnce(&mut Self)) -> Result<Self, PolicyError> {
         let records: &[_] = if p.adopted { &p.snapshot.policies } else { &[] };
         let policies = Policies::new(&p.policies, records, p.snapshot.next_generation);
-        let gaps = if p.adopted {
-            GapTracker::adopted(if p.snapshot.clean { &p.snapshot.seq_next } else { &[] })
-        } else {
-            GapTracker::fresh()
-        };
+        let gaps = if p.adopted { GapTracker::adopted(&p.recorded.next) } else { GapTracker::fresh() };
         let batch = p.pool.take();
         let mut core = Self {
             p,
@@ -387,6 +409,8 @@ impl Core {
                     tokio::time::sleep(self.p.coalesce).await;
                     self.drain().await;
                 }
+                // While something is not released, the kernel does not wake us for more.
+                () = tokio::time::sleep(self.p.coalesce), if self.p.events.fill() > 0 => self.drain().await,
                 _ = tick.tick() => self.tick().await,
             }
             self.flush().await;
@@ -404,7 +428,8 @@ impl Core {
         if self.batch.is_empty() {
             return;
         }
-        let batch = std::mem::replace(&mut self.batch, self.p.pool.take());
+        let mut batch = std::mem::replace(&mut self.batch, self.p.pool.take());
+        batch.ring_end = self.p.events.position();
         let batch = match self.p.batches.try_send(batch) {
             Ok(()) => return,
             Err(mpsc::error::TrySendError::Full(b) | mpsc::error::TrySendError::Closed(b)) => b,
@@ -444,6 +469,13 @@ impl Core {
             }
         };
         self.gaps.note(e.header.cpu, e.header.seq, e.header.time_ns);
+        if !self.p.recorded.seen.is_empty() && self.p.recorded.seen.remove(&(e.header.cpu, e.header.seq)) {
+            // Recorded by a daemon that was killed before it could release it.
+            if e.kind == EventKind::SessionEnd && self.sessions.remove(e.header.session).is_some() {
+                self.recycle(session_slot(e.header.session));
+            }
+            return;
+        }
         match e.kind {
             EventKind::Action => self.action(&e),
             EventKind::ExecCommitted => self.committed(&e),
@@ -650,7 +682,7 @@ impl Core {
             })
             .map(|s| s.id)
             .collect();
-        if self.p.events.fill() == 0 {
+        if self.p.events.fill() == 0 && self.batch.is_empty() {
             ended.into_iter().for_each(|id| self.ended(id, None));
         }
         if let Err(e) = self.policies.refresh_agents(&mut *self.p.kernel) {
@@ -846,6 +878,10 @@ impl EventPort for NoEvents {
     }
 
     fn fill(&self) -> u64 {
+        0
+    }
+
+    fn position(&self) -> u64 {
         0
     }
 }

@@ -37,8 +37,10 @@ pub trait EventPort: Send {
     fn raw_fd(&self) -> RawFd;
     /// Hands up to `limit` records to `f`; returns how many there were.
     fn drain(&mut self, limit: usize, f: &mut dyn FnMut(&[u8])) -> usize;
-    /// Bytes in the ring that wait to be read.
+    /// Bytes in the ring that are not released.
     fn fill(&self) -> u64;
+    /// Where reading is.
+    fn position(&self) -> u64;
 }
 
 impl KernelPort for Kernel {
@@ -90,5 +92,9 @@ impl EventPort for EventSource {
 
     fn fill(&self) -> u64 {
         Self::fill(self)
+    }
+
+    fn position(&self) -> u64 {
+        Self::position(self)
     }
 }

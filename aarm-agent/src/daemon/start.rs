@@ -6,16 +6,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use aarm_common::event::HEADER_BYTES;
+use aarm_common::limits::RING_BYTES;
 use aarm_receipt::{Body, Keys, LogWriter};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::batch::Pool;
 use super::config::{Config, ConfigError};
-use super::core::{COMMANDS, Command, Core, Parts};
+use super::core::{COMMANDS, Command, Core, Parts, Recorded};
 use super::lock::{Lock, LockError};
 use super::policies::PolicyError;
 use super::snapshot::{self, Snapshot, SnapshotError};
-use super::writer::{self, Progress, Rhythm, Writer};
+use super::writer::{self, Intake, Progress, Rhythm, Writer};
 use super::{notify, record};
 use crate::api::server::{self, Api, SocketError};
 use crate::kernel::{Kernel, KernelError, KernelOptions};
@@ -167,6 +169,8 @@ fn serve(
     let (origin, key) = (log.origin().to_owned(), log.trusted().log.to_string());
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
 
+    let ring = events.ring();
+    let recorded = if adopted { recorded(&config.log, opened.size)? } else { Recorded::default() };
     let (batches, to_write) = mpsc::channel(writer::QUEUE);
     let (durable, _) = broadcast::channel(writer::WATCH_QUEUE);
     let progress = Arc::new(Progress::default());
@@ -178,6 +182,7 @@ fn serve(
         snapshot,
         policies: config.policies.clone(),
         default_policy: config.run.default_policy.clone(),
+        recorded,
         state: config.state.clone(),
         host: host(),
         coalesce: std::time::Duration::from_millis(config.events.coalesce_ms),
@@ -211,7 +216,7 @@ fn serve(
         Arc::clone(&progress),
         durable.clone(),
         pool,
-        to_write,
+        Intake { batches: to_write, ring },
     )?;
     let (commands, asked) = mpsc::channel(COMMANDS);
     let api = Arc::new(Api {
@@ -273,6 +278,26 @@ fn serve(
         Ok(Err(e)) => Err(StartError::Failed(e.to_string())),
         Err(_) => Err(StartError::Failed("it panicked".into())),
     }
+}
+
+/// Receipts at the end of the log that can be of events still in the ring: as many as the ring holds at most.
+const TAIL: u64 = RING_BYTES as u64 / HEADER_BYTES as u64;
+
+/// Which events the log has already, since the programs were loaded.
+fn recorded(log: &Path, size: u64) -> Result<Recorded, StartError> {
+    let mut found = Recorded::default();
+    let failed = |e: aarm_receipt::read::ReadError| StartError::Io(std::io::Error::other(e));
+    for item in aarm_receipt::read::Reader::open(log, size.saturating_sub(TAIL)).map_err(failed)? {
+        let (_, bytes) = item.map_err(failed)?;
+        let Ok(r) = serde_json::from_slice::<serde_json::Value>(&bytes) else { continue };
+        if let (Some(cpu), Some(n)) = (r["seq"]["cpu"].as_u64(), r["seq"]["n"].as_u64()) {
+            found.note(cpu as u32, n);
+        }
+        if r["kind"] == "start" && r["detail"]["adopted"] == false {
+            found = Recorded::default();
+        }
+    }
+    Ok(found)
 }
 
 /// Returns when the writer has ended by itself, which is a failure.

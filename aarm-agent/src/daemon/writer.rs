@@ -13,6 +13,7 @@ use tokio::sync::{broadcast, mpsc};
 
 use super::batch::{Batch, Kind, Pool};
 use super::record::is_weighty;
+use crate::kernel::Ring;
 use crate::metrics::Metrics;
 
 /// Batches on their way to the writer.
@@ -46,6 +47,14 @@ pub struct Progress {
     pub full: AtomicU64,
 }
 
+/// Where receipts come from, and the ring their events are still in.
+pub struct Intake {
+    /// Batches of receipts.
+    pub batches: mpsc::Receiver<Batch>,
+    /// The ring.
+    pub ring: Arc<Ring>,
+}
+
 /// What the writer works with.
 pub struct Writer {
     log: LogWriter,
@@ -54,6 +63,7 @@ pub struct Writer {
     progress: Arc<Progress>,
     durable: broadcast::Sender<Arc<Batch>>,
     pool: Pool,
+    ring: Arc<Ring>,
     waiting: Vec<Batch>,
     waiting_receipts: u32,
     oldest: Option<Instant>,
@@ -61,7 +71,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread. It ends when all senders are gone, after a last sync and checkpoint.
+    /// Starts the thread. It ends when all senders are gone, after a last sync and checkpoint. Events are released
+    /// from the ring when their receipts are durable, and not before.
     pub fn spawn(
         log: LogWriter,
         rhythm: Rhythm,
@@ -69,7 +80,7 @@ impl Writer {
         progress: Arc<Progress>,
         durable: broadcast::Sender<Arc<Batch>>,
         pool: Pool,
-        batches: mpsc::Receiver<Batch>,
+        intake: Intake,
     ) -> std::io::Result<std::thread::JoinHandle<Result<(), LogError>>> {
         progress.durable.store(log.durable(), Ordering::Release);
         progress.signed.store(log.signed(), Ordering::Release);
@@ -80,13 +91,16 @@ impl Writer {
             progress,
             durable,
             pool,
+            ring: intake.ring,
             waiting: Vec::new(),
             waiting_receipts: 0,
             oldest: None,
             signed_at: Instant::now(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        std::thread::Builder::new().name("aarm-log".into()).spawn(move || writer.run(&runtime, batches))
+        std::thread::Builder::new()
+            .name("aarm-log".into())
+            .spawn(move || writer.run(&runtime, intake.batches))
     }
 
     fn run(
@@ -166,6 +180,9 @@ impl Writer {
         self.progress.durable.store(durable, Ordering::Release);
         self.metrics.syncs.inc();
         let now = crate::kernel::boot_ns();
+        if let Some(last) = self.waiting.last() {
+            self.ring.release(last.ring_end);
+        }
         for mut batch in self.waiting.drain(..) {
             self.metrics.receipts.inc_by(batch.len() as u64);
             self.metrics.receipt_bytes.inc_by(batch.bytes() as u64);

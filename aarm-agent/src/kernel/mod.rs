@@ -27,7 +27,7 @@ use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, Queue};
 use aya::{Btf, EbpfLoader};
 
 pub use error::KernelError;
-pub use events::EventSource;
+pub use events::{EventSource, Ring};
 use pins::Pins;
 use sessions::SessionTable;
 

@@ -10,6 +10,7 @@ use crate::host::{Host, ME, file, policy};
 pub const CASES: &[Case] = &[
     ("rules_hold_while_the_daemon_is_dead", dead),
     ("a_restart_loses_no_receipt", restart),
+    ("a_daemon_killed_at_work_loses_no_receipt", killed_at_work),
     ("a_reload_moves_running_sessions", moved),
     ("detach_is_refused_while_sessions_run", detach),
     ("state_of_another_version_is_refused", other_version),
@@ -70,6 +71,28 @@ fn restart() -> Result<()> {
         .iter()
         .any(|r| r["action"]["path"] == "/tmp/l/secret" && r["decision"]["rule"] == "no-secret");
     ensure!(refused, "what happened without the daemon is not recorded: {receipts:?}\n{}", h.log());
+    ensure!(h.metric("aarm_events_lost_total")? == 0.0);
+    h.verified()
+}
+
+fn killed_at_work() -> Result<()> {
+    let mut h = host()?;
+    let script = format!("{ME} actor flood /etc/passwd 6000");
+    let mut session =
+        Command::new("/usr/local/bin/aarm").args(["run", "--", "/bin/sh", "-c", &script]).spawn()?;
+    for _ in 0..3 {
+        // Whatever it has read and not written at that moment must not be lost, nor told twice.
+        std::thread::sleep(std::time::Duration::from_millis(400));
+        h.end(libc::SIGKILL)?;
+        h.launch()?;
+    }
+    ensure!(session.wait()?.success());
+    for _ in 0..200 {
+        if h.receipts(&[])?.iter().any(|r| r["kind"] == "session_close") {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
     ensure!(h.metric("aarm_events_lost_total")? == 0.0);
     h.verified()
 }
