@@ -274,6 +274,19 @@ impl Host {
             .collect()
     }
 
+    /// Receipts by filters, once there are any. A command may have ended before its last receipts are durable.
+    pub fn recorded(&self, filters: &[&str]) -> Result<Vec<Value>> {
+        let deadline = Instant::now() + SETTLE;
+        loop {
+            let receipts = self.receipts(filters)?;
+            if !receipts.is_empty() {
+                return Ok(receipts);
+            }
+            ensure!(Instant::now() < deadline, "no receipt has {filters:?}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Verifies the log as a stranger would: a copy of the directory and the public key.
     pub fn verify(&self) -> Result<Output> {
         self.aarm(&["verify", &self.path("log").display().to_string()])

@@ -54,7 +54,7 @@ fn unprivileged() -> Result<()> {
         String::from_utf8_lossy(&out.stderr),
         h.log()
     );
-    let denied = h.receipts(&["--decision", "DENY"])?;
+    let denied = h.recorded(&["--decision", "DENY"])?;
     let text = denied.first().map(ToString::to_string).unwrap_or_default();
     ensure!(text.contains("alice") && text.contains("1000"), "{text}");
     Ok(())
