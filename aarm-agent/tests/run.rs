@@ -19,7 +19,19 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn aarm(socket: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_aarm"));
     command.env_remove("AARM_SOCKET").arg("--socket").arg(socket).arg("--color=never");
+    // SAFETY: see there.
+    unsafe { command.pre_exec(default_signals) };
     command
+}
+
+/// What a shell starts in the background ignores the terminal's signals, and so would all that is started here.
+/// Async-signal-safe.
+fn default_signals() -> std::io::Result<()> {
+    for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP] {
+        // SAFETY: the default disposition is no code of ours.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    Ok(())
 }
 
 fn run(socket: &Path, args: &[&str]) -> Output {
@@ -254,7 +266,7 @@ impl Terminal {
             shell.pre_exec(|| {
                 libc::setsid();
                 libc::ioctl(0, libc::TIOCSCTTY, 0);
-                Ok(())
+                default_signals()
             })
         };
         let shell = shell.spawn().unwrap();
