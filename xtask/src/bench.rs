@@ -13,7 +13,7 @@ use crate::vm::{self, Spec};
 /// Arguments of `cargo xtask bench`.
 #[derive(Args)]
 pub struct BenchArgs {
-    /// What to measure; both without one.
+    /// What to measure; all without one.
     what: Option<What>,
     /// JSON instead of tables.
     #[arg(long)]
@@ -27,6 +27,8 @@ pub struct BenchArgs {
 enum What {
     /// Instructions of the kernel path, counted in a VM.
     Kernel,
+    /// The daemon alone, counted in a VM: instructions for each event, and while idle.
+    Daemon,
     /// The receipt log, on this machine.
     Receipts,
 }
@@ -34,20 +36,26 @@ enum What {
 /// Runs it. The exit status.
 pub fn run(args: &BenchArgs) -> Result<u8> {
     let mut code = 0;
-    if args.what != Some(What::Receipts) {
+    let wanted = |what| args.what.is_none_or(|w| w == what);
+    for (what, name) in [(What::Kernel, "aarm-vm-bench"), (What::Daemon, "daemon-bench")] {
+        if !wanted(what) {
+            continue;
+        }
         crate::setup::run(false)?;
         let built = build::all(true, false)?;
-        let mut spec = Spec::new(&args.kernel, &["/usr/local/bin/aarm-vm-bench"]);
+        let program = if what == What::Daemon { build::daemon_bench()? } else { built.bin(name) };
+        let path = format!("/usr/local/bin/{name}");
+        let mut spec = Spec::new(&args.kernel, &[&path]);
         if args.json {
             spec.command.push("--json".into());
         }
         spec.agent = false;
         spec.icount = true;
-        spec.add = vec![(built.bin("aarm-vm-bench"), "/usr/local/bin/aarm-vm-bench".into())];
+        spec.add = vec![(program, path)];
         spec.timeout = Duration::from_secs(3000);
         code = code.max(vm::run(&mut spec, &built)?);
     }
-    if args.what != Some(What::Kernel) {
+    if wanted(What::Receipts) {
         let mut c = Command::new("cargo");
         c.current_dir(cache::repository()).args([
             "run",

@@ -88,34 +88,37 @@ fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
     std::fs::write(to, new).with_context(|| format!("cannot write {}", to.display()))
 }
 
-/// Builds everything that runs in a VM or on a host: the product and the test binaries.
-pub fn all(release: bool, debug_log: bool) -> Result<Built> {
-    eprintln!("building kernel programs");
-    let objects = objects(debug_log)?;
-    eprintln!("building static binaries ({})", if release { "release" } else { "debug" });
+/// `cargo build` of static binaries with these kernel objects inside.
+fn static_build(release: bool, objects: &[(&str, PathBuf)]) -> Command {
     let mut cargo = Command::new("cargo");
     cargo
         .current_dir(cache::repository())
-        .args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--target",
-            TARGET,
-            "-p",
-            "aarm-agent",
-            "-p",
-            "aarm-vm-tests",
-            "--bins",
-        ])
+        .args(["build", "--quiet", "--locked", "--target", TARGET])
         .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
         .env("CARGO_TARGET_DIR", cache::target());
     if release {
         cargo.arg("--release");
     }
-    for (variable, path) in &objects {
+    for (variable, path) in objects {
         cargo.env(variable, path);
     }
+    cargo
+}
+
+/// Builds the benchmark of the daemon alone; where it is.
+pub fn daemon_bench() -> Result<PathBuf> {
+    let mut cargo = static_build(true, &objects(false)?);
+    run(cargo.args(["-p", "aarm-agent", "--example", "daemon-bench"])).context("building daemon-bench")?;
+    Ok(cache::target().join(TARGET).join("release/examples/daemon-bench"))
+}
+
+/// Builds everything that runs in a VM or on a host: the product and the test binaries.
+pub fn all(release: bool, debug_log: bool) -> Result<Built> {
+    eprintln!("building kernel programs");
+    let objects = objects(debug_log)?;
+    eprintln!("building static binaries ({})", if release { "release" } else { "debug" });
+    let mut cargo = static_build(release, &objects);
+    cargo.args(["-p", "aarm-agent", "-p", "aarm-vm-tests", "--bins"]);
     run(&mut cargo).context("building the static binaries")?;
     let dir = cache::target().join(TARGET).join(if release { "release" } else { "debug" });
     eprintln!("built {}", dir.join("aarm-agent").display());

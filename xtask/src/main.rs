@@ -56,7 +56,7 @@ enum Task {
     Test(test::TestArgs),
     /// Run the main job: a scripted agent under supervision.
     Demo(demo::DemoArgs),
-    /// Measure: `kernel` counts instructions in a VM, `receipts` measures the log here.
+    /// Measure: `kernel` and `daemon` count instructions in a VM, `receipts` measures the log here.
     Bench(bench::BenchArgs),
 }
 

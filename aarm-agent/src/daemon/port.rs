@@ -7,7 +7,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 use aarm_common::policy::Policy;
 use aarm_common::state::{STATS, Session};
 
-use crate::kernel::{EventSource, Kernel, KernelError};
+use crate::kernel::{EventSource, Kernel, KernelError, Ring};
 
 /// Tables, sessions and counters.
 pub trait KernelPort: Send {
@@ -41,6 +41,18 @@ pub trait EventPort: Send {
     fn fill(&self) -> u64;
     /// Where reading is.
     fn position(&self) -> u64;
+}
+
+/// The way back into the ring, for the writer.
+pub trait ReleasePort: Send + Sync {
+    /// Gives the room up to a position back.
+    fn release(&self, position: u64);
+}
+
+impl ReleasePort for Ring {
+    fn release(&self, position: u64) {
+        Self::release(self, position);
+    }
 }
 
 impl KernelPort for Kernel {

@@ -12,8 +12,8 @@ use aarm_receipt::{LogError, LogWriter};
 use tokio::sync::{broadcast, mpsc};
 
 use super::batch::{Batch, Kind, Pool};
+use super::port::ReleasePort;
 use super::record::is_weighty;
-use crate::kernel::Ring;
 use crate::metrics::Metrics;
 
 /// Batches on their way to the writer.
@@ -52,7 +52,7 @@ pub struct Intake {
     /// Batches of receipts.
     pub batches: mpsc::Receiver<Batch>,
     /// The ring.
-    pub ring: Arc<Ring>,
+    pub ring: Arc<dyn ReleasePort>,
 }
 
 /// What the writer works with.
@@ -63,7 +63,7 @@ pub struct Writer {
     progress: Arc<Progress>,
     durable: broadcast::Sender<Arc<Batch>>,
     pool: Pool,
-    ring: Arc<Ring>,
+    ring: Arc<dyn ReleasePort>,
     waiting: Vec<Batch>,
     waiting_receipts: u32,
     oldest: Option<Instant>,
