@@ -15,7 +15,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::keys::{Keys, TrustedKeys};
@@ -25,7 +25,7 @@ use crate::receipt::MAX_RECEIPT;
 use crate::segment::{self, HEADER, Kind, RECORD_HEADER, Scanner, SegmentError};
 
 /// Bytes gathered before they are written, though not yet made durable.
-const BUFFER: usize = 1 << 20;
+const BUFFER: usize = 1 << 18;
 /// Smallest segment: some receipts of the largest size.
 pub const SEGMENT_MIN: u64 = 1 << 20;
 /// Largest segment.
@@ -359,7 +359,8 @@ fn read_checkpoint(dir: &Path, trusted: &TrustedKeys) -> Result<Option<Checkpoin
     }
 }
 
-/// Room for the next segment, under a name that is no segment's.
+/// Room for the next segment, under a name that is no segment's. Where it is there already, nothing is done: asking
+/// a file system again for all blocks of a file costs some as much as the first time.
 fn reserve(dir: &Path, bytes: u64) -> Result<(), LogError> {
     let path = dir.join("next.segment");
     let file = File::options()
@@ -369,6 +370,10 @@ fn reserve(dir: &Path, bytes: u64) -> Result<(), LogError> {
         .mode(0o644)
         .open(&path)
         .map_err(io(&path))?;
+    let found = file.metadata().map_err(io(&path))?;
+    if found.len() >= bytes && found.blocks().saturating_mul(512) >= bytes {
+        return Ok(());
+    }
     allocate(&file, dir, bytes)
 }
 
