@@ -23,7 +23,7 @@ use aarm_common::policy::Policy;
 use aarm_common::state::{
     Config, SESSION_ENDED, STATS, Session, TASK_COUNTED, Task, session_id, session_slot,
 };
-use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, Queue};
+use aya::maps::{Array, Map, MapData, MapError, Queue};
 use aya::{Btf, EbpfLoader};
 
 pub use error::KernelError;
@@ -57,7 +57,9 @@ pub struct Kernel {
     free: Queue<MapData, u32>,
     policies: Array<MapData, Policy>,
     config: Array<MapData, Config>,
-    stats: PerCpuArray<MapData, u64>,
+    stats: MapData,
+    /// CPUs that may come, which per-CPU maps have values for.
+    cpus: usize,
     events: Option<EventSource>,
 }
 
@@ -114,8 +116,8 @@ impl Kernel {
             free: Queue::try_from(Map::Queue(open(&pins, "FREE_SLOTS")?)).map_err(map_error("FREE_SLOTS"))?,
             policies: Array::try_from(Map::Array(open(&pins, "POLICIES")?)).map_err(map_error("POLICIES"))?,
             config: Array::try_from(Map::Array(open(&pins, "CONFIG")?)).map_err(map_error("CONFIG"))?,
-            stats: PerCpuArray::try_from(Map::PerCpuArray(open(&pins, "STATS")?))
-                .map_err(map_error("STATS"))?,
+            stats: open(&pins, "STATS")?,
+            cpus: aya::util::nr_cpus().map_err(|(what, e)| KernelError::io(what)(e))?.max(1),
             events: Some(EventSource::open(open(&pins, "EVENTS")?)?),
         };
         if !ready {
@@ -219,9 +221,11 @@ impl Kernel {
     /// The kernel's counters, summed over the CPUs.
     pub fn stats(&self) -> Result<[u64; STATS], KernelError> {
         let mut sums = [0u64; STATS];
-        for (i, sum) in sums.iter_mut().enumerate() {
-            let values = self.stats.get(&(i as u32), 0).map_err(map_error("STATS"))?;
-            *sum = values.iter().sum();
+        let mut values = vec![0u64; STATS * self.cpus];
+        sys::lookup_all(self.stats.fd().as_fd(), &mut values, STATS as u32)
+            .map_err(KernelError::io("cannot read STATS"))?;
+        for (sum, of_cpus) in sums.iter_mut().zip(values.chunks_exact(self.cpus)) {
+            *sum = of_cpus.iter().sum();
         }
         Ok(sums)
     }

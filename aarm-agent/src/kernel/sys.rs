@@ -1,4 +1,4 @@
-//! The few bpf(2) calls that aya has no type for: task storage, addressed by pidfd.
+//! The few bpf(2) calls that aya has no type for: task storage, addressed by pidfd, and whole arrays at once.
 //!
 //! Must never: be used where aya has a type.
 
@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 /// Create, and fail if it is there.
 pub const NOEXIST: u64 = 1;
 
@@ -21,9 +22,24 @@ struct ElemAttr {
     flags: u64,
 }
 
-fn bpf(command: libc::c_long, attr: &mut ElemAttr) -> io::Result<()> {
-    // SAFETY: the attribute is valid for the given size; the callers keep key and value alive and large enough.
-    let r = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<ElemAttr>()) };
+/// The same as the batch commands use it.
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// `A` must be how the command's attribute is laid out.
+fn bpf<A>(command: libc::c_long, attr: &mut A) -> io::Result<()> {
+    // SAFETY: the attribute is valid for the given size; the callers keep what it points to alive and large enough.
+    let r = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<A>()) };
     if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -63,4 +79,25 @@ pub fn task_update<V: aya::Pod>(
         ..ElemAttr::default()
     };
     bpf(BPF_MAP_UPDATE_ELEM, &mut attr)
+}
+
+/// All values of a per-CPU array of `entries` numbers, entry after entry, with one for each possible CPU:
+/// `values` must have room for exactly that.
+pub fn lookup_all(map: BorrowedFd<'_>, values: &mut [u64], entries: u32) -> io::Result<()> {
+    let mut keys = vec![0u32; entries as usize];
+    let mut next = 0u32;
+    let mut attr = BatchAttr {
+        out_batch: std::ptr::from_mut(&mut next) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: entries,
+        map_fd: map.as_raw_fd() as u32,
+        ..BatchAttr::default()
+    };
+    match bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) {
+        // The end of the map is reported as "no more", after everything was copied.
+        Err(e) if e.raw_os_error() != Some(libc::ENOENT) => Err(e),
+        _ if attr.count != entries => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+        _ => Ok(()),
+    }
 }
