@@ -21,6 +21,7 @@ use aarm_common::event::{Cause, EventHeader, HEADER_BYTES, Kind, NO_RULE};
 use aarm_common::policy::Policy;
 use aarm_common::state::{ObjectId, STATS, Session, session_id};
 use aarm_common::{ABI_VERSION, Decision, Operation};
+use aarm_receipt::canonical::Encoded;
 use aarm_receipt::{Keys, LogWriter, Options};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -72,17 +73,19 @@ impl EventPort for Source {
         self.ring.wake.as_raw_fd()
     }
 
-    fn drain(&mut self, limit: usize, f: &mut dyn FnMut(&[u8])) -> usize {
+    fn drain(&mut self, limit: usize, f: &mut dyn FnMut(&[u8]) -> bool) -> usize {
         let mut record = [0; HEADER_BYTES + PATH.len()];
         record[HEADER_BYTES..].copy_from_slice(PATH);
-        let n = (self.ring.produced.load(Ordering::Acquire) - self.read).min(limit as u64);
-        self.header.time_ns = if n > 0 { boot_ns() } else { 0 };
-        for _ in 0..n {
+        let there = (self.ring.produced.load(Ordering::Acquire) - self.read).min(limit as u64);
+        self.header.time_ns = if there > 0 { boot_ns() } else { 0 };
+        let (mut n, mut more) = (0, true);
+        while more && n < there {
             self.header.seq = self.read;
             // SAFETY: the record begins with room for a header, which is integers only.
             unsafe { record.as_mut_ptr().cast::<EventHeader>().write_unaligned(self.header) };
-            f(&record);
+            more = f(&record);
             self.read += 1;
+            n += 1;
         }
         n as usize
     }
@@ -229,13 +232,12 @@ fn measure(dir: &Path, rules: usize, events: u64, all: bool) -> Result<Figures, 
         default_policy: None,
         recorded: Recorded::default(),
         state: dir.join("state"),
-        host: "aarm-vm/0b4b9b38-0000-4000-8000-1c697a0e7a3c".into(),
+        host: Encoded::text(b"aarm-vm/0b4b9b38-0000-4000-8000-1c697a0e7a3c"),
         coalesce: Duration::from_millis(2),
         batches,
         pool: pool.clone(),
         metrics: Arc::clone(&metrics),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let core = Core::begin(parts, |_| ())?;
     let rhythm = Rhythm {
         sync: Duration::from_millis(10),
@@ -244,11 +246,11 @@ fn measure(dir: &Path, rules: usize, events: u64, all: bool) -> Result<Figures, 
         heartbeat: Duration::from_secs(60),
     };
     let intake = Intake { batches: to_write, ring: Arc::clone(&ring) as Arc<dyn ReleasePort> };
-    let writer =
+    let (writer, _) =
         Writer::spawn(log, rhythm, Arc::clone(&metrics), Arc::clone(&progress), durable, pool, intake)?;
     let (commands, asked) = mpsc::channel(COMMANDS);
     let (stop, stopped) = watch::channel(false);
-    let running = runtime.spawn(core.run(asked, stopped));
+    let running = core.spawn(asked, stopped)?;
     let (answer, answered) = oneshot::channel();
     let pidfd = OwnedFd::from(std::fs::File::open("/dev/null")?);
     let (intent, human) = (String::new(), String::new());
@@ -285,7 +287,7 @@ fn measure(dir: &Path, rules: usize, events: u64, all: bool) -> Result<Figures, 
     }
     f.bytes = metrics.receipt_bytes.get() as f64 / metrics.receipts.get() as f64;
     stop.send(true)?;
-    runtime.block_on(running)??;
+    running.blocking_recv()??;
     drop(commands);
     writer.join().map_err(|_| "the writer panicked")??;
     Ok(f)

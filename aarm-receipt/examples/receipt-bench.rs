@@ -1,9 +1,11 @@
 //! How fast receipts become durable: beside a plain writer, and beside one signature for each, in one run.
 //! `cargo xtask bench receipts [--json]`.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use aarm_receipt::canonical::Encoded;
 use aarm_receipt::receipt::{Action, Decided, FileId, Identity, PolicyRef, Seq, SessionRef};
 use aarm_receipt::verify::verify_dir;
 use aarm_receipt::{Body, Common, Keys, LogWriter, Options, encode};
@@ -12,19 +14,39 @@ const BATCH: u64 = 4096;
 const SPAN: Duration = Duration::from_secs(3);
 const ORIGIN: &str = "bench.test/log";
 
-fn receipt(n: u64, out: &mut Vec<u8>) {
-    let policy = PolicyRef { name: "coding-agent", version: "2026.11", hash: &"0a".repeat(32) };
+/// What repeats from receipt to receipt.
+struct Repeated {
+    host: Encoded,
+    session: Encoded,
+    policy: Encoded,
+    exe: Encoded,
+    agent: Encoded,
+}
+
+impl Repeated {
+    fn new() -> Self {
+        Self {
+            host: Encoded::text(b"0123456789abcdef0123456789abcdef"),
+            session: SessionRef { id: 1 << 32, uuid: "01934f6e-0000-7000-8000-000000000000" }.encoded(),
+            policy: PolicyRef { name: "coding-agent", version: "2026.11", hash: &"0a".repeat(32) }.encoded(),
+            exe: Encoded::text(b"/usr/bin/python3.11"),
+            agent: Encoded::text(b"/usr/bin/agent"),
+        }
+    }
+}
+
+fn receipt(r: &Repeated, n: u64, out: &mut Vec<u8>) {
     let common = Common {
         time_ns: 1_795_514_400_000_000_000 + n,
         boot_ns: n,
-        host: "0123456789abcdef0123456789abcdef",
-        session: Some(SessionRef { id: 1 << 32, uuid: "01934f6e-0000-7000-8000-000000000000" }),
+        host: &r.host,
+        session: Some(Cow::Borrowed(&r.session)),
         seq: Some(Seq { cpu: 0, n }),
     };
     let identity = Identity {
         comm: b"python3",
-        exe: b"/usr/bin/python3.11",
-        agent: b"/usr/bin/agent",
+        exe: Some(&r.exe),
+        agent: Some(&r.agent),
         pid: 4711,
         ..Identity::default()
     };
@@ -32,10 +54,10 @@ fn receipt(n: u64, out: &mut Vec<u8>) {
         result: "ALLOW",
         audit: false,
         cause: "default",
-        facet: "open_read",
+        facet: None,
         rule: None,
         reason: None,
-        policy,
+        policy: &r.policy,
         took_ns: 1200,
     };
     let object = FileId { dev: 1, ino: 4711, mode: 0o100644 };
@@ -69,11 +91,12 @@ fn rate(mut batch: impl FnMut(u64)) -> f64 {
 fn main() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let keys = || Keys::from_seeds([1; 32], [2; 32]).expect("seeds are keys");
+    let r = Repeated::new();
     let mut bytes = Vec::new();
     let encoded = rate(|n| {
         for i in n..n + BATCH {
             bytes.clear();
-            receipt(i, &mut bytes);
+            receipt(&r, i, &mut bytes);
         }
     });
     let size = bytes.len();
@@ -81,7 +104,7 @@ fn main() {
     let mut buffer = Vec::new();
     let plain_rate = rate(|n| {
         buffer.clear();
-        (n..n + BATCH).for_each(|i| receipt(i, &mut buffer));
+        (n..n + BATCH).for_each(|i| receipt(&r, i, &mut buffer));
         plain.write_all(&buffer).and_then(|()| plain.sync_data()).expect("writing");
     });
     let mut run = |name: &str, weighty: bool, each: u64| {
@@ -93,7 +116,7 @@ fn main() {
         while began.elapsed() < SPAN {
             for i in n..n + each {
                 bytes.clear();
-                receipt(i, &mut bytes);
+                receipt(&r, i, &mut bytes);
                 log.append(&bytes, weighty).expect("appending");
             }
             n += each;

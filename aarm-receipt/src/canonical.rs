@@ -25,92 +25,130 @@ const CLASS: [u8; 256] = {
     t
 };
 
-/// Writes one JSON object into a buffer.
+/// Two digits of every number below 100.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut t = [[0; 2]; 100];
+    let mut n = 0;
+    while n < 100 {
+        t[n] = [b'0' + (n / 10) as u8, b'0' + (n % 10) as u8];
+        n += 1;
+    }
+    t
+};
+
+/// A member's key with all its punctuation, as one constant: `,"key":`.
+#[macro_export]
+macro_rules! key {
+    ($key:literal) => {
+        concat!(",\"", $key, "\":")
+    };
+}
+
+/// One JSON value, encoded once for members that repeat from receipt to receipt. Empty: no value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Encoded(Box<[u8]>);
+
+impl Encoded {
+    /// A string of bytes; no value if it is empty.
+    pub fn text(value: &[u8]) -> Self {
+        if value.is_empty() { Self::default() } else { Self::of(|out| bytes(out, value)) }
+    }
+
+    /// What `write` writes, which must be one value.
+    pub fn of(write: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let mut out = Vec::new();
+        write(&mut out);
+        Self(out.into())
+    }
+}
+
+/// Writes one JSON object into a buffer. Keys are made by [`key!`](crate::key).
 pub struct Object<'a> {
     out: &'a mut Vec<u8>,
-    first: bool,
+    start: usize,
     #[cfg(debug_assertions)]
     last: &'static str,
 }
 
 impl<'a> Object<'a> {
-    /// Begins an object.
-    #[inline]
+    /// Begins an object. Its brace takes the place of the first key's comma at the end.
+    #[inline(always)]
     pub fn begin(out: &'a mut Vec<u8>) -> Self {
-        out.push(b'{');
         Self {
+            start: out.len(),
             out,
-            first: true,
             #[cfg(debug_assertions)]
             last: "",
         }
     }
 
     /// Writes a key; what follows must write one value.
-    #[inline]
+    #[inline(always)]
     pub fn key(&mut self, key: &'static str) -> &mut Vec<u8> {
         #[cfg(debug_assertions)]
         {
-            assert!(self.first || self.last < key, "key {key} after {}", self.last);
+            assert!(key.starts_with(",\"") && key.ends_with("\":"), "{key} is not of key!");
+            assert!(self.last < key, "key {key} after {}", self.last);
             self.last = key;
         }
-        if !self.first {
-            self.out.push(b',');
-        }
-        self.first = false;
-        self.out.push(b'"');
         self.out.extend_from_slice(key.as_bytes());
-        self.out.extend_from_slice(b"\":");
         self.out
     }
 
     /// A member of bytes.
-    #[inline]
+    #[inline(always)]
     pub fn bytes(&mut self, key: &'static str, value: &[u8]) {
         bytes(self.key(key), value);
     }
 
-    /// A member of bytes, or null for none.
-    #[inline]
-    pub fn bytes_or_null(&mut self, key: &'static str, value: &[u8]) {
-        let out = self.key(key);
-        if value.is_empty() { out.extend_from_slice(b"null") } else { bytes(out, value) }
+    /// A member of bytes, left out if there are none.
+    #[inline(always)]
+    pub fn bytes_if_any(&mut self, key: &'static str, value: &[u8]) {
+        if !value.is_empty() {
+            self.bytes(key, value);
+        }
     }
 
-    /// A member that is text or null.
-    #[inline]
-    pub fn text_or_null(&mut self, key: &'static str, value: Option<&str>) {
+    /// A member of text that is printable ASCII without `%`, `"` and `\`: names that are ours.
+    #[inline(always)]
+    pub fn name(&mut self, key: &'static str, value: &str) {
+        debug_assert!(plain(value.as_bytes()), "{value} is no plain name");
         let out = self.key(key);
-        match value {
-            Some(v) => bytes(out, v.as_bytes()),
-            None => out.extend_from_slice(b"null"),
+        out.push(b'"');
+        out.extend_from_slice(value.as_bytes());
+        out.push(b'"');
+    }
+
+    /// A member that is encoded already, left out if it has no value.
+    #[inline(always)]
+    pub fn encoded(&mut self, key: &'static str, value: &Encoded) {
+        if !value.0.is_empty() {
+            self.key(key).extend_from_slice(&value.0);
         }
     }
 
     /// A member that is a number.
-    #[inline]
+    #[inline(always)]
     pub fn number(&mut self, key: &'static str, value: u64) {
         number(self.key(key), value);
     }
 
-    /// A member that is a number or null.
-    #[inline]
-    pub fn number_or_null(&mut self, key: &'static str, value: Option<u64>) {
-        let out = self.key(key);
-        match value {
-            Some(v) => number(out, v),
-            None => out.extend_from_slice(b"null"),
+    /// A member that is a number, left out if there is none.
+    #[inline(always)]
+    pub fn number_if_any(&mut self, key: &'static str, value: Option<u64>) {
+        if let Some(v) = value {
+            self.number(key, v);
         }
     }
 
     /// A member that is true or false.
-    #[inline]
+    #[inline(always)]
     pub fn boolean(&mut self, key: &'static str, value: bool) {
         self.key(key).extend_from_slice(if value { b"true" } else { b"false" });
     }
 
     /// A member that is an object.
-    #[inline]
+    #[inline(always)]
     pub fn object(&mut self, key: &'static str, write: impl FnOnce(&mut Object<'_>)) {
         let mut inner = Object::begin(self.key(key));
         write(&mut inner);
@@ -118,16 +156,54 @@ impl<'a> Object<'a> {
     }
 
     /// Ends the object.
-    #[inline]
+    #[inline(always)]
     pub fn end(self) {
+        match self.out.get_mut(self.start) {
+            Some(comma) => *comma = b'{',
+            None => self.out.push(b'{'),
+        }
         self.out.push(b'}');
     }
+}
+
+/// Whether one of eight bytes must be escaped.
+#[inline(always)]
+fn eight_escape(bytes: [u8; 8]) -> bool {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGH: u64 = ONES << 7;
+    let x = u64::from_le_bytes(bytes);
+    let zero = |v: u64| v.wrapping_sub(ONES) & !v;
+    let is = |b: u8| zero(x ^ (ONES * b as u64));
+    let control = x.wrapping_sub(ONES * 0x20) & !x;
+    (x | control | is(b'%') | is(b'"') | is(b'\\') | is(0x7f)) & HIGH != 0
+}
+
+/// Whether nothing of it must be escaped. Eight bytes at a time; the last eight may overlap those before.
+#[inline]
+fn plain(value: &[u8]) -> bool {
+    let (words, rest) = value.as_chunks::<8>();
+    if rest.is_empty() || words.is_empty() {
+        return !words.iter().any(|w| eight_escape(*w)) && rest.iter().all(|b| CLASS[*b as usize] == 0);
+    }
+    let last = value.last_chunk::<8>().is_some_and(|w| eight_escape(*w));
+    !last && !words.iter().any(|w| eight_escape(*w))
 }
 
 /// A string of bytes.
 #[inline]
 pub fn bytes(out: &mut Vec<u8>, value: &[u8]) {
+    out.reserve(value.len() + 2);
     out.push(b'"');
+    if plain(value) {
+        out.extend_from_slice(value);
+    } else {
+        escaped(out, value);
+    }
+    out.push(b'"');
+}
+
+#[cold]
+fn escaped(out: &mut Vec<u8>, value: &[u8]) {
     let mut rest = value;
     while let Some(at) = rest.iter().position(|b| CLASS[*b as usize] != 0) {
         out.extend_from_slice(&rest[..at]);
@@ -140,21 +216,52 @@ pub fn bytes(out: &mut Vec<u8>, value: &[u8]) {
         rest = &rest[at + 1..];
     }
     out.extend_from_slice(rest);
-    out.push(b'"');
+}
+
+/// The last two decimal digits of a number.
+#[inline(always)]
+pub(crate) fn pair(value: u64) -> [u8; 2] {
+    PAIRS[(value % 100) as usize]
 }
 
 /// A number.
 #[inline]
 pub fn number(out: &mut Vec<u8>, value: u64) {
-    let mut buffer = itoa::Buffer::new();
-    let text = buffer.format(value).as_bytes();
-    if value <= NUMBER_MAX {
-        out.extend_from_slice(text);
-    } else {
-        out.push(b'"');
-        out.extend_from_slice(text);
-        out.push(b'"');
+    if value > NUMBER_MAX {
+        return large(out, value);
     }
+    // What is copied has a fixed length, which is a move or two; what is too much is cut off again.
+    if value < 10_000 {
+        let [a, b] = pair(value / 100);
+        let [c, d] = pair(value);
+        let zeros = usize::from(value < 1000) + usize::from(value < 100) + usize::from(value < 10);
+        let end = out.len() + 4 - zeros;
+        out.extend_from_slice(&(u32::from_le_bytes([a, b, c, d]) >> (8 * zeros)).to_le_bytes());
+        return out.truncate(end);
+    }
+    // Digits end at the middle.
+    let mut text = [0; 32];
+    let (mut at, mut rest) = (16usize, value);
+    while rest >= 100 && at >= 4 {
+        at -= 2;
+        text[at..at + 2].copy_from_slice(&pair(rest));
+        rest /= 100;
+    }
+    at -= 2;
+    text[at..at + 2].copy_from_slice(&pair(rest));
+    at += usize::from(rest < 10);
+    let end = out.len() + 16 - at;
+    if let Some(digits) = text[at..].first_chunk::<16>() {
+        out.extend_from_slice(digits);
+    }
+    out.truncate(end);
+}
+
+#[cold]
+fn large(out: &mut Vec<u8>, value: u64) {
+    use std::io::Write;
+    // Writing to a vector cannot fail.
+    let _ = write!(out, "\"{value}\"");
 }
 
 /// Undoes the percent-encoding of [`bytes`]. `None`: not of that form.
@@ -238,6 +345,30 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn every_byte_at_every_place_is_seen() {
+        for length in 0..20 {
+            for at in 0..length {
+                for b in 0..=255u8 {
+                    let mut value = vec![b'~'; length];
+                    value[at] = b;
+                    assert_eq!(plain(&value), CLASS[b as usize] == 0, "{b} at {at} of {length}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_of_every_length() {
+        let powers = (0..19).map(|i| 10u64.pow(i));
+        for n in powers.flat_map(|p| [p - 1, p, p + 1]).chain([NUMBER_MAX, NUMBER_MAX + 1, u64::MAX]) {
+            let mut out = Vec::new();
+            number(&mut out, n);
+            let want = if n > NUMBER_MAX { format!("\"{n}\"") } else { n.to_string() };
+            assert_eq!(out, want.as_bytes());
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_come_back(value in proptest::collection::vec(any::<u8>(), 0..300)) {
@@ -251,9 +382,10 @@ mod tests {
         fn equals_an_independent_rfc_8785(a in proptest::collection::vec(any::<u8>(), 0..100), n in any::<u64>(), b in any::<bool>()) {
             let mut out = Vec::new();
             let mut o = Object::begin(&mut out);
-            o.boolean("a", b);
-            o.object("b", |o| { o.bytes("x", &a); o.number("y", n); });
-            o.text_or_null("c", None);
+            o.boolean(key!("a"), b);
+            o.object(key!("b"), |o| { o.bytes(key!("x"), &a); o.number(key!("y"), n); });
+            o.object(key!("c"), |_| ());
+            o.encoded(key!("d"), &Encoded::text(&a));
             o.end();
             let value: serde_json::Value = serde_json::from_slice(&out).unwrap();
             prop_assert_eq!(&serde_json_canonicalizer::to_vec(&value).unwrap(), &out);

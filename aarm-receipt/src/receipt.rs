@@ -6,19 +6,25 @@
 //! | `kind` | all | which of [`KINDS`] |
 //! | `time` | all | RFC 3339, UTC, nanoseconds; `boot_ns`: the same instant on the clock since boot |
 //! | `host` | all | the host and boot it happened on |
-//! | `session` | of sessions | `id` in the kernel, `uuid` for ever; null otherwise |
-//! | `seq` | from the kernel | `cpu` and the number `n` of the event there; null otherwise |
+//! | `session` | of sessions | `id` in the kernel, `uuid` for ever |
+//! | `seq` | from the kernel | `cpu` and the number `n` of the event there |
 //! | `action` | action | tool (family), operation, object: what was attempted |
 //! | `decision` | action | result, mode, rule, reason, cause, facet, policy (name, version, hash), time taken |
 //! | `identity` | of processes | human (a claim), user, process, program, agent (the session's first program) |
-//! | `outcome` | action, outcome | what became of it, as far as it was observed |
+//! | `outcome` | outcome | what became of an action, as far as it was observed |
 //! | `detail` | all others | what the kind is about |
+//!
+//! What has no value is left out: there is no null, no empty text where there may be none, no empty list of flags.
+//! So is what would repeat another member: `decision.facet` where it is `action.operation`, `identity.tid` where it
+//! is `identity.pid`.
 //!
 //! Bytes that are not text (paths, arguments) are percent-encoded, see [`crate::canonical`].
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
-use crate::canonical::{self, NotCanonical, Object};
+use crate::canonical::{self, Encoded, NotCanonical, Object};
+use crate::key;
 
 /// Version of the members above.
 pub const SCHEMA: u64 = 1;
@@ -49,6 +55,22 @@ pub struct SessionRef<'a> {
     pub uuid: &'a str,
 }
 
+impl SessionRef<'_> {
+    /// For [`Common::session`].
+    pub fn encoded(&self) -> Encoded {
+        let mut id = *b"0000000000000000";
+        for (i, d) in id.iter_mut().enumerate() {
+            *d = b"0123456789abcdef"[(self.id >> (60 - 4 * i) & 15) as usize];
+        }
+        Encoded::of(|out| {
+            let mut o = Object::begin(out);
+            o.bytes(key!("id"), &id);
+            o.bytes(key!("uuid"), self.uuid.as_bytes());
+            o.end();
+        })
+    }
+}
+
 /// A kernel event's number.
 #[derive(Clone, Copy, Debug)]
 pub struct Seq {
@@ -59,16 +81,16 @@ pub struct Seq {
 }
 
 /// What all receipts have.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Common<'a> {
     /// Nanoseconds since 1970, UTC.
     pub time_ns: u64,
     /// Nanoseconds since boot.
     pub boot_ns: u64,
-    /// Host and boot.
-    pub host: &'a str,
-    /// The session.
-    pub session: Option<SessionRef<'a>>,
+    /// Host and boot: a text.
+    pub host: &'a Encoded,
+    /// The session, by [`SessionRef::encoded`].
+    pub session: Option<Cow<'a, Encoded>>,
     /// The kernel event.
     pub seq: Option<Seq>,
 }
@@ -76,8 +98,8 @@ pub struct Common<'a> {
 /// Who acted.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Identity<'a> {
-    /// On whose behalf, as claimed at registration; empty: not known.
-    pub human: &'a str,
+    /// On whose behalf, as claimed at registration: a text.
+    pub human: Option<&'a Encoded>,
     /// Real user id.
     pub uid: u32,
     /// Real group id.
@@ -90,10 +112,10 @@ pub struct Identity<'a> {
     pub ppid: u32,
     /// Name of the thread.
     pub comm: &'a [u8],
-    /// Program; empty: not known.
-    pub exe: &'a [u8],
-    /// The session's first program; empty: not known.
-    pub agent: &'a [u8],
+    /// Program, if it is known: a text.
+    pub exe: Option<&'a Encoded>,
+    /// The session's first program, if it is known: a text.
+    pub agent: Option<&'a Encoded>,
 }
 
 /// A policy.
@@ -105,6 +127,20 @@ pub struct PolicyRef<'a> {
     pub version: &'a str,
     /// SHA-256 of its canonical form, hexadecimal.
     pub hash: &'a str,
+}
+
+impl PolicyRef<'_> {
+    /// For [`Decided::policy`].
+    pub fn encoded(&self) -> Encoded {
+        Encoded::of(|out| self.write(Object::begin(out)))
+    }
+
+    fn write(&self, mut o: Object<'_>) {
+        o.bytes(key!("hash"), self.hash.as_bytes());
+        o.bytes(key!("name"), self.name.as_bytes());
+        o.bytes(key!("version"), self.version.as_bytes());
+        o.end();
+    }
 }
 
 /// A socket's side of an action.
@@ -142,14 +178,14 @@ pub struct Decided<'a> {
     pub audit: bool,
     /// Why: rule, default, or what failed closed.
     pub cause: &'a str,
-    /// Operation of the facet that decided.
-    pub facet: &'a str,
+    /// Operation of the facet that decided, if it is not the action's own.
+    pub facet: Option<&'a str>,
     /// The rule.
     pub rule: Option<&'a str>,
     /// The rule's reason.
     pub reason: Option<&'a str>,
-    /// The policy.
-    pub policy: PolicyRef<'a>,
+    /// The policy, by [`PolicyRef::encoded`].
+    pub policy: &'a Encoded,
     /// Nanoseconds it took.
     pub took_ns: u32,
 }
@@ -304,68 +340,72 @@ fn civil(days: u64) -> (u64, u64, u64) {
 
 /// `2026-11-24T10:00:00.000000001Z`.
 fn time(out: &mut Vec<u8>, ns: u64) {
-    let (seconds, mut nanos) = (ns / 1_000_000_000, ns % 1_000_000_000);
+    let (seconds, nanos) = (ns / 1_000_000_000, ns % 1_000_000_000);
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
     let mut text = *b"\"0000-00-00T00:00:00.000000000Z\"";
-    let mut put = |at: usize, width: usize, mut n: u64| {
-        for i in (0..width).rev() {
-            text[at + i] = b'0' + (n % 10) as u8;
-            n /= 10;
-        }
-    };
-    put(1, 4, year);
-    put(6, 2, month);
-    put(9, 2, day);
-    put(12, 2, rest / 3600);
-    put(15, 2, rest / 60 % 60);
-    put(18, 2, rest % 60);
-    let mut width = 9;
-    while width > 0 {
-        width -= 1;
-        text[21 + width] = b'0' + (nanos % 10) as u8;
-        nanos /= 10;
+    let pairs = [
+        (1, year / 100),
+        (3, year),
+        (6, month),
+        (9, day),
+        (12, rest / 3600),
+        (15, rest / 60 % 60),
+        (18, rest % 60),
+        (21, nanos / 10_000_000),
+        (23, nanos / 100_000),
+        (25, nanos / 1000),
+        (27, nanos / 10),
+    ];
+    for (at, value) in pairs {
+        text[at..at + 2].copy_from_slice(&canonical::pair(value));
     }
+    text[29] = b'0' + (nanos % 10) as u8;
     out.extend_from_slice(&text);
 }
 
-fn cut(text: &[u8]) -> &[u8] {
+/// The part of a text from outside that receipts show.
+pub fn cut(text: &[u8]) -> &[u8] {
     &text[..text.len().min(TEXT_MAX)]
 }
 
+#[inline(always)]
 fn identity(o: &mut Object<'_>, i: &Identity<'_>) {
-    o.object("identity", |o| {
-        o.bytes_or_null("agent", i.agent);
-        o.bytes("comm", i.comm);
-        o.bytes_or_null("exe", i.exe);
-        o.number("gid", i.gid.into());
-        o.bytes_or_null("human", cut(i.human.as_bytes()));
-        o.number("pid", i.pid.into());
-        o.number("ppid", i.ppid.into());
-        o.number("tid", i.tid.into());
-        o.number("uid", i.uid.into());
+    let if_any = |o: &mut Object<'_>, key, value: Option<&Encoded>| {
+        if let Some(value) = value {
+            o.encoded(key, value);
+        }
+    };
+    o.object(key!("identity"), |o| {
+        if_any(o, key!("agent"), i.agent);
+        o.bytes(key!("comm"), i.comm);
+        if_any(o, key!("exe"), i.exe);
+        o.number(key!("gid"), i.gid.into());
+        if_any(o, key!("human"), i.human);
+        o.number(key!("pid"), i.pid.into());
+        o.number(key!("ppid"), i.ppid.into());
+        if i.tid != i.pid {
+            o.number(key!("tid"), i.tid.into());
+        }
+        o.number(key!("uid"), i.uid.into());
     });
 }
 
 fn policy(o: &mut Object<'_>, p: &PolicyRef<'_>) {
-    o.object("policy", |o| {
-        o.bytes("hash", p.hash.as_bytes());
-        o.bytes("name", p.name.as_bytes());
-        o.bytes("version", p.version.as_bytes());
-    });
+    p.write(Object::begin(o.key(key!("policy"))));
 }
 
-fn mode(audit: bool) -> &'static [u8] {
-    if audit { b"audit" } else { b"enforce" }
+fn mode(audit: bool) -> &'static str {
+    if audit { "audit" } else { "enforce" }
 }
 
+#[inline(always)]
 fn seq(o: &mut Object<'_>, key: &'static str, seq: Option<Seq>) {
-    match seq {
-        Some(s) => o.object(key, |o| {
-            o.number("cpu", s.cpu.into());
-            o.number("n", s.n);
-        }),
-        None => o.text_or_null(key, None),
+    if let Some(s) = seq {
+        o.object(key, |o| {
+            o.number(key!("cpu"), s.cpu.into());
+            o.number(key!("n"), s.n);
+        });
     }
 }
 
@@ -385,22 +425,18 @@ fn family_name(family: u16) -> Option<&'static str> {
 
 fn network(o: &mut Object<'_>, n: &Network) {
     use std::io::Write;
-    o.object("network", |o| {
-        match n.addr {
-            Some(addr) => {
-                let out = o.key("addr");
-                // Writing to a vector cannot fail.
-                let _ = write!(out, "\"{addr}\"");
-            }
-            None => o.text_or_null("addr", None),
+    o.object(key!("network"), |o| {
+        if let Some(addr) = n.addr {
+            // Writing to a vector cannot fail.
+            let _ = write!(o.key(key!("addr")), "\"{addr}\"");
         }
         match family_name(n.family) {
-            Some(name) => o.bytes("family", name.as_bytes()),
-            None => o.number("family", n.family.into()),
+            Some(name) => o.name(key!("family"), name),
+            None => o.number(key!("family"), n.family.into()),
         }
-        o.number("port", n.port.into());
-        o.number("protocol", n.protocol.into());
-        o.number("type", n.sock_type.into());
+        o.number(key!("port"), n.port.into());
+        o.number(key!("protocol"), n.protocol.into());
+        o.number(key!("type"), n.sock_type.into());
     });
 }
 
@@ -444,83 +480,71 @@ pub fn encode(c: &Common<'_>, body: &Body<'_>, out: &mut Vec<u8>) {
         Body::Start { .. } => ("start", None),
         Body::Stop { .. } => ("stop", None),
     };
-    o.number("boot_ns", c.boot_ns);
+    o.number(key!("boot_ns"), c.boot_ns);
     if let Body::Action(a) = body {
         decision(&mut o, &a.decision);
     } else {
-        o.object("detail", |o| detail(o, body));
+        o.object(key!("detail"), |o| detail(o, body));
     }
-    o.bytes("host", c.host.as_bytes());
+    o.encoded(key!("host"), c.host);
     if let Some(who) = who {
         identity(&mut o, who);
     }
-    o.bytes("kind", kind.as_bytes());
-    match body {
-        Body::Action(_) => o.bytes("outcome", b"not_observed"),
-        Body::Outcome(b) => o.bytes("outcome", b.result.as_bytes()),
-        _ => {}
+    o.name(key!("kind"), kind);
+    if let Body::Outcome(b) = body {
+        o.name(key!("outcome"), b.result);
     }
-    seq(&mut o, "seq", c.seq);
-    match c.session {
-        Some(s) => o.object("session", |o| {
-            let mut id = *b"0000000000000000";
-            for (i, d) in id.iter_mut().enumerate() {
-                *d = b"0123456789abcdef"[(s.id >> (60 - 4 * i) & 15) as usize];
-            }
-            o.bytes("id", &id);
-            o.bytes("uuid", s.uuid.as_bytes());
-        }),
-        None => o.text_or_null("session", None),
+    seq(&mut o, key!("seq"), c.seq);
+    if let Some(s) = &c.session {
+        o.encoded(key!("session"), s);
     }
-    time(o.key("time"), c.time_ns);
-    o.number("v", SCHEMA);
+    time(o.key(key!("time")), c.time_ns);
+    o.number(key!("v"), SCHEMA);
     o.end();
     debug_assert!(out.len() - start <= MAX_RECEIPT, "the bounds of the parts bound the whole");
 }
 
+#[inline(always)]
 fn action(o: &mut Object<'_>, a: &Action<'_>) {
-    o.object("action", |o| {
-        o.number("arg", a.arg);
-        let out = o.key("flags");
-        out.push(b'[');
-        for (i, flag) in a.flags.iter().enumerate() {
-            if i > 0 {
-                out.push(b',');
+    o.object(key!("action"), |o| {
+        o.number(key!("arg"), a.arg);
+        if !a.flags.is_empty() {
+            let out = o.key(key!("flags"));
+            for (i, flag) in a.flags.iter().enumerate() {
+                out.push(if i == 0 { b'[' } else { b',' });
+                canonical::bytes(out, flag.as_bytes());
             }
-            canonical::bytes(out, flag.as_bytes());
+            out.push(b']');
         }
-        out.push(b']');
-        match &a.network {
-            Some(n) => network(o, n),
-            None => o.text_or_null("network", None),
+        if let Some(n) = &a.network {
+            network(o, n);
         }
-        o.object("object", |o| {
-            o.number("dev", a.object.dev.into());
-            o.number("ino", a.object.ino);
-            o.number("mode", a.object.mode.into());
+        o.object(key!("object"), |o| {
+            o.number(key!("dev"), a.object.dev.into());
+            o.number(key!("ino"), a.object.ino);
+            o.number(key!("mode"), a.object.mode.into());
         });
-        o.bytes("operation", a.operation.as_bytes());
-        o.bytes_or_null("path", a.path);
-        o.bytes_or_null("path2", a.path2);
-        o.bytes_or_null("target", a.target);
-        o.bytes("tool", a.tool.as_bytes());
+        o.name(key!("operation"), a.operation);
+        o.bytes_if_any(key!("path"), a.path);
+        o.bytes_if_any(key!("path2"), a.path2);
+        o.bytes_if_any(key!("target"), a.target);
+        o.name(key!("tool"), a.tool);
     });
 }
 
+#[inline(always)]
 fn decision(o: &mut Object<'_>, d: &Decided<'_>) {
-    o.object("decision", |o| {
-        o.bytes("cause", d.cause.as_bytes());
-        o.bytes("facet", d.facet.as_bytes());
-        o.bytes("mode", mode(d.audit));
-        policy(o, &d.policy);
-        let out = o.key("reason");
-        match d.reason {
-            Some(r) => canonical::bytes(out, cut(r.as_bytes())),
-            None => out.extend_from_slice(b"null"),
+    o.object(key!("decision"), |o| {
+        o.name(key!("cause"), d.cause);
+        if let Some(facet) = d.facet {
+            o.name(key!("facet"), facet);
         }
-        o.bytes("result", d.result.as_bytes());
-        o.text_or_null("rule", d.rule);
-        o.number("took_ns", d.took_ns.into());
+        o.name(key!("mode"), mode(d.audit));
+        o.encoded(key!("policy"), d.policy);
+        o.bytes_if_any(key!("reason"), cut(d.reason.unwrap_or_default().as_bytes()));
+        o.name(key!("result"), d.result);
+        o.bytes_if_any(key!("rule"), d.rule.unwrap_or_default().as_bytes());
+        o.number(key!("took_ns"), d.took_ns.into());
     });
 }
 
@@ -528,54 +552,54 @@ fn detail(o: &mut Object<'_>, body: &Body<'_>) {
     match body {
         Body::Action(_) => {}
         Body::Outcome(b) => {
-            argv(o.key("argv"), b.argv);
-            o.number("argv_len", b.argv_len);
+            argv(o.key(key!("argv")), b.argv);
+            o.number(key!("argv_len"), b.argv_len);
             let hash = ring::digest::digest(&ring::digest::SHA256, b.argv);
-            o.bytes("argv_sha256", hex(hash.as_ref()).as_bytes());
-            o.boolean("cut", b.cut);
-            o.bytes_or_null("cwd", b.cwd);
-            seq(o, "of", b.of);
+            o.bytes(key!("argv_sha256"), hex(hash.as_ref()).as_bytes());
+            o.boolean(key!("cut"), b.cut);
+            o.bytes_if_any(key!("cwd"), b.cwd);
+            seq(o, key!("of"), b.of);
         }
         Body::SessionOpen { how, program, intent, policy: p, audit, .. } => {
-            o.bytes("how", how.as_bytes());
-            o.bytes_or_null("intent", cut(intent.as_bytes()));
-            o.bytes("mode", mode(*audit));
+            o.bytes(key!("how"), how.as_bytes());
+            o.bytes_if_any(key!("intent"), cut(intent.as_bytes()));
+            o.name(key!("mode"), mode(*audit));
             policy(o, p);
-            o.bytes_or_null("program", program);
+            o.bytes_if_any(key!("program"), program);
         }
         Body::SessionClose { allowed, denied, audited, refused } => {
-            o.number("allowed", *allowed);
-            o.number("audited", *audited);
-            o.number("denied", *denied);
-            o.number("refused", *refused);
+            o.number(key!("allowed"), *allowed);
+            o.number(key!("audited"), *audited);
+            o.number(key!("denied"), *denied);
+            o.number(key!("refused"), *refused);
         }
         Body::Process { what, child, status, .. } => {
-            o.number_or_null("child", child.map(u64::from));
-            o.number_or_null("status", status.map(u64::from));
-            o.bytes("what", what.as_bytes());
+            o.number_if_any(key!("child"), child.map(u64::from));
+            o.number_if_any(key!("status"), status.map(u64::from));
+            o.bytes(key!("what"), what.as_bytes());
         }
         Body::Gap { cpu, missing, why, detail } => {
-            o.number_or_null("cpu", cpu.map(u64::from));
-            o.bytes_or_null("found", cut(detail));
-            o.number("missing", *missing);
-            o.bytes("why", cut(why.as_bytes()));
+            o.number_if_any(key!("cpu"), cpu.map(u64::from));
+            o.bytes_if_any(key!("found"), cut(detail));
+            o.number(key!("missing"), *missing);
+            o.bytes(key!("why"), cut(why.as_bytes()));
         }
         Body::Recovery { why, bytes_cut } => {
-            o.number("bytes_cut", *bytes_cut);
-            o.bytes("why", cut(why.as_bytes()));
+            o.number(key!("bytes_cut"), *bytes_cut);
+            o.bytes(key!("why"), cut(why.as_bytes()));
         }
         Body::Policy { policy: p, file, mode, rules } => {
-            o.bytes("file", cut(file));
-            o.bytes("mode", mode.as_bytes());
+            o.bytes(key!("file"), cut(file));
+            o.bytes(key!("mode"), mode.as_bytes());
             policy(o, p);
-            o.number("rules", *rules);
+            o.number(key!("rules"), *rules);
         }
         Body::Start { version, kernel, adopted } => {
-            o.boolean("adopted", *adopted);
-            o.bytes("kernel", kernel.as_bytes());
-            o.bytes("version", version.as_bytes());
+            o.boolean(key!("adopted"), *adopted);
+            o.bytes(key!("kernel"), kernel.as_bytes());
+            o.bytes(key!("version"), version.as_bytes());
         }
-        Body::Stop { version } => o.bytes("version", version.as_bytes()),
+        Body::Stop { version } => o.bytes(key!("version"), version.as_bytes()),
     }
 }
 
@@ -596,20 +620,51 @@ pub enum ParseError {
     Schema,
 }
 
-/// Members that each kind has, sorted.
-fn members(kind: &str) -> &'static [&'static str] {
-    match kind {
-        "action" => &[
-            "action", "boot_ns", "decision", "host", "identity", "kind", "outcome", "seq", "session", "time",
-            "v",
-        ],
-        "outcome" => {
-            &["boot_ns", "detail", "host", "identity", "kind", "outcome", "seq", "session", "time", "v"]
-        }
-        "session_open" | "process" => {
-            &["boot_ns", "detail", "host", "identity", "kind", "seq", "session", "time", "v"]
-        }
-        _ => &["boot_ns", "detail", "host", "kind", "seq", "session", "time", "v"],
+/// Members that each kind has, sorted, and whether it may be without them.
+fn members(kind: &str) -> impl Iterator<Item = (&'static str, bool)> {
+    let of_kind: &[&str] = match kind {
+        "action" => &["action", "decision", "identity"],
+        "outcome" => &["detail", "identity", "outcome"],
+        "session_open" | "process" => &["detail", "identity"],
+        _ => &["detail"],
+    };
+    [
+        ("action", false),
+        ("boot_ns", false),
+        ("decision", false),
+        ("detail", false),
+        ("host", false),
+        ("identity", false),
+        ("kind", false),
+        ("outcome", false),
+        ("seq", true),
+        ("session", true),
+        ("time", false),
+        ("v", false),
+    ]
+    .into_iter()
+    .filter(move |(m, _)| {
+        !["action", "decision", "detail", "identity", "outcome"].contains(m) || of_kind.contains(m)
+    })
+}
+
+/// Texts that are left out rather than empty.
+const MAY_BE_ABSENT: &[&str] = &[
+    "agent", "cwd", "exe", "found", "human", "intent", "path", "path2", "program", "reason", "rule", "target",
+];
+
+/// Whether what has no value is left out, everywhere: that is its one encoding.
+fn absent_is_left_out(value: &serde_json::Value) -> bool {
+    use serde_json::Value;
+    match value {
+        Value::Null => false,
+        Value::Array(items) => items.iter().all(absent_is_left_out),
+        Value::Object(members) => members.iter().all(|(key, v)| match v {
+            Value::String(text) => !text.is_empty() || !MAY_BE_ABSENT.contains(&key.as_str()),
+            Value::Array(items) if items.is_empty() => key != "flags",
+            v => absent_is_left_out(v),
+        }),
+        _ => true,
     }
 }
 
@@ -629,7 +684,11 @@ pub fn parse(bytes: &[u8]) -> Result<serde_json::Value, ParseError> {
         return Err(ParseError::Schema);
     }
     let object = value.as_object().ok_or(ParseError::Schema)?;
-    if !object.keys().map(String::as_str).eq(members(kind).iter().copied()) {
+    let wanted = members(kind).filter(|(m, optional)| !optional || object.contains_key(*m)).map(|(m, _)| m);
+    let (of, who) = (&value["action"]["operation"], &value["identity"]["pid"]);
+    let repeats = of.is_string() && value["decision"]["facet"] == *of
+        || who.is_u64() && value["identity"]["tid"] == *who;
+    if !object.keys().map(String::as_str).eq(wanted) || repeats || !absent_is_left_out(&value) {
         return Err(ParseError::Schema);
     }
     Ok(value)
@@ -640,17 +699,17 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn common() -> Common<'static> {
+    fn common(host: &Encoded) -> Common<'_> {
         Common {
             time_ns: 1_795_514_400_000_000_007,
             boot_ns: 12,
-            host: "h",
-            session: Some(SessionRef { id: 0x1_0000_0002, uuid: "u" }),
+            host,
+            session: Some(Cow::Owned(SessionRef { id: 0x1_0000_0002, uuid: "u" }.encoded())),
             seq: Some(Seq { cpu: 1, n: 5 }),
         }
     }
 
-    fn sample<'a>(path: &'a [u8], reason: &'a str) -> Body<'a> {
+    fn sample<'a>(path: &'a [u8], reason: &'a str, policy: &'a Encoded) -> Body<'a> {
         Body::Action(Action {
             tool: "read",
             operation: "open_read",
@@ -672,10 +731,10 @@ mod tests {
                 result: "DENY",
                 audit: false,
                 cause: "rule",
-                facet: "open_read",
+                facet: Some("open_write"),
                 rule: Some("r"),
                 reason: Some(reason),
-                policy: PolicyRef::default(),
+                policy,
                 took_ns: 3,
             },
         })
@@ -695,8 +754,10 @@ mod tests {
     fn every_kind_parses_back_and_equals_an_independent_rfc_8785() {
         let who = Identity { comm: b"sh", ..Identity::default() };
         let p = PolicyRef { name: "n", version: "1", hash: "00" };
+        let (host, policy) = (Encoded::text(b"h"), p.encoded());
         let bodies = [
-            sample(b"/a\xff%\"\\", "because"),
+            sample(b"/a\xff%\"\\", "because", &policy),
+            sample(b"", "", &policy),
             Body::Outcome(Outcome {
                 of: None,
                 result: "executed",
@@ -725,20 +786,46 @@ mod tests {
         let mut seen = Vec::new();
         for body in &bodies {
             let mut out = Vec::new();
-            encode(&common(), body, &mut out);
+            encode(&common(&host), body, &mut out);
             let value = parse(&out).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&out)));
             assert_eq!(serde_json_canonicalizer::to_vec(&value).unwrap(), out);
             seen.push(value["kind"].as_str().unwrap().to_owned());
         }
         seen.sort();
+        seen.dedup();
         assert_eq!(seen, KINDS);
+    }
+
+    #[test]
+    fn what_is_absent_has_one_encoding() {
+        let (host, policy) = (Encoded::text(b"h"), PolicyRef::default().encoded());
+        let mut out = Vec::new();
+        encode(&Common { session: None, ..common(&host) }, &sample(b"/p", "r", &policy), &mut out);
+        let good = String::from_utf8(out).unwrap();
+        assert!(parse(good.as_bytes()).is_ok());
+        for (from, to) in [
+            (r#""reason":"r","#, r#""reason":null,"#),
+            (r#""reason":"r","#, r#""reason":"","#),
+            (r#""flags":["also_read"]"#, r#""flags":[]"#),
+            (r#""facet":"open_write""#, r#""facet":"open_read""#),
+            (r#""uid":0"#, r#""tid":0,"uid":0"#),
+            (r#""time""#, r#""session":null,"time""#),
+            (r#""kind":"action","#, ""),
+            (r#""host":"h","#, ""),
+            (r#""boot_ns":12,"#, ""),
+        ] {
+            let bad = good.replacen(from, to, 1);
+            assert_ne!(bad, good, "{from}");
+            assert!(parse(bad.as_bytes()).is_err(), "{bad}");
+        }
     }
 
     #[test]
     fn the_longest_receipt_stays_within_its_bound() {
         let path = [0xffu8; 4096];
+        let (policy, reason) = (PolicyRef::default().encoded(), "\u{fc}".repeat(4000));
         let mut out = Vec::new();
-        encode(&common(), &sample(&path, &"\u{fc}".repeat(4000)), &mut out);
+        encode(&common(&Encoded::text(b"h")), &sample(&path, &reason, &policy), &mut out);
         assert!(out.len() <= MAX_RECEIPT, "{}", out.len());
     }
 
@@ -751,7 +838,8 @@ mod tests {
         #[test]
         fn any_path_is_canonical(path in proptest::collection::vec(any::<u8>(), 1..200)) {
             let mut out = Vec::new();
-            encode(&common(), &sample(&path, "r"), &mut out);
+            let (host, policy) = (Encoded::text(b"h"), PolicyRef::default().encoded());
+            encode(&common(&host), &sample(&path, "r", &policy), &mut out);
             let value = parse(&out).unwrap();
             prop_assert_eq!(canonical::decode(value["action"]["path"].as_str().unwrap()).unwrap(), path);
         }

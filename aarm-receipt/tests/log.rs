@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use aarm_receipt::canonical::Encoded;
 use aarm_receipt::receipt::{Identity, Seq};
 use aarm_receipt::verify::{Verdict, verify_dir};
 use aarm_receipt::{Body, Common, Keys, LogError, LogWriter, Options, encode, read};
@@ -18,7 +19,13 @@ fn options() -> Options {
 
 fn receipt(n: u64, comm: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    let common = Common { time_ns: n, boot_ns: n, host: "h", session: None, seq: Some(Seq { cpu: 0, n }) };
+    let common = Common {
+        time_ns: n,
+        boot_ns: n,
+        host: &Encoded::text(b"h"),
+        session: None,
+        seq: Some(Seq { cpu: 0, n }),
+    };
     let identity = Identity { comm, ..Identity::default() };
     encode(&common, &Body::Process { what: "exit", child: None, status: Some(0), identity }, &mut out);
     out
@@ -173,7 +180,7 @@ fn events_without_receipts_are_noticed_unless_declared() {
     w.checkpoint().unwrap();
     assert_eq!(verdict(dir.path()), Verdict::Incomplete);
     let mut gap = Vec::new();
-    let common = Common { time_ns: 0, boot_ns: 0, host: "h", session: None, seq: None };
+    let common = Common { time_ns: 0, boot_ns: 0, host: &Encoded::text(b"h"), session: None, seq: None };
     encode(&common, &Body::Gap { cpu: Some(0), missing: 2, why: "ring full", detail: b"" }, &mut gap);
     w.append(&gap, true).unwrap();
     w.checkpoint().unwrap();
@@ -185,7 +192,7 @@ fn a_log_that_took_over_running_programs_does_not_miss_what_was_before_it() {
     let dir = tempfile::tempdir().unwrap();
     let (mut w, _) = LogWriter::open(dir.path(), keys(), ORIGIN, options()).unwrap();
     let mut start = Vec::new();
-    let common = Common { time_ns: 0, boot_ns: 0, host: "h", session: None, seq: None };
+    let common = Common { time_ns: 0, boot_ns: 0, host: &Encoded::text(b"h"), session: None, seq: None };
     encode(&common, &Body::Start { version: "1", kernel: "k", adopted: true }, &mut start);
     w.append(&start, true).unwrap();
     for n in [101, 100, 102] {

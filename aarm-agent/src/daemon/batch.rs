@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
 
 /// Receipts in one batch.
-pub const BATCH_RECEIPTS: usize = 1024;
+pub const BATCH_RECEIPTS: usize = 256;
 /// Bytes after which a batch is full. One receipt more may be in it.
-pub const BATCH_BYTES: usize = 512 << 10;
-/// Batches kept for reuse.
-const POOL_MAX: usize = 16;
+pub const BATCH_BYTES: usize = 256 << 10;
+/// Batches kept for reuse: as many as fill the writer's queue and wait for one sync. Fresh memory costs more than
+/// all else that is done to a receipt.
+const POOL_MAX: usize = 40;
 /// [`Entry::owner`] of a receipt that belongs to no session: only root sees it.
 pub const NO_OWNER: u32 = u32::MAX;
 

@@ -4,6 +4,7 @@
 //! full ring makes the kernel refuse actions: nothing is dropped. Must never: be asked anything except through
 //! its queue of [`Command`]s.
 
+use std::borrow::Cow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +13,13 @@ use aarm_common::event::{Event, Kind as EventKind};
 use aarm_common::limits::SESSIONS;
 use aarm_common::op::Decision;
 use aarm_common::state::{SESSION_ENDED, Stat, session_id, session_slot};
-use aarm_receipt::receipt::{Identity, Seq, SessionRef};
+use aarm_receipt::canonical::Encoded;
+use aarm_receipt::receipt::{Identity, Seq};
 use aarm_receipt::{Body, Common};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::batch::{Batch, Kind, NO_OWNER, Pool};
+use super::batch::{BATCH_RECEIPTS, Batch, Kind, NO_OWNER, Pool};
 use super::gaps::{Gap, GapTracker};
 use super::policies::{Loaded, Policies, PolicyError};
 use super::port::{EventPort, KernelPort};
@@ -28,8 +30,8 @@ use crate::api::types::{ActionCounts, PolicyInfo, PolicyLabel, ReloadResponse, S
 use crate::kernel::KernelError;
 use crate::metrics::{Metrics, OUTCOME_AUDIT};
 
-/// Events handled in one turn.
-const TURN: usize = 2048;
+/// Events handled in one turn, between which requests are served.
+const TURN: usize = BATCH_RECEIPTS;
 /// Requests waiting for the core.
 pub const COMMANDS: usize = 64;
 /// Housekeeping.
@@ -153,7 +155,7 @@ pub struct Parts {
     /// State directory.
     pub state: std::path::PathBuf,
     /// Host and boot, for receipts.
-    pub host: String,
+    pub host: Encoded,
     /// Wait after a wake-up.
     pub coalesce: Duration,
     /// To the writer.
@@ -202,7 +204,9 @@ pub struct Core {
     gaps: GapTracker,
     batch: Batch,
     clock: Clock,
-    execs: std::collections::HashMap<u32, Exec>,
+    execs: std::collections::HashMap<u32, Exec, foldhash::fast::RandomState>,
+    /// Added to the metric at the end of a turn.
+    decided: prometheus::local::LocalHistogram,
     told_lost: u64,
     dirty: bool,
 }
@@ -224,6 +228,7 @@ impl Core {
         let policies = Policies::new(&p.policies, records, p.snapshot.next_generation);
         let gaps = if p.adopted { GapTracker::adopted(&p.recorded.next) } else { GapTracker::fresh() };
         let batch = p.pool.take();
+        let decided = p.metrics.decision.local();
         let mut core = Self {
             p,
             sessions: Sessions::default(),
@@ -231,7 +236,8 @@ impl Core {
             gaps,
             batch,
             clock: Clock::now(),
-            execs: std::collections::HashMap::new(),
+            execs: std::collections::HashMap::default(),
+            decided,
             told_lost: 0,
             dirty: true,
         };
@@ -280,10 +286,6 @@ impl Core {
             let (policy, generation) = label.unwrap_or_else(|| (unknown_policy(), 0));
             let uuid = uuid::Uuid::from_bytes(r.uuid);
             let session = Session {
-                id,
-                uuid,
-                uuid_text: uuid.to_string(),
-                policy,
                 generation,
                 start: match (recovered, r.agent) {
                     (true, _) => SessionStart::Recovered,
@@ -291,10 +293,10 @@ impl Core {
                     _ => SessionStart::Run,
                 },
                 intent: r.intent.unwrap_or_default(),
-                human: r.human.unwrap_or_default(),
+                human: r.human.unwrap_or_default().into(),
                 uid: r.uid,
                 pid: r.pid,
-                exe: r.exe.into_bytes(),
+                exe: r.exe.into(),
                 started_ns: r.started_ns,
                 counts: ActionCounts {
                     allow: r.counts[Decision::Allow as usize],
@@ -303,7 +305,7 @@ impl Core {
                     refused: 0,
                 },
                 refused_told: r.refused,
-                processes: std::collections::HashMap::new(),
+                ..Session::new(id, uuid, policy)
             };
             self.sessions.insert(session);
             if recovered {
@@ -356,17 +358,17 @@ impl Core {
             time_ns: self.clock.unix(boot_ns),
             boot_ns,
             host: &self.p.host,
-            session: Some(SessionRef { id, uuid: &s.uuid_text }),
+            session: Some(Cow::Borrowed(&s.encoded)),
             seq: event.map(|e| Seq { cpu: e.header.cpu, n: e.header.seq }),
         };
         let identity = match event {
             Some(e) => record::identity(e, Some(s)),
             None => Identity {
-                human: &s.human,
+                human: Some(s.human.encoded()),
                 uid: s.uid,
                 pid: s.pid,
                 tid: s.pid,
-                agent: &s.exe,
+                agent: Some(s.exe.encoded()),
                 ..Identity::default()
             },
         };
@@ -382,8 +384,24 @@ impl Core {
             .push(s.uid, id, boot_ns, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
     }
 
+    /// Runs in a thread of its own: nothing else is between an event and its receipt. The receiver is told the end.
+    pub fn spawn(
+        self,
+        commands: mpsc::Receiver<Command>,
+        stop: watch::Receiver<bool>,
+    ) -> std::io::Result<oneshot::Receiver<std::io::Result<()>>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (running, ended) = oneshot::channel();
+        std::thread::Builder::new().name("aarm-core".into()).spawn(move || {
+            let result = runtime.block_on(self.run(commands, stop));
+            // Whoever waited may be gone.
+            let _ = running.send(result);
+        })?;
+        Ok(ended)
+    }
+
     /// Runs until `stop` changes or everybody who could ask is gone.
-    pub async fn run(
+    async fn run(
         mut self,
         mut commands: mpsc::Receiver<Command>,
         mut stop: watch::Receiver<bool>,
@@ -445,10 +463,16 @@ impl Core {
     async fn drain(&mut self) {
         loop {
             let mut events = std::mem::replace(&mut self.p.events, Box::new(NoEvents));
-            let n = events.drain(TURN, &mut |record| self.event(record));
+            let n = events.drain(TURN, &mut |record| {
+                self.event(record);
+                !self.batch.is_full()
+            });
             self.p.events = events;
+            self.p.metrics.received.inc_by(n as u64);
+            self.decided.flush();
+            let more = n == TURN || self.batch.is_full();
             self.flush().await;
-            if n < TURN {
+            if !more {
                 return;
             }
             // Requests are served in between.
@@ -458,7 +482,6 @@ impl Core {
 
     /// One event.
     fn event(&mut self, record: &[u8]) {
-        self.p.metrics.received.inc();
         let e = match Event::decode(record) {
             Ok(e) => e,
             Err(error) => {
@@ -488,7 +511,7 @@ impl Core {
     fn action(&mut self, e: &Event<'_>) {
         let outcome = if e.is_audit() { OUTCOME_AUDIT } else { e.decision as usize };
         self.p.metrics.action(e.op, outcome);
-        self.p.metrics.decision.observe(f64::from(e.header.took_ns) / 1e9);
+        self.decided.observe(f64::from(e.header.took_ns) / 1e9);
         let id = e.header.session;
         if let Some(s) = self.sessions.get_mut(id) {
             match e.decision {
@@ -508,7 +531,7 @@ impl Core {
         let policy = self.policies.generation(e.header.policy);
         let owner = session.map_or(NO_OWNER, |s| s.uid);
         let decision = e.decision as u8;
-        let (clock, host) = (self.clock, self.p.host.as_str());
+        let (clock, host) = (self.clock, &self.p.host);
         self.batch.push(owner, id, e.header.time_ns, decision, Kind::Action, |out| {
             record::action(e, clock, host, session, policy, out);
         });
@@ -522,13 +545,13 @@ impl Core {
             if s.exe.is_empty()
                 && let Some(exe) = exe
             {
-                s.exe = exe.to_vec();
+                s.exe = exe.into();
             }
             s.executed(e.header.pid, e.header.ppid, exe, e.comm(), e.args);
         }
         let session = self.sessions.get(id);
         let owner = session.map_or(NO_OWNER, |s| s.uid);
-        let (clock, host) = (self.clock, self.p.host.as_str());
+        let (clock, host) = (self.clock, &self.p.host);
         self.batch.push(owner, id, e.header.time_ns, 0, Kind::Outcome, |out| {
             record::outcome(e, clock, host, session, exec.map(|x| x.seq), out);
         });
@@ -574,12 +597,12 @@ impl Core {
         let id = e.header.session;
         let session =
             new_session(id, policy, generation, SessionStart::Agent, self.clock.unix(e.header.time_ns));
-        let session = Session { uid: e.header.uid, pid: e.header.pid, exe: e.path.to_vec(), ..session };
+        let session = Session { uid: e.header.uid, pid: e.header.pid, exe: e.path.into(), ..session };
         self.sessions.insert(session);
         if let Some(s) = self.sessions.get_mut(id)
             && let Some(p) = s.process(e.header.pid, e.header.ppid)
         {
-            p.exe = e.path.to_vec();
+            p.exe = e.path.into();
             p.comm = e.comm().to_vec();
         }
         self.p.metrics.sessions.set(self.sessions.live().into());
@@ -608,7 +631,7 @@ impl Core {
             time_ns: self.clock.unix(boot_ns),
             boot_ns,
             host: &self.p.host,
-            session: Some(SessionRef { id, uuid: &s.uuid_text }),
+            session: Some(Cow::Borrowed(&s.encoded)),
             seq: event.map(|e| Seq { cpu: e.header.cpu, n: e.header.seq }),
         };
         let body = Body::SessionClose {
@@ -721,10 +744,10 @@ impl Core {
                     generation: s.generation,
                     agent: s.start == SessionStart::Agent,
                     intent: some(&s.intent),
-                    human: some(&s.human),
+                    human: some(&s.human.shown()),
                     uid: s.uid,
                     pid: s.pid,
-                    exe: String::from_utf8_lossy(&s.exe).into_owned(),
+                    exe: s.exe.shown(),
                     started_ns: s.started_ns,
                     counts,
                     refused: s.refused_told,
@@ -854,7 +877,13 @@ impl Core {
         let started = self.clock.unix(crate::kernel::boot_ns());
         let session = new_session(id, policy.clone(), generation, SessionStart::Run, started);
         let uuid = session.uuid_text.clone();
-        self.sessions.insert(Session { intent: r.intent, human: r.human, uid: r.uid, pid: r.pid, ..session });
+        self.sessions.insert(Session {
+            intent: r.intent,
+            human: r.human.into(),
+            uid: r.uid,
+            pid: r.pid,
+            ..session
+        });
         self.p.metrics.sessions.set(self.sessions.live().into());
         self.open_receipt(id, "run", None);
         let (told, durable) = oneshot::channel();
@@ -873,7 +902,7 @@ impl EventPort for NoEvents {
         -1
     }
 
-    fn drain(&mut self, _: usize, _: &mut dyn FnMut(&[u8])) -> usize {
+    fn drain(&mut self, _: usize, _: &mut dyn FnMut(&[u8]) -> bool) -> usize {
         0
     }
 
@@ -903,22 +932,5 @@ fn new_session(
     start: SessionStart,
     started_ns: u64,
 ) -> Session {
-    let uuid = uuid::Uuid::now_v7();
-    Session {
-        id,
-        uuid,
-        uuid_text: uuid.to_string(),
-        policy,
-        generation,
-        start,
-        intent: String::new(),
-        human: String::new(),
-        uid: 0,
-        pid: 0,
-        exe: Vec::new(),
-        started_ns,
-        counts: ActionCounts::default(),
-        refused_told: 0,
-        processes: std::collections::HashMap::new(),
-    }
+    Session { generation, start, started_ns, ..Session::new(id, uuid::Uuid::now_v7(), policy) }
 }

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 
 use aarm_common::limits::{AGENT_SELECTORS, AGENTS_SLOT, POLICY_SLOTS};
 use aarm_policy::{AgentEntry, Compiled, Env, Mode, Policy, compile, compile_agents};
+use aarm_receipt::canonical::Encoded;
 
 use super::host;
 use super::port::KernelPort;
+use super::record::policy_ref;
 use super::snapshot::PolicyRecord;
 use crate::api::types::{Diagnostic, PolicyLabel};
 use crate::kernel::KernelError;
@@ -62,6 +64,8 @@ pub struct RuleName {
 pub struct Loaded {
     /// Which policy.
     pub label: PolicyLabel,
+    /// The same as receipts have it.
+    pub encoded: Encoded,
     /// Audit mode.
     pub audit: bool,
     /// Its file; `-` for one that came with a session.
@@ -161,15 +165,17 @@ fn parse(file: &str, text: &[u8]) -> Result<Document, PolicyError> {
 impl Policies {
     /// No policies yet; `records` are compilations that a former daemon left in the kernel.
     pub fn new(dir: &Path, records: &[PolicyRecord], next_generation: u32) -> Self {
+        let label = |r: &PolicyRecord| PolicyLabel {
+            name: r.name.clone(),
+            version: r.version.clone(),
+            hash: r.hash.clone(),
+            mode: if r.audit { "audit" } else { "enforce" }.to_owned(),
+        };
         let loaded = records
             .iter()
             .map(|r| Loaded {
-                label: PolicyLabel {
-                    name: r.name.clone(),
-                    version: r.version.clone(),
-                    hash: r.hash.clone(),
-                    mode: if r.audit { "audit" } else { "enforce" }.to_owned(),
-                },
+                label: label(r),
+                encoded: policy_ref(&label(r)).encoded(),
                 audit: r.audit,
                 file: r.file.clone(),
                 slot: r.slot,
@@ -318,6 +324,7 @@ impl Policies {
         let generation = compiled.table.generation;
         self.loaded.push(Loaded {
             label: label(policy),
+            encoded: policy_ref(&label(policy)).encoded(),
             audit: policy.mode() == Mode::Audit,
             file: file.to_owned(),
             slot,

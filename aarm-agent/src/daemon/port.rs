@@ -35,8 +35,8 @@ pub trait KernelPort: Send {
 pub trait EventPort: Send {
     /// A descriptor that polls readable when events arrive.
     fn raw_fd(&self) -> RawFd;
-    /// Hands up to `limit` records to `f`; returns how many there were.
-    fn drain(&mut self, limit: usize, f: &mut dyn FnMut(&[u8])) -> usize;
+    /// Hands up to `limit` records to `f`, while it returns true; returns how many there were.
+    fn drain(&mut self, limit: usize, f: &mut dyn FnMut(&[u8]) -> bool) -> usize;
     /// Bytes in the ring that are not released.
     fn fill(&self) -> u64;
     /// Where reading is.
@@ -98,7 +98,7 @@ impl EventPort for EventSource {
         std::os::fd::AsRawFd::as_raw_fd(self)
     }
 
-    fn drain(&mut self, limit: usize, f: &mut dyn FnMut(&[u8])) -> usize {
+    fn drain(&mut self, limit: usize, f: &mut dyn FnMut(&[u8]) -> bool) -> usize {
         Self::drain(self, limit, f)
     }
 

@@ -3,10 +3,12 @@
 //! The hot path of the daemon: no allocation, no lookup by name. Must never: drop an event; what cannot be
 //! understood becomes a `gap` receipt.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use aarm_common::event::{self, Event};
 use aarm_common::op::Decision;
+use aarm_receipt::canonical::Encoded;
 use aarm_receipt::receipt::{
     Action, Decided, FileId, Identity, Network, Outcome, PolicyRef, Seq, SessionRef,
 };
@@ -52,12 +54,20 @@ pub fn policy_ref(label: &PolicyLabel) -> PolicyRef<'_> {
 
 /// What all receipts of an event have.
 #[inline]
-pub fn common<'a>(e: &Event<'_>, clock: Clock, host: &'a str, session: Option<&'a Session>) -> Common<'a> {
+pub fn common<'a>(
+    e: &Event<'_>,
+    clock: Clock,
+    host: &'a Encoded,
+    session: Option<&'a Session>,
+) -> Common<'a> {
     Common {
         time_ns: clock.unix(e.header.time_ns),
         boot_ns: e.header.time_ns,
         host,
-        session: Some(SessionRef { id: e.header.session, uuid: session.map_or("", |s| &s.uuid_text) }),
+        session: Some(match session {
+            Some(s) => Cow::Borrowed(&s.encoded),
+            None => Cow::Owned(SessionRef { id: e.header.session, uuid: "" }.encoded()),
+        }),
         seq: Some(Seq { cpu: e.header.cpu, n: e.header.seq }),
     }
 }
@@ -65,17 +75,16 @@ pub fn common<'a>(e: &Event<'_>, clock: Clock, host: &'a str, session: Option<&'
 /// Who acted.
 #[inline]
 pub fn identity<'a>(e: &'a Event<'_>, session: Option<&'a Session>) -> Identity<'a> {
-    let exe = session.and_then(|s| s.processes.get(&e.header.pid)).map_or(&b""[..], |p| &p.exe);
     Identity {
-        human: session.map_or("", |s| &s.human),
+        human: session.map(|s| s.human.encoded()),
         uid: e.header.uid,
         gid: e.header.gid,
         pid: e.header.pid,
         tid: e.header.tid,
         ppid: e.header.ppid,
         comm: e.comm(),
-        exe,
-        agent: session.map_or(b"", |s| &s.exe),
+        exe: session.and_then(|s| s.processes.get(&e.header.pid)).map(|p| p.exe.encoded()),
+        agent: session.map(|s| s.exe.encoded()),
     }
 }
 
@@ -126,7 +135,7 @@ fn network(e: &Event<'_>) -> Option<Network> {
 pub fn action(
     e: &Event<'_>,
     clock: Clock,
-    host: &str,
+    host: &Encoded,
     session: Option<&Session>,
     policy: Option<&Loaded>,
     out: &mut Vec<u8>,
@@ -134,7 +143,12 @@ pub fn action(
     let mut names = [""; 6];
     let n = flags(e, &mut names);
     let rule = e.rule.and_then(|r| policy.and_then(|p| p.rules.get(r as usize)));
-    let unknown = e.rule.map(|r| format!("#{r}"));
+    // A rule, or a whole policy, that no record tells of: the kernel has it from a former daemon.
+    let unknown = e.rule.filter(|_| rule.is_none()).map(|r| format!("#{r}"));
+    let nothing = match policy {
+        Some(_) => Encoded::default(),
+        None => PolicyRef::default().encoded(),
+    };
     let body = Body::Action(Action {
         tool: e.op.family().name(),
         operation: e.op.name(),
@@ -150,10 +164,10 @@ pub fn action(
             result: e.decision.name(),
             audit: e.is_audit() || policy.is_some_and(|p| p.audit),
             cause: e.cause.name(),
-            facet: e.facet.name(),
+            facet: (e.facet != e.op).then(|| e.facet.name()),
             rule: rule.map(|r| r.id.as_str()).or(unknown.as_deref()),
             reason: rule.and_then(|r| r.reason.as_deref()),
-            policy: policy.map(|p| policy_ref(&p.label)).unwrap_or_default(),
+            policy: policy.map_or(&nothing, |p| &p.encoded),
             took_ns: e.header.took_ns,
         },
     });
@@ -164,7 +178,7 @@ pub fn action(
 pub fn outcome(
     e: &Event<'_>,
     clock: Clock,
-    host: &str,
+    host: &Encoded,
     session: Option<&Session>,
     of: Option<Seq>,
     out: &mut Vec<u8>,

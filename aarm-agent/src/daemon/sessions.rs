@@ -5,6 +5,9 @@ use std::collections::{HashMap, VecDeque};
 use aarm_common::limits::SESSIONS;
 use aarm_common::state::session_slot;
 
+use aarm_receipt::canonical::Encoded;
+use aarm_receipt::receipt::{SessionRef, cut};
+
 use crate::api::types::{ActionCounts, PolicyLabel, ProcessInfo, SessionInfo, SessionStart};
 
 /// Sessions that ended and are still shown.
@@ -14,13 +17,56 @@ const PROCESSES_MAX: usize = 4096;
 /// Words of a command line remembered for listings.
 const ARGV_MAX: usize = 64;
 
+/// Processes by id. Ids come from the kernel, in an order an agent can steer: the hash is seeded.
+pub type Processes = HashMap<u32, Process, foldhash::fast::RandomState>;
+
+/// A text that repeats from receipt to receipt: as it is, and as receipts have it.
+#[derive(Clone, Debug, Default)]
+pub struct Text {
+    raw: Vec<u8>,
+    encoded: Encoded,
+}
+
+impl Text {
+    /// Its form in receipts.
+    #[inline]
+    pub fn encoded(&self) -> &Encoded {
+        &self.encoded
+    }
+
+    /// Its form in answers.
+    pub fn shown(&self) -> String {
+        String::from_utf8_lossy(&self.raw).into_owned()
+    }
+}
+
+impl From<&[u8]> for Text {
+    fn from(raw: &[u8]) -> Self {
+        Self { raw: raw.to_vec(), encoded: Encoded::text(cut(raw)) }
+    }
+}
+
+impl From<String> for Text {
+    fn from(raw: String) -> Self {
+        raw.as_bytes().into()
+    }
+}
+
+impl std::ops::Deref for Text {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.raw
+    }
+}
+
 /// A process.
 #[derive(Clone, Debug, Default)]
 pub struct Process {
     /// Parent.
     pub ppid: u32,
     /// Program, as last executed.
-    pub exe: Vec<u8>,
+    pub exe: Text,
     /// Thread name.
     pub comm: Vec<u8>,
     /// Arguments.
@@ -34,8 +80,10 @@ pub struct Session {
     pub id: u64,
     /// UUID.
     pub uuid: uuid::Uuid,
-    /// The same as text, for receipts.
+    /// The same as text.
     pub uuid_text: String,
+    /// Both ids as receipts have them.
+    pub encoded: Encoded,
     /// Its policy.
     pub policy: PolicyLabel,
     /// Number of the policy's compilation.
@@ -45,13 +93,13 @@ pub struct Session {
     /// What it is for; may be empty.
     pub intent: String,
     /// On whose behalf; may be empty.
-    pub human: String,
+    pub human: Text,
     /// User.
     pub uid: u32,
     /// First process.
     pub pid: u32,
     /// First program; empty until it is known.
-    pub exe: Vec<u8>,
+    pub exe: Text,
     /// Unix time of its beginning, nanoseconds.
     pub started_ns: u64,
     /// Decisions.
@@ -59,10 +107,33 @@ pub struct Session {
     /// Refused actions that receipts tell of.
     pub refused_told: u64,
     /// Processes by id.
-    pub processes: HashMap<u32, Process>,
+    pub processes: Processes,
 }
 
 impl Session {
+    /// A session of which nothing else is known.
+    pub fn new(id: u64, uuid: uuid::Uuid, policy: PolicyLabel) -> Self {
+        let uuid_text = uuid.to_string();
+        Self {
+            id,
+            uuid,
+            encoded: SessionRef { id, uuid: &uuid_text }.encoded(),
+            uuid_text,
+            policy,
+            generation: 0,
+            start: SessionStart::Recovered,
+            intent: String::new(),
+            human: Text::default(),
+            uid: 0,
+            pid: 0,
+            exe: Text::default(),
+            started_ns: 0,
+            counts: ActionCounts::default(),
+            refused_told: 0,
+            processes: Processes::default(),
+        }
+    }
+
     /// The API's form.
     pub fn info(&self, tasks: u64, refused: u64, ended: Option<String>, processes: bool) -> SessionInfo {
         let mut list: Vec<ProcessInfo> = Vec::new();
@@ -73,7 +144,7 @@ impl Session {
                 .map(|(pid, p)| ProcessInfo {
                     pid: *pid,
                     ppid: p.ppid,
-                    exe: (!p.exe.is_empty()).then(|| String::from_utf8_lossy(&p.exe).into_owned()),
+                    exe: (!p.exe.is_empty()).then(|| p.exe.shown()),
                     comm: String::from_utf8_lossy(&p.comm).into_owned(),
                     argv: p.argv.clone(),
                 })
@@ -86,10 +157,10 @@ impl Session {
             policy: self.policy.clone(),
             start: self.start,
             intent: (!self.intent.is_empty()).then(|| self.intent.clone()),
-            human: (!self.human.is_empty()).then(|| self.human.clone()),
+            human: (!self.human.is_empty()).then(|| self.human.shown()),
             uid: self.uid,
             pid: self.pid,
-            exe: String::from_utf8_lossy(&self.exe).into_owned(),
+            exe: self.exe.shown(),
             started: super::record::timestamp(self.started_ns),
             ended,
             tasks,
@@ -102,7 +173,7 @@ impl Session {
     pub fn executed(&mut self, pid: u32, ppid: u32, exe: Option<&[u8]>, comm: &[u8], argv: &[u8]) {
         if let Some(p) = self.process(pid, ppid) {
             if let Some(exe) = exe {
-                p.exe = exe.to_vec();
+                p.exe = exe.into();
             }
             p.comm = comm.to_vec();
             let words = argv.strip_suffix(b"\0").unwrap_or(argv);
@@ -186,7 +257,8 @@ impl Sessions {
 
     /// Live ones.
     pub fn iter(&self) -> impl Iterator<Item = &Session> {
-        self.slots.iter().flatten().map(|s| &**s)
+        // Low slots are taken first: the many behind the last one are not looked at.
+        self.slots.iter().flatten().map(|s| &**s).take(self.live as usize)
     }
 
     /// Live ones, to change.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use aarm_common::event::HEADER_BYTES;
 use aarm_common::limits::RING_BYTES;
+use aarm_receipt::canonical::Encoded;
 use aarm_receipt::{Body, Keys, LogWriter};
 use tokio::sync::{broadcast, mpsc, watch};
 
@@ -184,7 +185,7 @@ fn serve(
         default_policy: config.run.default_policy.clone(),
         recorded,
         state: config.state.clone(),
-        host: host(),
+        host: Encoded::text(host().as_bytes()),
         coalesce: std::time::Duration::from_millis(config.events.coalesce_ms),
         batches,
         pool: pool.clone(),
@@ -209,7 +210,7 @@ fn serve(
         checkpoint: config.receipts.checkpoint(),
         heartbeat: config.receipts.heartbeat(),
     };
-    let writer = Writer::spawn(
+    let (writer, mut writer_ended) = Writer::spawn(
         log,
         rhythm,
         Arc::clone(&metrics),
@@ -239,7 +240,7 @@ fn serve(
         let serving = tokio::spawn(server::serve(listener, api));
         let scraped = metrics_listener.map(|l| tokio::spawn(metrics::serve(l, Arc::clone(&metrics))));
         let watchdog = tokio::spawn(watchdog(Arc::clone(&metrics)));
-        let mut running = tokio::spawn(core.run(asked, stopped));
+        let mut running = core.spawn(asked, stopped)?;
         notify::ready("supervising");
         tracing::info!(adopted, "ready");
         let mut signals = Signals::new()?;
@@ -250,7 +251,8 @@ fn serve(
                     Signal::Reload => reload(&commands).await,
                 },
                 ended = &mut running => break Some(ended),
-                () = writer_ended(&writer) => break None,
+                // By itself, which is a failure.
+                _ = &mut writer_ended => break None,
             }
         };
         notify::stopping();
@@ -298,13 +300,6 @@ fn recorded(log: &Path, size: u64) -> Result<Recorded, StartError> {
         }
     }
     Ok(found)
-}
-
-/// Returns when the writer has ended by itself, which is a failure.
-async fn writer_ended(writer: &std::thread::JoinHandle<Result<(), aarm_receipt::LogError>>) {
-    while !writer.is_finished() {
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
 }
 
 /// Tells the service manager that the core is alive, while it is.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aarm_receipt::{LogError, LogWriter};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::batch::{Batch, Kind, Pool};
 use super::port::ReleasePort;
@@ -55,6 +55,9 @@ pub struct Intake {
     pub ring: Arc<dyn ReleasePort>,
 }
 
+/// The writer's thread, with what it ended for.
+pub type Thread = std::thread::JoinHandle<Result<(), LogError>>;
+
 /// What the writer works with.
 pub struct Writer {
     log: LogWriter,
@@ -72,7 +75,7 @@ pub struct Writer {
 
 impl Writer {
     /// Starts the thread. It ends when all senders are gone, after a last sync and checkpoint. Events are released
-    /// from the ring when their receipts are durable, and not before.
+    /// from the ring when their receipts are durable, and not before. The receiver wakes when the thread ends.
     pub fn spawn(
         log: LogWriter,
         rhythm: Rhythm,
@@ -81,7 +84,7 @@ impl Writer {
         durable: broadcast::Sender<Arc<Batch>>,
         pool: Pool,
         intake: Intake,
-    ) -> std::io::Result<std::thread::JoinHandle<Result<(), LogError>>> {
+    ) -> std::io::Result<(Thread, oneshot::Receiver<()>)> {
         progress.durable.store(log.durable(), Ordering::Release);
         progress.signed.store(log.signed(), Ordering::Release);
         let mut writer = Self {
@@ -98,9 +101,12 @@ impl Writer {
             signed_at: Instant::now(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        std::thread::Builder::new()
-            .name("aarm-log".into())
-            .spawn(move || writer.run(&runtime, intake.batches))
+        let (running, ended) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("aarm-log".into()).spawn(move || {
+            let _running = running;
+            writer.run(&runtime, intake.batches)
+        })?;
+        Ok((thread, ended))
     }
 
     fn run(
@@ -109,12 +115,21 @@ impl Writer {
         mut batches: mpsc::Receiver<Batch>,
     ) -> Result<(), LogError> {
         loop {
-            let wait = self.wait();
-            let next = runtime.block_on(async { tokio::time::timeout(wait, batches.recv()).await });
-            match next {
-                Ok(Some(batch)) => self.append(batch)?,
-                Ok(None) => break,
-                Err(_) => {}
+            let next = match batches.try_recv() {
+                Ok(batch) => Some(batch),
+                Err(mpsc::error::TryRecvError::Disconnected) => break,
+                Err(mpsc::error::TryRecvError::Empty) => {
+                    let wait = self.wait();
+                    let next = runtime.block_on(async { tokio::time::timeout(wait, batches.recv()).await });
+                    match next {
+                        Ok(None) => break,
+                        Ok(batch) => batch,
+                        Err(_) => None,
+                    }
+                }
+            };
+            if let Some(batch) = next {
+                self.append(batch)?;
             }
             let due = self.oldest.is_some_and(|t| t.elapsed() >= self.rhythm.sync);
             let urgent = self.waiting.iter().any(|b| !b.waiters.is_empty());

@@ -114,11 +114,13 @@ impl EventSource {
         Ok(Self { map, ring: Arc::new(ring), read })
     }
 
-    /// Hands up to `limit` records to `f`; returns how many there were. They are not released.
-    pub fn drain(&mut self, limit: usize, mut f: impl FnMut(&[u8])) -> usize {
+    /// Hands up to `limit` records to `f`, while it returns true; returns how many there were. They are not
+    /// released.
+    pub fn drain(&mut self, limit: usize, mut f: impl FnMut(&[u8]) -> bool) -> usize {
         let mut n = 0;
         let mut produced = self.ring.produced();
-        while n < limit {
+        let mut more = true;
+        while more && n < limit {
             if self.read >= produced {
                 produced = self.ring.produced();
                 if self.read >= produced {
@@ -140,7 +142,7 @@ impl EventSource {
                 // A record of ours is never longer; what is longer is shown cut, and so cannot be decoded.
                 let shown = length.min(EVENT_MAX);
                 // SAFETY: inside the record, which nobody writes any more and nobody reuses before its release.
-                f(unsafe { std::slice::from_raw_parts(data, shown) });
+                more = f(unsafe { std::slice::from_raw_parts(data, shown) });
                 n += 1;
             }
             self.read += (HEADER + length as u64).next_multiple_of(8);
