@@ -32,7 +32,7 @@ const OBJECTS: &[(&str, &str, &str)] =
 /// Builds the kernel objects; returns the variables that point to them.
 fn objects(debug_log: bool) -> Result<Vec<(&'static str, PathBuf)>> {
     let toolchain = setup::toolchain()?;
-    let linker = setup::linker_bin()?;
+    let linker = setup::LINKER.bin()?;
     let target = cache::target().join("ebpf");
     let mut path = vec![linker];
     path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));

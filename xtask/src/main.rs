@@ -7,6 +7,8 @@ mod build;
 mod cache;
 mod command;
 mod demo;
+mod deny;
+mod fuzz;
 mod image;
 mod setup;
 mod test;
@@ -58,6 +60,10 @@ enum Task {
     Demo(demo::DemoArgs),
     /// Measure: `kernel` and `daemon` count instructions in a VM, `receipts` measures the log here.
     Bench(bench::BenchArgs),
+    /// Fuzz what reads bytes that others wrote, guided by coverage.
+    Fuzz(fuzz::FuzzArgs),
+    /// Check licences, sources and known defects of all dependencies.
+    Deny,
 }
 
 fn main() -> ExitCode {
@@ -68,6 +74,8 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
+        Task::Deny => deny::run(),
     };
     match done {
         Ok(code) => ExitCode::from(code),

@@ -1,18 +1,26 @@
 //! `cargo xtask setup`: what is needed beyond a Rust toolchain, found or installed.
 
 mod apt;
+mod crates;
 mod kernels;
-mod linker;
 mod packages;
 mod roots;
 mod toolchain;
 
 use anyhow::Result;
 
+pub use crates::{DENY, FUZZ, LINKER};
 pub use kernels::{MATRIX, kernel};
-pub use linker::bin as linker_bin;
 pub use roots::debian as debian_root;
 pub use toolchain::find as toolchain;
+
+/// Finds or installs the compiler of libFuzzer, which is C++.
+pub fn cxx() -> Result<()> {
+    if packages::found("c++").is_none() {
+        packages::install("c++", "g++")?;
+    }
+    Ok(())
+}
 
 /// Does everything, or with `check` only reports. The exit status.
 pub fn run(check: bool) -> Result<u8> {
@@ -35,7 +43,7 @@ pub fn run(check: bool) -> Result<u8> {
         step(program, packages::found(program), &|| packages::install(program, package))?;
     }
     step("compiler for kernel programs", toolchain::present(), &|| toolchain::find().map(|t| t.describe()))?;
-    step("bpf-linker", linker::present(), &|| linker::bin().map(|p| p.display().to_string()))?;
+    step("bpf-linker", LINKER.present(), &|| LINKER.bin().map(|p| p.display().to_string()))?;
     for k in MATRIX {
         step(&format!("kernel {}", k.series), kernels::present(k), &|| {
             kernels::kernel(k.series).map(|p| p.image.display().to_string())
