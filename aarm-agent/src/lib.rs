@@ -1,6 +1,7 @@
 //! The aarm daemon and its command line, as a library for their two binaries.
 
 pub mod api;
+pub mod args;
 pub mod cli;
 pub mod daemon;
 pub mod kernel;

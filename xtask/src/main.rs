@@ -10,6 +10,7 @@ mod demo;
 mod deny;
 mod fuzz;
 mod image;
+mod man;
 mod setup;
 mod test;
 mod vm;
@@ -62,6 +63,8 @@ enum Task {
     Bench(bench::BenchArgs),
     /// Fuzz what reads bytes that others wrote, guided by coverage.
     Fuzz(fuzz::FuzzArgs),
+    /// Write man pages and completions into target/man.
+    Man,
     /// Check licences, sources and known defects of all dependencies.
     Deny,
 }
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
+        Task::Man => man::run(),
         Task::Deny => deny::run(),
     };
     match done {
