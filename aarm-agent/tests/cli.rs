@@ -226,6 +226,84 @@ fn a_policy_file_without_end() {
     assert!(stdout(&output).contains("/dev/zero is larger than 1048576 bytes"), "{}", stdout(&output));
 }
 
+/// The same with no room for a file of 100 MB in the whole process.
+fn in_little_memory(dir: &tempfile::TempDir, args: &[&str]) -> Output {
+    use std::os::unix::process::CommandExt;
+    const ALL: libc::rlim_t = 96 << 20;
+    let mut c = Command::new(env!("CARGO_BIN_EXE_aarm"));
+    c.current_dir(dir.path()).args(args);
+    // SAFETY: setrlimit is a plain system call, and nothing else is done between fork and exec.
+    unsafe {
+        c.pre_exec(|| {
+            let limit = libc::rlimit { rlim_cur: ALL, rlim_max: ALL };
+            if libc::setrlimit(libc::RLIMIT_AS, &limit) == 0 {
+                Ok(())
+            } else {
+                Err(std::io::Error::last_os_error())
+            }
+        });
+    }
+    c.output().unwrap()
+}
+
+#[test]
+fn a_policy_of_100_megabytes_is_not_read_whole() {
+    let dir = files(&[("good.yaml", POLICY), ("huge.yaml", POLICY)]);
+    // The rest is zeros that take no room on the disk.
+    let huge = std::fs::File::options().write(true).open(dir.path().join("huge.yaml")).unwrap();
+    huge.set_len(100 << 20).unwrap();
+    let start = std::time::Instant::now();
+    let output = in_little_memory(&dir, &["policy", "check", "good.yaml", "huge.yaml"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let text = stdout(&output);
+    assert!(text.contains("good.yaml: ok") && text.contains("huge.yaml is larger than 1048576"), "{text}");
+    let output = in_little_memory(&dir, &["policy", "test", "huge.yaml"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let output = in_little_memory(&dir, &["policy", "eval", "-p", "huge.yaml", "-a", "{}"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(start.elapsed() < std::time::Duration::from_secs(10), "took {:?}", start.elapsed());
+}
+
+#[test]
+fn everything_wrong_with_a_policy_is_told_at_once() {
+    let mut text = String::from(
+        "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: { name: t, version: 2 }\nspec:\n  rules:\n",
+    );
+    for (i, line) in [
+        "match: { operation: read, path: \"/a[\" }",
+        "match: { operation: connect, cidr: 300.0.0.0/8 }",
+        "match: { operation: [read], uid: [x, 1.5, {}] }",
+        "match: [read]",
+        "match: { operation: read, port: 1 }",
+    ]
+    .iter()
+    .enumerate()
+    {
+        text.push_str(&format!("    - {{ id: bad-{i}, {line}, decision: DENY }}\n"));
+    }
+    for i in 0..508 {
+        text.push_str(&format!(
+            "    - {{ id: r{i}, match: {{ operation: read, path: /f{i} }}, decision: DENY }}\n"
+        ));
+    }
+    let dir = files(&[("bad.yaml", &text)]);
+    let start = std::time::Instant::now();
+    let output = in_little_memory(&dir, &["policy", "check", "bad.yaml"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let shown = stdout(&output);
+    for place in ["bad.yaml:3:", "bad.yaml:6:", "bad.yaml:7:", "bad.yaml:8:", "bad.yaml:9:", "bad.yaml:10:"] {
+        assert!(shown.contains(place), "{place}: {shown}");
+    }
+    assert!(shown.contains("513 rules; a policy has at most 512"), "{shown}");
+    let output = in_little_memory(&dir, &["policy", "check", "--json", "bad.yaml"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let all = json[0]["diagnostics"].as_array().unwrap();
+    // The version, the glob, the network, three users, the match, the port, the number of rules.
+    assert_eq!(all.len(), 9, "{json}");
+    assert!(all.iter().all(|d| d["line"].as_u64() >= Some(3) && d["column"].as_u64() >= Some(1)), "{json}");
+    assert!(start.elapsed() < std::time::Duration::from_secs(10), "took {:?}", start.elapsed());
+}
+
 #[test]
 fn doctor_answers_without_a_daemon() {
     let output = offline(&["doctor", "--json"]);
