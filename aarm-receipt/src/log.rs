@@ -59,7 +59,7 @@ pub enum LogError {
     #[error("receipt log: {0} is being written by another process")]
     Locked(PathBuf),
     /// No room; nothing was written, and writing may go on when there is.
-    #[error("receipt log: no room for the next segment ({bytes} bytes) in {path}: make room")]
+    #[error("receipt log: no room for {bytes} bytes in {path}: make room")]
     NoSpace {
         /// The directory.
         path: PathBuf,
@@ -145,11 +145,17 @@ fn sync_dir(dir: &Path) -> Result<(), LogError> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(io(dir))
 }
 
-/// Writes a small file whole or not at all.
+/// Writes a small file whole or not at all. Without room for it all stays as it was.
 fn place(dir: &Path, name: &str, content: &[u8]) -> Result<(), LogError> {
     let temporary = dir.join(format!("{name}.new"));
-    let mut file = File::create(&temporary).map_err(io(&temporary))?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(io(&temporary))?;
+    let room = |e: std::io::Error| match e.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => {
+            LogError::NoSpace { path: dir.to_path_buf(), bytes: content.len() as u64 }
+        }
+        _ => io(&temporary)(e),
+    };
+    let mut file = File::create(&temporary).map_err(room)?;
+    file.write_all(content).and_then(|()| file.sync_all()).map_err(room)?;
     let path = dir.join(name);
     std::fs::rename(&temporary, &path).map_err(io(&path))?;
     sync_dir(dir)

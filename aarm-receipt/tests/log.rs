@@ -205,6 +205,25 @@ fn a_log_that_took_over_running_programs_does_not_miss_what_was_before_it() {
     assert_eq!(verdict(dir.path()), Verdict::Incomplete);
 }
 
+#[test]
+fn a_checkpoint_without_room_leaves_the_log_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut w, _) = LogWriter::open(dir.path(), keys(), ORIGIN, options()).unwrap();
+    w.append(&receipt(0, b"x"), false).unwrap();
+    w.checkpoint().unwrap();
+    w.append(&receipt(1, b"x"), false).unwrap();
+    // What is written there finds a full disk.
+    let full = dir.path().join("checkpoint.new");
+    std::os::unix::fs::symlink("/dev/full", &full).unwrap();
+    assert!(matches!(w.checkpoint(), Err(LogError::NoSpace { .. })));
+    assert_eq!((w.durable(), w.signed()), (2, 1));
+    w.append(&receipt(2, b"x"), false).unwrap();
+    std::fs::remove_file(full).unwrap();
+    assert_eq!(w.checkpoint().unwrap().size, 3);
+    drop(w);
+    assert_eq!(verdict(dir.path()), Verdict::Intact);
+}
+
 /// The child of `a_killed_writer_loses_nothing_it_acknowledged`.
 #[test]
 #[ignore = "run by another test"]

@@ -162,23 +162,20 @@ impl Writer {
         batch.first_index = self.log.size();
         for (entry, bytes) in batch.iter() {
             let weighty = is_weighty(entry.decision) || entry.kind == Kind::System;
+            let mut waited = false;
             loop {
                 match self.log.append(bytes, weighty) {
                     Ok(_) => break,
                     Err(e @ LogError::NoSpace { .. }) => {
-                        if self.progress.full.swap(1, Ordering::AcqRel) == 0 {
-                            tracing::error!("{e}; receipts wait, and actions will be refused");
-                            self.metrics.set_ready(false);
-                        }
+                        self.is_full(&e);
+                        waited = true;
                         std::thread::sleep(RETRY);
                     }
                     Err(e) => return Err(e),
                 }
             }
-            if self.progress.full.load(Ordering::Acquire) == 1 {
-                self.progress.full.store(0, Ordering::Release);
-                self.metrics.set_ready(true);
-                tracing::info!("the log has room again");
+            if waited {
+                self.has_room();
             }
         }
         self.waiting_receipts += batch.len() as u32;
@@ -223,10 +220,36 @@ impl Writer {
 
     fn sign(&mut self) -> Result<(), LogError> {
         self.sync()?;
-        let c = self.log.checkpoint()?;
+        let c = match self.log.checkpoint() {
+            Ok(c) => c,
+            // What is durable stays so, and is signed when there is room.
+            Err(e @ LogError::NoSpace { .. }) => {
+                self.is_full(&e);
+                self.signed_at = Instant::now();
+                return Ok(());
+            }
+            Err(e) => return Err(e),
+        };
+        self.has_room();
         self.progress.signed.store(c.size, Ordering::Release);
         self.metrics.checkpoints.inc();
         self.signed_at = Instant::now();
         Ok(())
+    }
+
+    /// There is no room: said once.
+    fn is_full(&self, e: &LogError) {
+        self.metrics.set_ready(false);
+        if self.progress.full.swap(1, Ordering::AcqRel) == 0 {
+            tracing::error!("{e}; receipts wait, and actions will be refused");
+        }
+    }
+
+    /// There is room, perhaps again.
+    fn has_room(&self) {
+        if self.progress.full.swap(0, Ordering::AcqRel) == 1 {
+            self.metrics.set_ready(true);
+            tracing::info!("the log has room again");
+        }
     }
 }
