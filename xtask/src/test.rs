@@ -57,12 +57,14 @@ pub fn run(args: &TestArgs) -> Result<u8> {
     let kernels: Vec<_> =
         MATRIX.iter().map(|k| k.series).filter(|s| args.kernel.as_deref().is_none_or(|k| k == *s)).collect();
     anyhow::ensure!(!kernels.is_empty(), "there is no such kernel in the matrix");
+    let own_boot = args.filter.as_deref().is_some_and(|f| OWN_BOOT.iter().any(|(.., t)| f.starts_with(t)));
+    let plain = if own_boot { &[][..] } else { &kernels[..] };
     // Two machines of two gigabytes at a time: what two cores and a small CI can bear.
-    for pair in kernels.chunks(2) {
+    for pair in plain.chunks(2) {
         let results: Vec<Result<Tally>> = std::thread::scope(|scope| {
             let running: Vec<_> = pair
                 .iter()
-                .map(|k| scope.spawn(|| suite(k, Root::Busybox, args.filter.as_deref(), &built)))
+                .map(|k| scope.spawn(|| suite(k, Boot::Plain, args.filter.as_deref(), &built)))
                 .collect();
             running
                 .into_iter()
@@ -79,12 +81,15 @@ pub fn run(args: &TestArgs) -> Result<u8> {
             }
         }
     }
-    let debian = args.filter.as_deref().is_none_or(|f| f.starts_with("debian"));
-    if debian && kernels.contains(&"6.12") {
-        match suite("6.12", Root::Debian, args.filter.as_deref(), &built) {
+    for (boot, kernel, topic) in OWN_BOOT {
+        let wanted = args.filter.as_deref().is_none_or(|f| f.starts_with(topic));
+        if !wanted || !kernels.contains(kernel) {
+            continue;
+        }
+        match suite(kernel, *boot, args.filter.as_deref(), &built) {
             Ok(tally) => total.add(&tally),
             Err(e) => {
-                println!("Debian root: {e:#}");
+                println!("{topic}: {e:#}");
                 total.failed += 1;
             }
         }
@@ -115,21 +120,38 @@ fn unit() -> Result<()> {
     run_command(&mut cargo(&["test", "--quiet", "--locked", "--workspace"]))
 }
 
+/// What a machine is booted for: each has cases that only make sense there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Boot {
+    /// Most cases.
+    Plain,
+    /// Those of a kernel without `bpf` among its security modules.
+    NoBpf,
+    /// Those of a service under systemd.
+    Debian,
+}
+
+/// Topics that have a boot of their own, on one kernel.
+const OWN_BOOT: &[(Boot, &str, &str)] = &[(Boot::NoBpf, "6.1", "nobpf"), (Boot::Debian, "6.12", "debian")];
+
 /// Boots one kernel and runs its cases.
-fn suite(kernel: &str, root: Root, filter: Option<&str>, built: &Built) -> Result<Tally> {
-    let (name, only) = match root {
-        Root::Busybox => (kernel.to_owned(), vec!["--skip", "debian::"]),
-        Root::Debian => {
-            (format!("{kernel}-debian"), if filter.is_none() { vec!["debian::"] } else { vec![] })
-        }
+fn suite(kernel: &str, boot: Boot, filter: Option<&str>, built: &Built) -> Result<Tally> {
+    let (name, only) = match boot {
+        Boot::Plain => (kernel.to_owned(), vec!["--skip", "debian::", "--skip", "nobpf::"]),
+        Boot::NoBpf => (format!("{kernel}-nobpf"), vec!["nobpf::"]),
+        Boot::Debian => (format!("{kernel}-debian"), vec!["debian::"]),
     };
     let log = cache::target().join(format!("vm-{name}.log"));
     let mut spec = Spec::new(kernel, &["/usr/local/bin/aarm-vm-tests"]);
+    // The cases of a boot of its own are few: a filter that names one runs them all.
     spec.command.extend(only.iter().map(|s| (*s).to_owned()));
-    spec.command.extend(filter.map(str::to_owned));
-    spec.root = root;
+    if boot == Boot::Plain {
+        spec.command.extend(filter.map(str::to_owned));
+    }
+    spec.root = if boot == Boot::Debian { Root::Debian } else { Root::Busybox };
+    spec.bpf = boot != Boot::NoBpf;
     spec.agent = false;
-    spec.systemd = root == Root::Debian;
+    spec.systemd = boot == Boot::Debian;
     spec.add = vec![(built.bin("aarm-vm-tests"), "/usr/local/bin/aarm-vm-tests".into())];
     spec.add.push((cache::repository().join("deploy"), "/usr/share/aarm/deploy".into()));
     spec.timeout = Duration::from_secs(1500);

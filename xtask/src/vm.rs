@@ -37,6 +37,9 @@ pub struct VmArgs {
     /// Do not start the daemon.
     #[arg(long)]
     no_agent: bool,
+    /// Boot without `bpf` among the security modules.
+    #[arg(long, requires = "no_agent")]
+    no_bpf: bool,
     /// Count one instruction as one nanosecond, on one CPU: measurements repeat exactly.
     #[arg(long)]
     icount: bool,
@@ -71,6 +74,8 @@ pub struct Spec {
     pub systemd: bool,
     /// Deterministic instruction counts.
     pub icount: bool,
+    /// Boot with `bpf` among the security modules, as a host that can enforce does.
+    pub bpf: bool,
     /// The command; empty for an interactive shell.
     pub command: Vec<String>,
     /// How long it may take.
@@ -89,6 +94,7 @@ impl Spec {
             agent: true,
             systemd: false,
             icount: false,
+            bpf: true,
             command: command.iter().map(|s| (*s).to_owned()).collect(),
             timeout: Duration::from_secs(1800),
             output: None,
@@ -243,7 +249,8 @@ pub fn run(spec: &mut Spec, built: &Built) -> Result<u8> {
         "none",
     ]);
     q.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(&initrd);
-    q.args(["-append", "console=ttyS0 lsm=lockdown,capability,landlock,bpf panic=-1 quiet mitigations=off random.trust_cpu=on systemd.log_target=console systemd.show_status=no"]);
+    let lsm = if spec.bpf { "lockdown,capability,landlock,bpf" } else { "lockdown,capability,landlock" };
+    q.arg("-append").arg(format!("console=ttyS0 lsm={lsm} panic=-1 quiet mitigations=off random.trust_cpu=on systemd.log_target=console systemd.show_status=no"));
     q.arg("-serial").arg(format!("file:{}", console.display()));
     q.args(["-chardev", "stdio,id=out,signal=off", "-serial", "chardev:out"]);
     q.arg("-serial").arg(format!("file:{}", status.display()));
@@ -310,6 +317,7 @@ pub fn command(args: VmArgs) -> Result<u8> {
         agent: !args.no_agent,
         systemd: false,
         icount: args.icount,
+        bpf: !args.no_bpf,
         command: args.command,
         timeout: Duration::from_secs(args.timeout),
         output: None,

@@ -4,6 +4,7 @@ mod audit;
 mod badinput;
 mod cli;
 mod debian;
+mod disk;
 mod files;
 mod lifecycle;
 mod network;
@@ -12,6 +13,7 @@ mod pressure;
 mod programs;
 mod receipts;
 mod session;
+mod unable;
 
 use anyhow::Result;
 use libtest_mimic::{Failed, Trial};
@@ -21,7 +23,7 @@ type Case = (&'static str, fn() -> Result<()>);
 
 /// Every case.
 pub fn all() -> Vec<Trial> {
-    let topics: [(&str, &[Case]); 12] = [
+    let topics: [(&str, &[Case]); 15] = [
         ("files", files::CASES),
         ("paths", paths::CASES),
         ("programs", programs::CASES),
@@ -33,6 +35,9 @@ pub fn all() -> Vec<Trial> {
         ("badinput", badinput::CASES),
         ("lifecycle", lifecycle::CASES),
         ("pressure", pressure::CASES),
+        ("disk", disk::CASES),
+        ("unable", unable::CASES),
+        ("nobpf", unable::NO_BPF),
         ("debian", debian::CASES),
     ];
     topics
