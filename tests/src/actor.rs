@@ -270,6 +270,28 @@ fn flood(path: &str, times: &str) -> Result<i32, i32> {
     Ok(0)
 }
 
+/// Opens until another file is there; where there is no room for the event, a little later again.
+fn press(path: &str, stop: &str) -> Result<i32, i32> {
+    let (mut opened, mut refused) = (0u64, 0u64);
+    // Asking for attributes is not an action.
+    while !std::path::Path::new(stop).exists() {
+        match open(path, libc::O_RDONLY) {
+            Ok(fd) => {
+                // SAFETY: our own descriptor.
+                unsafe { libc::close(fd) };
+                opened += 1;
+            }
+            Err(libc::EAGAIN) => {
+                refused += 1;
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    println!("opened {opened} refused {refused}");
+    Ok(0)
+}
+
 fn attempt(args: &[String]) -> Option<Result<i32, i32>> {
     let (name, rest) = args.split_first()?;
     let a = |i: usize| rest.get(i).map(String::as_str);
@@ -282,6 +304,7 @@ fn attempt(args: &[String]) -> Option<Result<i32, i32>> {
         "create" => open(a(0)?, libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL),
         "open-truncate" => open(a(0)?, libc::O_WRONLY | libc::O_TRUNC),
         "list" => open(a(0)?, libc::O_RDONLY | libc::O_DIRECTORY),
+        "press" => press(a(0)?, a(1)?),
         "reopen" => {
             open(a(0)?, libc::O_PATH).and_then(|fd| open(&format!("/proc/self/fd/{fd}"), libc::O_RDONLY))
         }

@@ -16,8 +16,10 @@ pub const CASES: &[Case] = &[("a_full_disk_refuses_actions_and_loses_none", full
 const SMALL: &str = "size=129m,mode=755";
 /// Room for the segments that come after.
 const LARGE: &str = "size=400m,mode=755";
-/// Opens in all: more than the two segments and the ring hold.
-const OPENS: u64 = 16_000;
+/// Receipts that two segments hold at least: fewer, and it was not the segments that were full.
+const HELD: f64 = 9_000.0;
+/// Ends the agent.
+const STOP: &str = "/tmp/full/stop";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn mount(at: &Path, flags: libc::c_ulong, options: &str) -> Result<()> {
@@ -49,6 +51,10 @@ fn until(h: &Host, what: &str, mut holds: impl FnMut() -> Result<bool>) -> Resul
 }
 
 fn full() -> Result<()> {
+    // Two minutes under emulation, and nothing in it depends on the kernel: on one of them.
+    if !std::fs::read_to_string("/proc/sys/kernel/osrelease")?.starts_with("6.1.") {
+        return Ok(());
+    }
     let mut h = Host::prepare(&[("test.yaml", &policy(""))], "")?;
     let log = h.path("log");
     std::fs::create_dir(&log)?;
@@ -71,21 +77,30 @@ fn with_small_disk(h: &mut Host, log: &Path) -> Result<()> {
     let mut ballast = std::fs::File::create(log.join("ballast"))?;
     while ballast.write_all(&[1; 4096]).is_ok() {}
     let mut agent = std::process::Command::new("/usr/local/bin/aarm")
-        .args(["run", "--", "/bin/sh", "-c"])
-        .arg(format!("{ME} actor flood {path} {OPENS}; echo status $?"))
+        .args(["run", "--", ME, "actor", "press", &path, STOP])
         .stdout(std::process::Stdio::piped())
         .spawn()?;
     let began = Instant::now();
     until(h, "not ready", || Ok(h.http("/readyz")?.contains("503")))?;
+    let mut last = (0.0, Instant::now());
+    until(h, "both segments full", || {
+        let receipts = h.metric("aarm_receipts_total")?;
+        if receipts != last.0 {
+            last = (receipts, Instant::now());
+        }
+        Ok(receipts >= HELD && last.1.elapsed() > Duration::from_secs(3))
+    })?;
+    println!("full after {:?} with {} receipts", began.elapsed(), last.0);
     ensure!(h.http("/healthz")?.contains("200"), "alive, though not ready");
-    // The session ends by itself, refused, while nothing can be written.
+    // The agent ends while nothing can be written.
+    std::fs::write(STOP, "")?;
     let mut out = String::new();
     std::io::Read::read_to_string(agent.stdout.as_mut().context("piped above")?, &mut out)?;
-    let refused: u64 = match out.lines().find_map(|l| l.strip_prefix("refused ")) {
-        Some(n) => n.parse()?,
-        None => bail!("the agent did not come to its end: {out}\n{}", h.log()),
+    let words: Vec<&str> = out.split_whitespace().collect();
+    let ["opened", opened, "refused", refused] = words[..] else {
+        bail!("the agent did not come to its end: {out}\n{}", h.log());
     };
-    println!("{refused} of {OPENS} refused after {:?}", began.elapsed());
+    let (opened, refused): (usize, u64) = (opened.parse()?, refused.parse()?);
     ensure!(refused > 0, "nothing was refused: {out}\n{}", h.log());
     ensure!(h.http("/readyz")?.contains("503"), "ready again before there is room");
     mount(log, libc::MS_REMOUNT, LARGE)?;
@@ -95,13 +110,12 @@ fn with_small_disk(h: &mut Host, log: &Path) -> Result<()> {
         // Only the last: all of them are more than a hundred megabytes.
         Ok(h.receipts(&["--limit", "20"])?.iter().any(|r| r["kind"] == "session_close"))
     })?;
-    let opened = h
+    let recorded = h
         .receipts(&["--operation", "open_read"])?
         .iter()
-        .filter(|r| r["action"]["path"].as_str().is_some_and(|p| p.starts_with("/tmp/full/")))
-        .count() as u64;
-    println!("{opened} receipts after {:?}", began.elapsed());
-    ensure!(opened == OPENS - refused, "{opened} receipts, {refused} of {OPENS} refused\n{}", h.log());
+        .filter(|r| r["action"]["path"].as_str().is_some_and(|p| p.starts_with("/tmp/full/%")))
+        .count();
+    ensure!(recorded == opened, "{recorded} receipts of {opened} opens\n{}", h.log());
     ensure!(h.metric("aarm_events_lost_total")? == 0.0, "events were lost");
     h.act(&["read", "/etc/passwd"])?.allowed("open_read", "/etc/passwd")?;
     h.verified()
