@@ -15,10 +15,10 @@ use aarm_agent::daemon::core::{COMMANDS, Choice, Command, Core, Parts, Recorded,
 use aarm_agent::daemon::port::{EventPort, KernelPort, ReleasePort};
 use aarm_agent::daemon::snapshot::Snapshot;
 use aarm_agent::daemon::writer::{self, Intake, Progress, Rhythm, Writer};
-use aarm_agent::kernel::{KernelError, boot_ns};
+use aarm_agent::kernel::{KernelError, Linked, boot_ns};
 use aarm_agent::metrics::Metrics;
 use aarm_common::event::{Cause, EventHeader, HEADER_BYTES, Kind, NO_RULE};
-use aarm_common::policy::Policy;
+use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{ObjectId, STATS, Session, session_id};
 use aarm_common::{ABI_VERSION, Decision, Operation};
 use aarm_receipt::canonical::Encoded;
@@ -143,6 +143,18 @@ impl KernelPort for Kernel {
         Ok(None)
     }
 
+    fn remember_links(&mut self, _: u32, _: &[(Linked, Hits)]) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn forget_links(&mut self, _: u32) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn forget_inherited(&mut self, _: u64) -> Result<(), KernelError> {
+        Ok(())
+    }
+
     fn stats(&self) -> Result<[u64; STATS], KernelError> {
         Ok([0; STATS])
     }
@@ -221,7 +233,7 @@ fn measure(dir: &Path, rules: usize, events: u64, all: bool) -> Result<Figures, 
         arg: 0o100000,
         path_len: PATH.len() as u16,
         comm: *b"aarm-vm-bench\0\0\0",
-        ..EventHeader::ZERO
+        ..EventHeader::default()
     };
     let parts = Parts {
         kernel: Box::new(Kernel(Arc::clone(&tables))),

@@ -50,6 +50,10 @@ named_u8! {
         NoPolicy = 5 => "no_policy",
         /// Not a decision (process events).
         None = 6 => "none",
+        /// Rules with the same right contradict each other: DEFER.
+        Conflict = 7 => "conflict",
+        /// What must be remembered of the file found no room: fail closed.
+        NoMemory = 8 => "no_memory",
     }
 }
 
@@ -67,7 +71,15 @@ pub const FLAG_UNLINKED: u16 = 16;
 pub const FLAG_PATH_CUT: u16 = 32;
 /// Renamed by exchange: both ends are source and target.
 pub const FLAG_EXCHANGE: u16 = 64;
-const FLAGS_KNOWN: u16 = 127;
+/// `path2` is the object's path on the host: what was used is another name of it.
+pub const FLAG_ALIAS: u16 = 128;
+/// Through a descriptor that was opened elsewhere: before the session, under another policy, or by another session.
+pub const FLAG_INHERITED: u16 = 256;
+/// The object is a directory.
+pub const FLAG_DIRECTORY: u16 = 512;
+/// The object has more than one hard link.
+pub const FLAG_LINKED: u16 = 1024;
+const FLAGS_KNOWN: u16 = 2047;
 
 /// `rule` when no rule decided.
 pub const NO_RULE: u16 = u16::MAX;
@@ -141,50 +153,20 @@ pub struct EventHeader {
     pub addr: [u8; 16],
     /// Command name of the thread, NUL-padded.
     pub comm: [u8; 16],
-}
-
-impl EventHeader {
-    /// All zeros; not a valid event yet.
-    pub const ZERO: Self = Self {
-        version: 0,
-        kind: 0,
-        op: 0,
-        len: 0,
-        seq: 0,
-        time_ns: 0,
-        session: 0,
-        took_ns: 0,
-        cpu: 0,
-        policy: 0,
-        pid: 0,
-        tid: 0,
-        ppid: 0,
-        uid: 0,
-        gid: 0,
-        decision: 0,
-        cause: 0,
-        flags: 0,
-        rule: 0,
-        facet: 0,
-        protocol: 0,
-        object: ObjectId { ino: 0, dev: 0, mode: 0 },
-        arg: 0,
-        family: 0,
-        port: 0,
-        sock_type: 0,
-        path_len: 0,
-        path2_len: 0,
-        args_len: 0,
-        gap: 0,
-        addr: [0; 16],
-        comm: [0; 16],
-    };
+    /// Labels of the session when the action was decided.
+    pub labels: u64,
+    /// Labels that the action adds, if it passes.
+    pub adds: u64,
+    /// History conditions of the policy that held, a bit for each.
+    pub conditions: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Bytes of [`EventHeader`].
 pub const HEADER_BYTES: usize = size_of::<EventHeader>();
 
-const _: () = assert!(HEADER_BYTES == 144);
+const _: () = assert!(HEADER_BYTES == 168);
 const _: () = assert!(EVENT_MAX >= HEADER_BYTES + 2 * PATH_MAX);
 
 /// Why bytes are not an event.
@@ -256,6 +238,9 @@ impl<'a> Event<'a> {
         let cause = Cause::from_u8(header.cause).ok_or(DecodeError::Field("cause"))?;
         if header.flags & !FLAGS_KNOWN != 0 {
             return Err(DecodeError::Field("flags"));
+        }
+        if header.conditions >> HISTORY_CONDITIONS != 0 {
+            return Err(DecodeError::Field("conditions"));
         }
         let rule = match header.rule {
             NO_RULE => None,

@@ -5,8 +5,22 @@
 
 /// Rules in one compiled policy.
 pub const MAX_RULES: usize = 512;
-/// 64-bit words in a bitmap over the rules.
-pub const RULE_WORDS: usize = MAX_RULES / 64;
+/// Entries of one policy's `data` section: what touching something adds to the session.
+pub const MAX_DATA: usize = 64;
+/// 64-bit words in a bitmap over the rules: those of the rules, then one of the `data` entries.
+pub const RULE_WORDS: usize = MAX_RULES / 64 + 1;
+/// The word of the `data` entries.
+pub const DATA_WORD: usize = RULE_WORDS - 1;
+/// Labels that a session can have.
+pub const MAX_LABELS: usize = 64;
+/// Distinct conditions on a session's labels (`when.labels`, `when.level`) in one policy.
+pub const LABEL_CONDITIONS: usize = 64;
+/// Distinct conditions on a session's history (`when.prior`, `when.rate`, `when.elapsed`) in one policy.
+pub const HISTORY_CONDITIONS: usize = 16;
+/// Kinds of events that one policy's history conditions count.
+pub const WATCHES: usize = 8;
+/// Most events within a time that a history condition can ask for.
+pub const WATCH_TIMES: usize = 64;
 /// Compiled policies the kernel holds at once. Slot [`AGENTS_SLOT`] is reserved.
 pub const POLICY_SLOTS: usize = 16;
 /// The policy slot whose "rules" are the agent selectors of all loaded policies.
@@ -41,6 +55,14 @@ pub const SOCKET_FAMILIES: usize = 64;
 pub const SOCKET_TYPES: usize = 16;
 /// Sessions alive at once.
 pub const SESSIONS: usize = 1024;
+/// Files with several hard links whose names are remembered, of all policies.
+pub const LINKED_MAX: u32 = 16384;
+/// Files, pipes and sockets that carry labels.
+pub const CARRIED_MAX: u32 = 262_144;
+/// Files that sessions hold open since before they began, of all sessions.
+pub const INHERITED_MAX: u32 = 65536;
+/// Descriptors of a process that becomes a session; one with more is refused.
+pub const DESCRIPTORS_MAX: u32 = 4096;
 /// Bytes of the event ring buffer.
 pub const RING_BYTES: u32 = 16 << 20;
 /// Fill level of the ring, in bytes, above which actions are refused: the rest is kept for events that
@@ -52,7 +74,7 @@ pub const ARGS_MAX: usize = 4096;
 /// [`crate::event`].
 pub const EVENT_MAX: usize = 256 + 2 * PATH_MAX;
 
-const _: () = assert!(MAX_RULES.is_multiple_of(64));
+const _: () = assert!(MAX_RULES.is_multiple_of(64) && MAX_DATA == 64 && MAX_LABELS == 64);
 const _: () = assert!(RING_BYTES.is_power_of_two());
 const _: () = assert!(RING_ACTION_LIMIT < RING_BYTES as u64);
 const _: () = assert!(DFA_STATES <= u16::MAX as usize);

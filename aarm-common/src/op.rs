@@ -101,12 +101,12 @@ operations! {
     /// Mapping a file executable: the loader, shared libraries.
     MmapExec = 2 => "mmap_exec", Exec, "mmap_file", true;
     /// Making memory executable.
-    MprotectExec = 3 => "mprotect_exec", Exec, "", false;
+    MprotectExec = 3 => "mprotect_exec", Exec, "file_mprotect", true;
 
     /// Opening for reading.
     OpenRead = 4 => "open_read", Read, "file_open", true;
     /// Receiving a descriptor over a socket.
-    ReceiveFd = 5 => "receive_fd", Read, "", false;
+    ReceiveFd = 5 => "receive_fd", Read, "file_receive", true;
 
     /// Opening for writing.
     OpenWrite = 6 => "open_write", Write, "file_open", true;
@@ -133,9 +133,9 @@ operations! {
     /// Changing the owner.
     Chown = 17 => "chown", Write, "path_chown", true;
     /// Changing an extended attribute.
-    Setxattr = 18 => "setxattr", Write, "", false;
+    Setxattr = 18 => "setxattr", Write, "inode_setxattr", true;
     /// An ioctl that writes.
-    IoctlWrite = 19 => "ioctl_write", Write, "", false;
+    IoctlWrite = 19 => "ioctl_write", Write, "file_ioctl", true;
 
     /// Creating a socket.
     Socket = 20 => "socket", Network, "socket_create", true;
@@ -148,51 +148,51 @@ operations! {
     /// Waiting for connections.
     Listen = 24 => "listen", Network, "socket_listen", true;
     /// Accepting a connection.
-    Accept = 25 => "accept", Network, "", false;
+    Accept = 25 => "accept", Network, "socket_accept", true;
     /// Connecting to a unix socket.
     UnixConnect = 26 => "unix_connect", Network, "unix_stream_connect", true;
     /// Sending to a unix datagram socket.
     UnixSend = 27 => "unix_send", Network, "unix_may_send", true;
 
     /// Signalling a task outside the session.
-    Signal = 28 => "signal", Process, "", false;
+    Signal = 28 => "signal", Process, "task_kill", true;
     /// ptrace and its relatives.
-    Ptrace = 29 => "ptrace", Process, "", false;
+    Ptrace = 29 => "ptrace", Process, "ptrace_access_check", true;
     /// Changing the limits of another process.
-    Prlimit = 30 => "prlimit", Process, "", false;
+    Prlimit = 30 => "prlimit", Process, "task_setrlimit", true;
     /// System V shared memory.
-    Shm = 31 => "shm", Process, "", false;
+    Shm = 31 => "shm", Process, "shm_shmat", true;
     /// Message queues.
-    Mqueue = 32 => "mqueue", Process, "", false;
+    Mqueue = 32 => "mqueue", Process, "msg_queue_msgsnd", true;
     /// Kernel keys.
-    Key = 33 => "key", Process, "", false;
+    Key = 33 => "key", Process, "key_permission", true;
 
     /// Mounting.
-    Mount = 34 => "mount", Privileged, "", false;
+    Mount = 34 => "mount", Privileged, "sb_mount", true;
     /// Unmounting.
-    Umount = 35 => "umount", Privileged, "", false;
+    Umount = 35 => "umount", Privileged, "sb_umount", true;
     /// chroot and pivot_root.
-    Chroot = 36 => "chroot", Privileged, "", false;
+    Chroot = 36 => "chroot", Privileged, "path_chroot", true;
     /// Changing user ids.
-    Setuid = 37 => "setuid", Privileged, "", false;
+    Setuid = 37 => "setuid", Privileged, "task_fix_setuid", true;
     /// Changing capabilities.
-    Capset = 38 => "capset", Privileged, "", false;
+    Capset = 38 => "capset", Privileged, "capset", true;
     /// Creating a user namespace.
-    Userns = 39 => "userns", Privileged, "", false;
+    Userns = 39 => "userns", Privileged, "userns_create", true;
     /// The bpf system call.
-    Bpf = 40 => "bpf", Privileged, "", false;
+    Bpf = 40 => "bpf", Privileged, "bpf", true;
     /// perf_event_open.
-    Perf = 41 => "perf", Privileged, "", false;
+    Perf = 41 => "perf", Privileged, "perf_event_open", true;
     /// Loading kernel modules.
-    Module = 42 => "module", Privileged, "", false;
+    Module = 42 => "module", Privileged, "kernel_read_file", true;
     /// Loading another kernel.
-    Kexec = 43 => "kexec", Privileged, "", false;
+    Kexec = 43 => "kexec", Privileged, "kernel_load_data", true;
     /// /dev/mem and the like.
-    RawMemory = 44 => "raw_memory", Privileged, "", false;
+    RawMemory = 44 => "raw_memory", Privileged, "file_open", true;
     /// Writing kernel parameters.
-    SysctlWrite = 45 => "sysctl_write", Privileged, "", false;
+    SysctlWrite = 45 => "sysctl_write", Privileged, "file_open", true;
     /// io_uring command passthrough.
-    UringCmd = 46 => "uring_cmd", Privileged, "", false;
+    UringCmd = 46 => "uring_cmd", Privileged, "uring_cmd", true;
 }
 
 /// Rows of a table indexed by [`Operation`]; a power of two, so that a masked index stays inside.
@@ -205,7 +205,10 @@ const _: () = assert!(Operation::ALL.len() <= OPERATIONS && Family::ALL.len() <=
 impl Operation {
     /// Whether the operation acts on an IP or other socket address (`cidr`, `port`, `protocol`).
     pub const fn has_address(self) -> bool {
-        matches!(self, Operation::Connect | Operation::Send | Operation::Bind | Operation::Listen)
+        matches!(
+            self,
+            Operation::Connect | Operation::Send | Operation::Bind | Operation::Listen | Operation::Accept
+        )
     }
 
     /// Whether the operation has a socket, and so an address family, type and protocol.
@@ -216,7 +219,18 @@ impl Operation {
     /// Whether the object of the operation has a path.
     pub const fn has_path(self) -> bool {
         matches!(self.family(), Family::Exec | Family::Read | Family::Write)
-            || matches!(self, Operation::UnixConnect | Operation::UnixSend)
+            || matches!(
+                self,
+                Operation::UnixConnect
+                    | Operation::UnixSend
+                    | Operation::Mount
+                    | Operation::Umount
+                    | Operation::Chroot
+                    | Operation::Module
+                    | Operation::Kexec
+                    | Operation::RawMemory
+                    | Operation::SysctlWrite
+            )
     }
 
     /// Whether `exe` in a rule means the program that would run rather than the one acting.

@@ -4,6 +4,14 @@
 //! set bit is the winning rule, because the compiler sorts rules by precedence. Every lookup is a fixed
 //! number of steps whatever the policy says.
 //!
+//! The bits of the last word, [`DATA_WORD`], are not rules but the entries of the policy's `data` section. They
+//! match like rules, decide nothing, and when the action passes, those that match add their labels to the session.
+//!
+//! # Conditions
+//! A rule's `when` is a set of conditions, each kept once. A condition that does not hold takes the rules that need
+//! it out of the decision. Label conditions change only when a label is added, so a task keeps their outcome
+//! ([`crate::state::Task::context`]); history conditions are looked at each time.
+//!
 //! # Path automaton
 //! All globs compile to one automaton that reads the path **backwards**, from its last byte to the leading
 //! `/`, because that is the order in which a dentry walk meets it. For components `c1..cn` of an absolute
@@ -39,7 +47,74 @@ pub struct Hits {
     pub exe: Bits,
     /// Rules of which some `not_exe` glob matches.
     pub not_exe: Bits,
+    /// Rules of which some `path` glob can match below this path, if it is a directory: whoever renames it, or
+    /// mounts over it, changes the names of what the rule protects.
+    pub above: Bits,
 }
+
+/// The session has one of the labels of [`LabelCondition::mask`].
+pub const LABELS_ANY: u32 = 1;
+/// The session has all of them.
+pub const LABELS_ALL: u32 = 2;
+/// The session has none of them.
+pub const LABELS_NONE: u32 = 3;
+
+/// A condition on a session's labels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct LabelCondition {
+    /// `LABELS_*`.
+    pub kind: u32,
+    /// Index into [`Policy::sets`]: rules that need the condition to hold.
+    pub needed_by: u32,
+    /// Labels.
+    pub mask: u64,
+}
+
+/// At least [`HistoryCondition::count`] events of the watch, within a time if one is given.
+pub const HISTORY_COUNT: u32 = 1;
+/// Fewer than that.
+pub const HISTORY_FEWER: u32 = 2;
+/// The session is at least [`HistoryCondition::nanos`] old.
+pub const HISTORY_OLDER: u32 = 3;
+/// The session is younger than that.
+pub const HISTORY_YOUNGER: u32 = 4;
+
+/// A condition on a session's history, evaluated at each decision.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct HistoryCondition {
+    /// `HISTORY_*`.
+    pub kind: u32,
+    /// Index into [`Policy::sets`]: rules that need the condition to hold.
+    pub needed_by: u32,
+    /// Index into [`Policy::watches`].
+    pub watch: u32,
+    /// Events asked for: up to [`WATCH_TIMES`] where a time is given.
+    pub count: u32,
+    /// Nanoseconds; 0 = since the session began.
+    pub nanos: u64,
+}
+
+/// Which events a history condition counts: those that fulfil both predicates given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Watch {
+    /// Names the watch across compilations: a session goes on counting when its policy is compiled anew. Never 0
+    /// in use.
+    pub key: u64,
+    /// Operations counted, a bit for each; 0: those of any.
+    pub operations: u64,
+    /// Rule (index) whose decisions count, whatever they were; [`ANY_RULE`]: actions that were let through.
+    pub rule: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// See [`Watch::rule`].
+pub const ANY_RULE: u32 = u32::MAX;
+/// No conflicting rules, see [`Policy::conflicts`].
+pub const NO_SET: u16 = u16::MAX;
 
 /// A cgroup subtree named by an agent selector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,11 +158,28 @@ pub struct Policy {
     pub cgroup_count: u32,
     /// Decision of each family when no rule matches, as [`crate::Decision`].
     pub defaults: [u8; FAMILIES],
+    /// Label conditions in use.
+    pub label_conditions: u32,
+    /// History conditions in use.
+    pub history_conditions: u32,
+    /// Operations of which an allowed action is only counted, a bit for each.
+    pub summary: u64,
     /// Decision of each rule, as [`crate::Decision`].
     pub rule_decision: [u8; MAX_RULES],
     /// For the agents matcher: the policy slot that a selector's sessions run under.
     pub rule_slot: [u8; MAX_RULES],
-    /// Rules that name the operation.
+    /// Set of the rules that contradict a rule with the same right (same group and explicit priority, other
+    /// decision): if one of them matches as well, the decision is DEFER. [`NO_SET`]: none.
+    pub conflicts: [u16; MAX_RULES],
+    /// Labels that each `data` entry adds to the session.
+    pub data_labels: [u64; MAX_DATA],
+    /// Conditions on labels.
+    pub labels: [LabelCondition; LABEL_CONDITIONS],
+    /// Conditions on history.
+    pub history: [HistoryCondition; HISTORY_CONDITIONS],
+    /// What history conditions count.
+    pub watches: [Watch; WATCHES],
+    /// Rules that name the operation, and `data` entries that it touches.
     pub op_rules: [Bits; OPERATIONS],
     /// Rules without a `path` predicate.
     pub path_free: Bits,
@@ -141,7 +233,13 @@ unsafe impl aya::Pod for Policy {}
 const _: () = {
     let fields = 8 * 4
         + FAMILIES
-        + 2 * MAX_RULES
+        + 8
+        + 8
+        + 4 * MAX_RULES
+        + 8 * MAX_DATA
+        + size_of::<LabelCondition>() * LABEL_CONDITIONS
+        + size_of::<HistoryCondition>() * HISTORY_CONDITIONS
+        + size_of::<Watch>() * WATCHES
         + size_of::<Bits>() * (OPERATIONS + 3 + RULE_SETS)
         + 256
         + 2 * DFA_CELLS

@@ -1,7 +1,7 @@
 //! State that kernel programs and the daemon share through maps: tasks, sessions, configuration, counters.
 
 use crate::limits::*;
-use crate::op::named_u8;
+use crate::op::{OPERATIONS, named_u8};
 use crate::policy::Bits;
 
 /// Identity of a file: unique on this host while the inode lives.
@@ -31,6 +31,16 @@ pub struct Task {
     pub flags: u32,
     /// Policy generation that [`Task::exe`] was computed for; 0 = not computed.
     pub exe_generation: u32,
+    /// Session labels that [`Task::context`] was computed for.
+    pub labels: u64,
+    /// User that [`Task::context`] was computed for.
+    pub uid: u32,
+    /// Policy generation that [`Task::context`] and [`Task::who`] were computed for; 0 = not computed.
+    pub who_generation: u32,
+    /// Rules whose predicates on the user and conditions on labels hold.
+    pub context: Bits,
+    /// Of those, the rules whose `exe` predicate holds for the running image.
+    pub who: Bits,
     /// Rules whose `exe` predicate holds for the running image.
     pub exe: Bits,
     /// The same for the image being loaded, while [`TASK_IN_EXEC`].
@@ -39,8 +49,26 @@ pub struct Task {
     pub exec_generation: u32,
     /// Zero.
     pub reserved: u32,
+    /// Where programs put the key of the path they look for.
+    pub key: [u64; 7],
 }
 
+/// Events that a history condition counts, of one session.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Counter {
+    /// [`crate::policy::Watch::key`] of what is counted; another key: nothing yet.
+    pub key: u64,
+    /// Events so far.
+    pub count: u64,
+    /// Boot-time nanoseconds of the latest, at `count % WATCH_TIMES` the next.
+    pub times: [u64; WATCH_TIMES],
+}
+
+/// The descriptors of the session's first process were looked at.
+pub const SESSION_SCANNED: u32 = 2;
+/// The session holds files open since before it began: see `INHERITED`.
+pub const SESSION_INHERITS: u32 = 4;
 /// The session ended: its slot waits for the daemon to recycle it.
 pub const SESSION_ENDED: u32 = 1;
 
@@ -48,7 +76,7 @@ pub const SESSION_ENDED: u32 = 1;
 ///
 /// A slot is taken from the `FREE_SLOTS` queue and returned to it by the daemon, after the receipt that
 /// closes the session is written.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Session {
     /// Incremented whenever the slot is taken; 0 = never used.
@@ -65,6 +93,94 @@ pub struct Session {
     pub refused: u64,
     /// Boot-time nanoseconds at which the session began.
     pub started_ns: u64,
+    /// Labels of the data it has touched. Only ever added to.
+    pub labels: u64,
+    /// Actions that were allowed and only counted, by operation.
+    pub summary: [u64; OPERATIONS],
+    /// What the policy's history conditions count.
+    pub counters: [Counter; WATCHES],
+}
+
+impl Default for Session {
+    fn default() -> Self {
+        Self {
+            generation: 0,
+            policy: 0,
+            tasks: 0,
+            flags: 0,
+            reserved: 0,
+            refused: 0,
+            started_ns: 0,
+            labels: 0,
+            summary: [0; OPERATIONS],
+            counters: [Counter { key: 0, count: 0, times: [0; WATCH_TIMES] }; WATCHES],
+        }
+    }
+}
+
+/// A file, whatever its names: unique on this host, also after the inode number was reused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct ObjectKey {
+    /// Inode number.
+    pub ino: u64,
+    /// Device, as in [`ObjectId`].
+    pub dev: u32,
+    /// `i_generation`; 0 where the filesystem has none.
+    pub generation: u32,
+}
+
+/// Key of `LINKED`: a file under one compilation of a policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct LinkedKey {
+    /// Inode number.
+    pub ino: u64,
+    /// Device, as in [`ObjectId`].
+    pub dev: u32,
+    /// Policy generation.
+    pub generation: u32,
+}
+
+/// Key of `INHERITED`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct InheritedKey {
+    /// Session.
+    pub session: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Device, as in [`ObjectId`].
+    pub dev: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// What was decided of reading a file through a descriptor from before.
+pub const INHERITED_READ: u32 = 1;
+/// What was decided of writing.
+pub const INHERITED_WRITE: u32 = 2;
+
+/// What was decided of a file that a session has held open since before it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Inherited {
+    /// Policy generation of the decisions.
+    pub generation: u32,
+    /// `INHERITED_*` that were decided.
+    pub decided: u16,
+    /// `INHERITED_*` that were refused.
+    pub refused: u16,
+}
+
+/// What programs count on each CPU (per-CPU array `CPU`).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Cpu {
+    /// Next event's number.
+    pub seq: u64,
+    /// Counters, by [`Stat`].
+    pub stats: [u64; STATS],
 }
 
 /// A session id from its slot and the slot's generation. Never 0, because generations start at 1.
@@ -90,18 +206,18 @@ pub struct Config {
     pub abi: u32,
     /// 1 if some policy selects agents at exec.
     pub agents: u32,
-    /// Process id of the daemon, to leave its own actions alone.
+    /// Process id of the daemon.
     pub daemon: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Inode number of the host's mount namespace: paths of objects that have several are those seen there.
+    pub mount_namespace: u32,
     /// First 16 bytes of the SHA-256 of the object the maps were made for.
     pub object: [u8; 16],
 }
 
 named_u8! {
-    /// Counters of the `STATS` per-CPU array: one for each cause, so that none hides another.
+    /// Counters of [`Cpu`]: one for each cause, so that none hides another.
     Stat {
-        /// Events put into the ring.
+        /// Events numbered. Not counted by programs: the sum of [`Cpu::seq`].
         Events = 0 => "events",
         /// Actions allowed.
         Allowed = 1 => "allowed",
@@ -129,16 +245,23 @@ named_u8! {
         SessionsBegun = 12 => "sessions_begun",
         /// Sessions ended.
         SessionsEnded = 13 => "sessions_ended",
+        /// Actions allowed and only counted, by `record: summary`.
+        Summarized = 14 => "summarized",
+        /// A map had no room for what must be remembered of a file: denied.
+        NoMemory = 15 => "no_memory",
     }
 }
 
-/// Entries of the `STATS` array.
+/// Entries of [`Cpu::stats`].
 pub const STATS: usize = 32;
 
 const _: () = assert!(Stat::ALL.len() <= STATS);
 const _: () = assert!(size_of::<ObjectId>() == 16);
-const _: () = assert!(size_of::<Task>() == 16 + 2 * 8 * RULE_WORDS + 8);
-const _: () = assert!(size_of::<Session>() == 40);
+const _: () = assert!(size_of::<Task>() == 32 + 4 * 8 * RULE_WORDS + 64);
+const _: () = assert!(size_of::<Session>() == 48 + 8 * OPERATIONS + (16 + 8 * WATCH_TIMES) * WATCHES);
+const _: () = assert!(size_of::<Cpu>() == 8 + 8 * STATS);
+const _: () = assert!(size_of::<ObjectKey>() == 16 && size_of::<LinkedKey>() == 16);
+const _: () = assert!(size_of::<InheritedKey>() == 24 && size_of::<Inherited>() == 8);
 const _: () = assert!(size_of::<Config>() == 32);
 
 #[cfg(feature = "user")]
@@ -147,6 +270,16 @@ mod pod {
     unsafe impl aya::Pod for super::Task {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Session {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Cpu {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::ObjectKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::LinkedKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::InheritedKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Inherited {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Config {}
 }

@@ -3,10 +3,10 @@
 //! [`decide`] ANDs one bitmap of rules for each dimension of the query; the lowest bit left is the winner.
 //! Its twin in user space is `aarm_policy::table`, and both are held against the reference evaluator.
 
+use aarm_common::event::{Cause, NO_RULE};
 use aarm_common::limits::*;
 use aarm_common::op::{Decision, FAMILIES, OPERATIONS, Operation};
-use aarm_common::event::NO_RULE;
-use aarm_common::policy::Policy;
+use aarm_common::policy::{NO_SET, Policy};
 use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
 
 use crate::kernel::opaque;
@@ -23,14 +23,28 @@ pub struct Verdict {
     pub facet: u8,
     /// The rule, or `NO_RULE`.
     pub rule: u16,
+    /// Another rule with the same right says otherwise.
+    pub conflict: bool,
 }
 
-/// The dimensions of an action that are numbers, as indices into `Policy::sets`.
+impl Verdict {
+    /// Why it is what it is.
+    #[inline(always)]
+    pub fn cause(&self) -> Cause {
+        if self.conflict {
+            Cause::Conflict
+        } else if self.rule == NO_RULE {
+            Cause::Default
+        } else {
+            Cause::Rule
+        }
+    }
+}
+
+/// The dimensions of a socket's action that are numbers, as indices into `Policy::sets`.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub struct Scalars {
-    /// Of the user id.
-    pub uid: u16,
     /// Of the address.
     pub addr: u16,
     /// Of the port.
@@ -42,73 +56,94 @@ pub struct Scalars {
     /// Of the socket type.
     pub sock_type: u16,
     /// Zero.
-    pub reserved: [u16; 2],
+    pub reserved: [u16; 3],
 }
 
-/// Which dimensions an operation has besides operation, program and user.
+/// Which dimensions an operation has besides operation, actor and object.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Shape {
-    /// A path, whose globs are in `Scratch::hits`.
-    Path = 0,
-    /// A program to run: its path's globs count for `exe` as well.
-    Program = 1,
+    /// None.
+    Object = 0,
     /// A socket: family, type and protocol.
-    Socket = 2,
+    Socket = 1,
     /// A socket and an address.
-    Address = 3,
+    Address = 2,
 }
 
 const SET_MASK: usize = RULE_SETS - 1;
 const RULE_MASK: u32 = MAX_RULES as u32 - 1;
+/// Flag in what [`aarm_decide`] returns.
+const CONFLICT: u32 = 1 << 8;
 
-/// Decides one facet of an action, whose dimensions are in scratch buffer `scratch`.
+/// Decides one facet of an action, whose dimensions are in the scratch buffer.
 #[inline(always)]
 pub fn decide(f: &Frame, op: Operation, shape: Shape) -> Verdict {
     let v = aarm_decide(f.scratch, f.slot, op as u32 | (op.family() as u32) << 8, shape as u32);
-    Verdict { decision: v as u8, facet: op as u8, rule: (v >> 16) as u16 }
+    Verdict { decision: v as u8, facet: op as u8, rule: (v >> 16) as u16, conflict: v & CONFLICT != 0 }
+}
+
+/// Rules and `data` entries of word `w` that match.
+#[inline(always)]
+unsafe fn matching(s: *const Scratch, p: *const Policy, op: usize, shape: u32, w: usize) -> u64 {
+    // SAFETY: valid map values; masks keep indices inside.
+    unsafe {
+        let mut m = (*p).op_rules[op][w] & (*s).who[w] & (*s).object[w];
+        if shape != Shape::Object as u32 {
+            let v = &raw const (*s).scalars;
+            m &= (*p).sets[(*v).family as usize & SET_MASK][w];
+            m &= (*p).sets[(*v).sock_type as usize & SET_MASK][w];
+            m &= (*p).sets[(*v).proto as usize & SET_MASK][w];
+            if shape == Shape::Address as u32 {
+                m &= (*p).sets[(*v).addr as usize & SET_MASK][w];
+                m &= (*p).sets[(*v).port as usize & SET_MASK][w];
+            }
+        }
+        m
+    }
 }
 
 /// [`decide`] as a function that the verifier checks by itself, once: it takes numbers only. Returns the
-/// decision, and the rule in the upper half.
+/// decision, [`CONFLICT`], and the rule in the upper half.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn aarm_decide(scratch: u32, slot: u32, op: u32, shape: u32) -> u32 {
     let closed = Decision::Deny as u32 | (NO_RULE as u32) << 16;
-    let Some(s) = SCRATCH.get_ptr(scratch) else { return closed };
+    let Some(s) = SCRATCH.get_ptr_mut(scratch) else { return closed };
     let Some(p) = POLICIES.get_ptr(slot) else { return closed };
     let family = (op >> 8) as usize % FAMILIES;
     let op = op as usize % OPERATIONS;
-    let program = shape == Shape::Program as u32;
-    let socket = shape >= Shape::Socket as u32;
     // SAFETY: valid map values; masks keep indices inside.
     unsafe {
-        let v = (*s).scalars;
+        (*s).data |= matching(s, p, op, shape, DATA_WORD);
         let mut w = 0;
-        while w < RULE_WORDS {
-            let mut m = (*p).op_rules[op][w] & (*p).sets[v.uid as usize & SET_MASK][w];
-            if socket {
-                m &= (*s).exe[w];
-                m &= (*p).sets[v.family as usize & SET_MASK][w];
-                m &= (*p).sets[v.sock_type as usize & SET_MASK][w];
-                m &= (*p).sets[v.proto as usize & SET_MASK][w];
-                if shape == Shape::Address as u32 {
-                    m &= (*p).sets[v.addr as usize & SET_MASK][w];
-                    m &= (*p).sets[v.port as usize & SET_MASK][w];
-                }
-            } else {
-                let h = &raw const (*s).hits;
-                m &= ((*p).path_free[w] | (*h).path[w]) & !(*h).not_path[w];
-                m &= if program { ((*p).exe_free[w] | (*h).exe[w]) & !(*h).not_exe[w] } else { (*s).exe[w] };
-            }
+        while w < DATA_WORD {
+            let m = matching(s, p, op, shape, w);
             if m != 0 {
                 let rule = opaque((w as u64) << 6 | m.trailing_zeros() as u64) as u32 & RULE_MASK;
+                let set = (*p).conflicts[rule as usize];
+                if set != NO_SET && contradicted(s, p, op, shape, set) {
+                    return Decision::Defer as u32 | CONFLICT | rule << 16;
+                }
                 return (*p).rule_decision[rule as usize] as u32 | rule << 16;
             }
             w += 1;
         }
         (*p).defaults[family] as u32 | (NO_RULE as u32) << 16
     }
+}
+
+/// Whether a rule of the set matches as well.
+#[inline(always)]
+unsafe fn contradicted(s: *const Scratch, p: *const Policy, op: usize, shape: u32, set: u16) -> bool {
+    let mut found = 0;
+    let mut w = 0;
+    while w < DATA_WORD {
+        // SAFETY: valid map values; masks keep indices inside.
+        found |= unsafe { matching(s, p, op, shape, w) & (*p).sets[set as usize & SET_MASK][w] };
+        w += 1;
+    }
+    found != 0
 }
 
 /// The agent selector that the program just walked and the current task satisfy, if any. `p` is the agents

@@ -9,15 +9,16 @@ use aarm_common::event::*;
 use aarm_common::limits::{EVENT_MAX, RING_ACTION_LIMIT};
 use aarm_common::op::{Decision, Operation};
 use aarm_common::policy::MODE_AUDIT;
-use aarm_common::state::Stat;
+use aarm_common::state::{Session, Stat};
 use aya_ebpf::bindings::BPF_RB_AVAIL_DATA;
 use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_ktime_get_boot_ns, bpf_ringbuf_output};
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid, bpf_get_smp_processor_id};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use core::ffi::c_void;
 
+use crate::context;
 use crate::decide::{Verdict, refuses};
 use crate::kernel::*;
-use crate::maps::{EVENTS, SCRATCH, SEQ, count};
+use crate::maps::{CPU, EVENTS, SCRATCH, count};
 use crate::scratch::{self, END, Scratch};
 use crate::session::Frame;
 
@@ -40,7 +41,7 @@ pub fn has_room() -> bool {
 }
 
 /// Fills in what every event has and puts it into the ring; 0 if it is there. The variable part is in `buf`
-/// from `pos` on. Takes a number only, see `walk`.
+/// from `pos` on. Counts what was decided. Takes a number only, see `walk`.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn aarm_emit(scratch: u32) -> i32 {
@@ -56,42 +57,59 @@ pub extern "C" fn aarm_emit(scratch: u32) -> i32 {
         if len > EVENT_MAX as u64 {
             return -EAGAIN;
         }
-        let Some(seq) = SEQ.get_ptr_mut(0) else { return -EAGAIN };
+        let Some(cpu) = CPU.get_ptr_mut(0) else { return -EAGAIN };
         let h = &raw mut (*s).head;
         let pid = bpf_get_current_pid_tgid();
-        let uid = bpf_get_current_uid_gid();
+        if (*h).version == 0 {
+            let uid = bpf_get_current_uid_gid();
+            (*h).uid = uid as u32;
+            (*h).gid = (uid >> 32) as u32;
+        }
         let parent: *const c_void = typed(current(), &OFF_TASK_STRUCT_REAL_PARENT);
         (*h).version = ABI_VERSION;
         (*h).len = len as u32;
-        (*h).cpu = bpf_get_smp_processor_id();
+        (*h).cpu = scratch / scratch::PER_CPU;
         (*h).pid = (pid >> 32) as u32;
         (*h).tid = pid as u32;
         (*h).ppid = typed(parent, &OFF_TASK_STRUCT_TGID);
-        (*h).uid = uid as u32;
-        (*h).gid = (uid >> 32) as u32;
         (*h).gap = pos.wrapping_sub(HEADER_BYTES) as u32 & 7;
         bpf_get_current_comm((&raw mut (*h).comm).cast(), 16);
         (*h).took_ns = now().wrapping_sub((*h).time_ns) as u32;
-        (*h).seq = core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(seq, 1);
+        (*h).seq = core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(
+            &raw mut (*cpu).seq,
+            1,
+        );
+        if (*h).kind == Kind::Action as u8 {
+            let stat = if (*h).decision == Decision::Allow as u8 {
+                Stat::Allowed
+            } else if (*h).flags & FLAG_AUDIT != 0 {
+                Stat::Audited
+            } else {
+                Stat::Denied
+            };
+            (*cpu).stats[stat as usize] += 1;
+        }
         let to = (&raw mut (*s).buf).cast::<u8>().add(at);
         scratch::copy(h.cast_const(), to.cast::<EventHeader>());
-        let failed =
-            bpf_ringbuf_output((&raw const EVENTS).cast_mut().cast(), to.cast(), len, 0);
-        if failed != 0 {
-            return -EAGAIN;
-        }
-        count(Stat::Events);
-        0
+        let failed = bpf_ringbuf_output((&raw const EVENTS).cast_mut().cast(), to.cast(), len, 0);
+        if failed != 0 { -EAGAIN } else { 0 }
     }
 }
 
-/// Records a verdict and gives what the hook returns: 0 only if the event is in the ring (or in audit mode).
+/// Records a verdict and gives what the hook returns: 0 only if the event is in the ring (or in audit mode). What the
+/// session learns from an action that passes is known before the hook returns.
 #[inline(always)]
 pub unsafe fn conclude(f: &Frame, op: Operation, v: Verdict, cause: Cause) -> i32 {
     // SAFETY: the frame's pointers are valid map values.
     unsafe {
         let h = &raw mut (*f.s).head;
         let audit = (*f.policy).mode == MODE_AUDIT;
+        let passes = audit || !refuses(v);
+        let adds = if passes { context::adds(f) } else { 0 };
+        let watched = context::is_watched(f.policy);
+        if adds == 0 && !watched && context::is_summary(f.policy, op, v) {
+            return summarize(f.session, op);
+        }
         (*h).kind = Kind::Action as u8;
         (*h).op = op as u8;
         (*h).session = (*f.task).session;
@@ -100,6 +118,7 @@ pub unsafe fn conclude(f: &Frame, op: Operation, v: Verdict, cause: Cause) -> i3
         (*h).facet = v.facet;
         (*h).rule = v.rule;
         (*h).cause = cause as u8;
+        (*h).adds = adds;
         if audit && refuses(v) {
             (*h).flags |= FLAG_AUDIT;
         }
@@ -110,23 +129,32 @@ pub unsafe fn conclude(f: &Frame, op: Operation, v: Verdict, cause: Cause) -> i3
                 &raw mut (*f.session).refused,
                 1,
             );
-        }
-        if audit {
-            if refuses(v) {
-                count(Stat::Audited);
+            if !audit {
+                return if refuses(v) { -EPERM } else { -EAGAIN };
             }
-            return 0;
         }
-        if refuses(v) {
-            count(Stat::Denied);
-            return -EPERM;
+        if adds != 0 {
+            context::add_labels(f.session, adds);
         }
-        if !sent {
-            return -EAGAIN;
+        if watched {
+            context::count_decision(f, op, v, passes);
         }
-        count(Stat::Allowed);
-        0
+        if passes { 0 } else { -EPERM }
     }
+}
+
+/// Counts an allowed action instead of recording it.
+#[inline(always)]
+pub unsafe fn summarize(session: *mut Session, op: Operation) -> i32 {
+    // SAFETY: a valid map value; the index is inside.
+    unsafe {
+        core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(
+            &raw mut (*session).summary[op as usize],
+            1,
+        );
+    }
+    count(Stat::Summarized);
+    0
 }
 
 /// Denies because something could not be found out.
@@ -135,20 +163,17 @@ pub unsafe fn fail_closed(f: &Frame, op: Operation, cause: Cause) -> i32 {
     count(match cause {
         Cause::PathTooLong => Stat::PathTooLong,
         Cause::NoPolicy => Stat::NoPolicy,
+        Cause::NoMemory => Stat::NoMemory,
         _ => Stat::ReadFailed,
     });
-    let v = Verdict { decision: Decision::Deny as u8, facet: op as u8, rule: NO_RULE };
+    let v = Verdict { decision: Decision::Deny as u8, facet: op as u8, rule: NO_RULE, conflict: false };
     // SAFETY: as for `conclude`.
     unsafe {
         (*f.s).head.flags |= FLAG_PATH_CUT;
+        (*f.s).data = 0;
+        (*f.s).carried = 0;
         conclude(f, op, v, cause)
     }
-}
-
-/// The cause that goes with a verdict.
-#[inline(always)]
-pub fn cause_of(v: Verdict) -> Cause {
-    if v.rule == NO_RULE { Cause::Default } else { Cause::Rule }
 }
 
 /// Emits an event that reports what has happened already. It may use the whole ring; not finding room even

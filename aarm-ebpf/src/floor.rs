@@ -2,6 +2,7 @@
 //! `aarm doctor` attaches to see whether this kernel lets anything be attached.
 #![no_std]
 #![no_main]
+#![allow(non_snake_case)]
 
 use aya_ebpf::macros::{btf_tracepoint, lsm};
 use aya_ebpf::programs::{BtfTracePointContext, LsmContext};
@@ -23,9 +24,16 @@ macro_rules! empty {
 }
 
 empty! { lsm:
-    bprm_check_security file_open mmap_file path_mknod path_mkdir path_rmdir path_unlink path_symlink
-    path_truncate path_chmod path_chown path_rename path_link socket_create socket_connect socket_bind
-    socket_listen socket_sendmsg unix_stream_connect unix_may_send task_alloc
+    bprm_check_security bprm_creds_from_file bprm_committed_creds
+    file_open file_permission file_receive mmap_file mmap_file__data file_mprotect file_ioctl file_ioctl_compat
+    path_mknod path_mkdir path_rmdir path_unlink path_symlink path_truncate path_chmod path_chown path_rename
+    path_link file_truncate inode_setxattr inode_removexattr inode_set_acl
+    socket_create socket_connect socket_bind socket_listen socket_accept socket_sendmsg socket_recvmsg
+    unix_stream_connect unix_may_send
+    task_alloc task_free task_kill ptrace_access_check ptrace_traceme task_setrlimit task_prctl
+    shm_alloc_security msg_queue_alloc_security key_alloc shm_shmat msg_queue_msgsnd msg_queue_msgrcv key_permission
+    sb_mount move_mount sb_umount sb_pivotroot path_chroot task_fix_setuid capset userns_create bpf perf_event_open
+    kernel_read_file kernel_load_data kernel_module_request uring_cmd uring_override_creds
 }
 empty! { tracepoint: sched_process_exec sched_process_fork sched_process_exit }
 

@@ -7,8 +7,10 @@
 //!   task, and what they point to). One instruction.
 //! - [`read`]: through `bpf_probe_read_kernel`, for pointers that passed through memory.
 
-use aarm_common::state::ObjectId;
-use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_probe_read_kernel};
+use aarm_common::state::{ObjectId, ObjectKey};
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_get_func_arg, bpf_probe_read_kernel};
+use aya_ebpf::programs::LsmContext;
 use core::ffi::c_void;
 
 /// Declares the offsets. The names are those of the kernel's members, and what the daemon looks up.
@@ -33,10 +35,26 @@ offsets! {
     OFF_INODE_I_MODE;
     OFF_INODE_I_SB;
     OFF_SUPER_BLOCK_S_DEV;
+    OFF_INODE_I_NLINK;
+    OFF_INODE_I_RDEV;
+    OFF_INODE_I_GENERATION;
+    OFF_INODE_I_DENTRY;
+    OFF_DENTRY_D_NAME_HASH;
+    OFF_DENTRY_D_NAME_LEN;
+    OFF_DENTRY_D_SB;
+    OFF_DENTRY_D_ALIAS;
+    OFF_SUPER_BLOCK_S_MOUNTS;
+    OFF_SUPER_BLOCK_S_ROOT;
+    OFF_SUPER_BLOCK_S_MAGIC;
     OFF_VFSMOUNT_MNT_ROOT;
     OFF_MOUNT_MNT;
     OFF_MOUNT_MNT_PARENT;
-    OFF_MOUNT_MNT_MOUNTPOINT;
+    /// Mounts of a filesystem as a list, oldest first (before 6.18); 0: not so.
+    OFF_MOUNT_MNT_INSTANCE;
+    /// Mounts of a filesystem as a chain, newest first (from 6.18); 0: not so.
+    OFF_MOUNT_NEXT_FOR_SB;
+    OFF_MOUNT_MNT_NS;
+    OFF_MNT_NAMESPACE_INUM;
     OFF_LINUX_BINPRM_FILE;
     OFF_TASK_STRUCT_PID;
     OFF_TASK_STRUCT_TGID;
@@ -50,6 +68,17 @@ offsets! {
     OFF_MM_STRUCT_ARG_START;
     OFF_MM_STRUCT_ARG_END;
     OFF_FS_STRUCT_PWD;
+    OFF_TASK_STRUCT_FILES;
+    OFF_FILES_STRUCT_FDT;
+    OFF_FDTABLE_MAX_FDS;
+    OFF_FDTABLE_FD;
+    OFF_CRED_UID;
+    OFF_CRED_EUID;
+    OFF_CRED_FSUID;
+    OFF_TASK_STRUCT_CRED;
+    OFF_LINUX_BINPRM_CRED;
+    OFF_VM_AREA_STRUCT_VM_FILE;
+    OFF_VM_AREA_STRUCT_VM_FLAGS;
     OFF_SOCKET_SK;
     OFF_SOCKET_TYPE;
     OFF_SOCK_SK_PROTOCOL;
@@ -59,11 +88,51 @@ offsets! {
     OFF_SOCK_SKC_V6_RCV_SADDR;
     OFF_MSGHDR_MSG_NAME;
     OFF_MSGHDR_MSG_NAMELEN;
+    OFF_MSGHDR_MSG_FLAGS;
+    OFF_SOCKET_FILE;
+    OFF_SOCK_SK_SOCKET;
+    OFF_UNIX_SOCK_PEER;
     OFF_UNIX_SOCK_ADDR;
     OFF_UNIX_SOCK_PATH;
     OFF_UNIX_ADDRESS_LEN;
     OFF_UNIX_ADDRESS_NAME;
 }
+
+/// Declares the addresses of kernel variables; 0: not known.
+macro_rules! addresses {
+    ($($name:ident;)+) => { $(
+        /// Set by the daemon.
+        #[unsafe(no_mangle)]
+        pub static $name: u64 = 0;
+    )+ };
+}
+
+addresses! {
+    ADDR_RENAME_LOCK;
+    ADDR_MOUNT_LOCK;
+}
+
+/// The value of an address; volatile, as in [`off`].
+#[inline(always)]
+pub fn address(address: &'static u64) -> u64 {
+    // SAFETY: a reference is valid to read.
+    unsafe { core::ptr::read_volatile(address) }
+}
+
+/// Bits of a mode that are the file's type.
+pub const S_IFMT: u32 = 0o170000;
+/// A regular file.
+pub const S_IFREG: u32 = 0o100000;
+/// A directory.
+pub const S_IFDIR: u32 = 0o040000;
+/// A block device.
+pub const S_IFBLK: u32 = 0o060000;
+/// A character device.
+pub const S_IFCHR: u32 = 0o020000;
+/// A socket's name.
+pub const S_IFSOCK: u32 = 0o140000;
+/// A pipe.
+pub const S_IFIFO: u32 = 0o010000;
 
 /// The value of an offset. Volatile, so that it is read from the loaded object and not folded to 0.
 #[inline(always)]
@@ -117,6 +186,29 @@ pub fn opaque(mut n: u64) -> u64 {
     unsafe { core::ptr::read_volatile(&raw mut n) }
 }
 
+/// A kernel pointer as a number, to calculate with. It goes through `by`, a place in a map: what comes out of one is no
+/// pointer to the verifier.
+///
+/// # Safety
+/// `by` must be in a valid map value that nobody else uses.
+#[inline(always)]
+pub unsafe fn number(pointer: u64, by: *mut u64) -> u64 {
+    // SAFETY: by the caller's word.
+    unsafe {
+        core::ptr::write_volatile(by, pointer);
+        core::ptr::read_volatile(by)
+    }
+}
+
+/// Whether a pointer argument of the hook is null. From 6.8 to 6.13 the verifier believes that none ever is, and drops the check
+/// from a program that compares the typed argument; the load that follows then crashes the task in the kernel.
+#[inline(always)]
+pub fn is_null(ctx: &LsmContext, n: u32) -> bool {
+    let mut value = 0u64;
+    // SAFETY: a local.
+    unsafe { bpf_get_func_arg(ctx.as_ptr(), n, &raw mut value) != 0 || value == 0 }
+}
+
 /// The current task, typed.
 #[inline(always)]
 pub fn current() -> *mut c_void {
@@ -141,6 +233,15 @@ pub fn object(inode: *const c_void) -> ObjectId {
     }
 }
 
+/// What a file is known by, whatever its names.
+#[inline(always)]
+pub fn object_key(inode: *const c_void) -> ObjectKey {
+    let id = object(inode);
+    // SAFETY: `inode` is typed by contract.
+    let generation = unsafe { typed(inode, &OFF_INODE_I_GENERATION) };
+    ObjectKey { ino: id.ino, dev: id.dev, generation }
+}
+
 /// A place in the tree: where a walk begins.
 #[derive(Clone, Copy)]
 pub struct Place {
@@ -163,13 +264,6 @@ impl Place {
     pub fn of_file(file: *const c_void) -> Self {
         // SAFETY: as above; `f_path` is embedded.
         unsafe { Self::of_path(file.byte_add(off(&OFF_FILE_F_PATH))) }
-    }
-
-    /// The entry `dentry` in the directory with this typed `struct path *`.
-    #[inline(always)]
-    pub fn in_dir(dir: *const c_void, dentry: *const c_void) -> Self {
-        // SAFETY: `dir` is typed by contract.
-        unsafe { Self { mnt: typed(dir, &OFF_PATH_MNT), dentry: dentry as u64 } }
     }
 }
 

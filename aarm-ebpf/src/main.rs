@@ -5,6 +5,8 @@
 //! - [`kernel`]: reading kernel structures through offsets the daemon took from the running kernel's BTF.
 //! - [`scratch`]: buffers for building paths and events.
 //! - [`walk`]: the one path walker, which drives the policy's automaton on its way.
+//! - [`known`], [`names`]: paths met lately; the other names of an object.
+//! - [`context`]: who acts, and what the session has seen.
 //! - [`decide`]: the one decision function.
 //! - [`emit`]: putting events into the ring.
 //! - [`session`]: which session a task belongs to.
@@ -15,12 +17,17 @@
 #![no_main]
 #![feature(core_intrinsics)]
 #![allow(internal_features)]
+// `hook__what`: the second program on a hook.
+#![allow(non_snake_case)]
 
+mod context;
 mod decide;
 mod emit;
 mod hooks;
 mod kernel;
+mod known;
 mod maps;
+mod names;
 mod scratch;
 mod session;
 mod walk;

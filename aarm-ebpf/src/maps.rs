@@ -1,14 +1,18 @@
 //! Every map. Names, types and sizes are part of the ABI: the daemon pins and opens them by name.
 
-use aarm_common::limits::{POLICY_SLOTS, RING_BYTES, SESSIONS as SESSION_SLOTS};
-use aarm_common::policy::Policy;
-use aarm_common::state::{Config, STATS as STAT_COUNT, Session, Stat, Task};
-use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aarm_common::limits::{
+    CARRIED_MAX, INHERITED_MAX, LINKED_MAX, POLICY_SLOTS, RING_BYTES, SESSIONS as SESSION_SLOTS,
+};
+use aarm_common::policy::{Hits, Policy};
+use aarm_common::state::{Config, Cpu, Inherited, InheritedKey, LinkedKey, ObjectKey, STATS, Session, Stat, Task};
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::generated::bpf_task_storage_get;
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, PerCpuArray, Queue, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf};
 use core::ffi::c_void;
 
+use crate::known::{KNOWN_PATHS, Known};
+use crate::names::HomeMount;
 use crate::scratch::Scratch;
 
 /// `BPF_MAP_TYPE_TASK_STORAGE` as a BTF map definition, which aya-ebpf does not have.
@@ -74,12 +78,31 @@ pub static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 /// Events to the daemon.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
-/// Counters, one for each cause.
+/// What is counted on each CPU: event numbers, and one counter for each cause.
 #[map]
-pub static STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(STAT_COUNT as u32, 0);
-/// Next event sequence number of each CPU.
+pub static CPU: PerCpuArray<Cpu> = PerCpuArray::with_max_entries(1, 0);
+/// Paths met lately, see `known`.
 #[map]
-pub static SEQ: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+pub static KNOWN: Array<Known> = Array::with_max_entries(KNOWN_PATHS, 0);
+/// The mount under which an object of a filesystem with several is named, see `names`.
+#[map]
+pub static HOME_MOUNT: LruHashMap<u64, HomeMount> = LruHashMap::with_max_entries(4096, 0);
+/// Globs that some name of a file with several hard links matches: filled by the daemon when it loads a policy, and by
+/// the programs for names they meet.
+#[map]
+pub static LINKED: HashMap<LinkedKey, Hits> = HashMap::with_max_entries(LINKED_MAX, BPF_F_NO_PREALLOC);
+/// Labels that files, pipes and sockets carry from the sessions that wrote to them.
+#[map]
+pub static CARRIED: HashMap<ObjectKey, u64> = HashMap::with_max_entries(CARRIED_MAX, BPF_F_NO_PREALLOC);
+/// Not 0: something is in `CARRIED`.
+#[map]
+pub static CARRIES: Array<u64> = Array::with_max_entries(1, 0);
+/// Files that a session has held open since before it began.
+#[map]
+pub static INHERITED: HashMap<InheritedKey, Inherited> = HashMap::with_max_entries(INHERITED_MAX, BPF_F_NO_PREALLOC);
+/// Sessions that own kernel objects (System V IPC, keys), by the object's address.
+#[map]
+pub static OWNERS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(8192, 0);
 /// Scratch buffers, `scratch::PER_CPU` for each CPU; the daemon sets the size when it creates the map.
 #[map]
 pub static SCRATCH: Array<Scratch> = Array::with_max_entries(crate::scratch::PER_CPU, 0);
@@ -87,8 +110,8 @@ pub static SCRATCH: Array<Scratch> = Array::with_max_entries(crate::scratch::PER
 /// Adds one to a counter.
 #[inline(always)]
 pub fn count(stat: Stat) {
-    if let Some(n) = STATS.get_ptr_mut(stat as u32) {
+    if let Some(cpu) = CPU.get_ptr_mut(0) {
         // SAFETY: a valid per-CPU value. An increment lost to preemption costs a count, nothing else.
-        unsafe { *n += 1 }
+        unsafe { (*cpu).stats[stat as usize % STATS] += 1 }
     }
 }

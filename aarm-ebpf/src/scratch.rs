@@ -25,9 +25,15 @@ pub struct Scratch {
     busy: u64,
     /// Walk: the dentry to look at next.
     pub dentry: u64,
-    /// Walk: the mount it is in (`struct vfsmount *`).
+    /// Walk: the mount it begins in (`struct vfsmount *`).
     pub mnt: u64,
-    /// Walk: that mount's root dentry.
+    /// Walk: the mount it has come to (`struct mount *`).
+    pub mount: u64,
+    /// Walk: that mount's parent, the place in it, and the mount's own root dentry.
+    pub mount_parent: u64,
+    /// See `mount_parent`.
+    pub mountpoint: u64,
+    /// See `mount_parent`.
     pub root: u64,
     /// Where the event begins so far, in `buf`.
     pub pos: u32,
@@ -41,9 +47,19 @@ pub struct Scratch {
     pub head: EventHeader,
     /// The dimensions of the action that are numbers.
     pub scalars: Scalars,
-    /// Rules whose `exe` predicate the acting image satisfies.
-    pub exe: Bits,
-    /// Globs that match the path last walked.
+    /// Rules that are satisfied by who acts, and in which session.
+    pub who: Bits,
+    /// Rules that are satisfied by the object's names.
+    pub object: Bits,
+    /// `data` entries that match some facet of the action.
+    pub data: u64,
+    /// Labels that the object carries.
+    pub carried: u64,
+    /// The object's filesystem (`struct super_block *`) while its home mount is looked for, and that mount.
+    pub sb: u64,
+    /// See `sb`.
+    pub home: u64,
+    /// Globs that match the names walked.
     pub hits: Hits,
     /// The event: used from `pos` to [`END`]. Twice as long, because the verifier bounds position and
     /// length apart from each other.
@@ -94,8 +110,9 @@ pub fn take() -> Option<(*mut Scratch, u32)> {
                 // SAFETY: ours now.
                 unsafe {
                     (*s).pos = END as u32;
+                    (*s).data = 0;
+                    (*s).carried = 0;
                     zero(&raw mut (*s).head);
-                    zero(&raw mut (*s).scalars);
                 }
                 return Some((s, base + i));
             }

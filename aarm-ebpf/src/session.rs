@@ -1,7 +1,8 @@
 //! Which session a task belongs to, and what a hook needs of it.
 
 use aarm_common::event::Kind;
-use aarm_common::limits::{AGENTS_SLOT, RULE_WORDS};
+use aarm_common::limits::{AGENTS_SLOT, RULE_WORDS, WATCHES};
+use aarm_common::op::OPERATIONS;
 use aarm_common::policy::Policy;
 use aarm_common::state::*;
 use aya_ebpf::helpers::bpf_get_current_uid_gid;
@@ -13,6 +14,19 @@ use crate::kernel::*;
 use crate::maps::*;
 use crate::scratch::{self, END, Scratch};
 use crate::walk::{self, walk};
+
+/// A supervised task, as a hook finds it.
+#[derive(Clone, Copy)]
+pub struct Subject {
+    /// The task's storage.
+    pub task: *mut Task,
+    /// Its session.
+    pub session: *mut Session,
+    /// The session's policy.
+    pub policy: *const Policy,
+    /// Its slot.
+    pub slot: u32,
+}
 
 /// What a hook works with, for one action of a supervised task.
 pub struct Frame {
@@ -30,43 +44,57 @@ pub struct Frame {
     pub slot: u32,
 }
 
-/// A refusal by an earlier program on the same hook, in the range the verifier asks of a return value.
+/// Runs `body` for a supervised task; everybody else pays one look into the task's storage. (Programs on one hook run one
+/// after the other until one refuses, so none is ever called after a refusal that it could undo.)
 #[inline(always)]
-pub fn earlier(previous: i32) -> i32 {
-    if previous < 0 && previous >= -4095 { previous } else { -emit::EPERM }
-}
-
-/// Runs `body` for a supervised task; everybody else pays one look into the task's storage.
-#[inline(always)]
-pub fn supervised(previous: i32, body: impl FnOnce(&Frame) -> i32) -> i32 {
+pub fn subject(body: impl FnOnce(&Subject) -> i32) -> i32 {
     let task = TASKS.get(current());
     if task.is_null() {
-        return if previous == 0 { 0 } else { earlier(previous) };
-    }
-    if previous != 0 {
-        return earlier(previous);
+        return 0;
     }
     // SAFETY: `task` is a valid map value; map values are checked for null before use.
     unsafe {
         if (*task).session == 0 {
             return 0;
         }
-        let time_ns = emit::now();
-        let Some((s, scratch)) = scratch::take() else { return -EAGAIN };
-        (*s).head.time_ns = time_ns;
-        let result = match SESSIONS.get_ptr_mut(session_slot((*task).session)) {
-            Some(session) => {
-                let slot = (*session).policy;
-                match POLICIES.get_ptr(slot) {
-                    Some(policy) => body(&Frame { s, scratch, task, session, policy, slot }),
-                    None => -emit::EPERM,
-                }
-            }
-            None => -emit::EPERM,
-        };
-        scratch::give(s);
-        result
+        let Some(session) = SESSIONS.get_ptr_mut(session_slot((*task).session)) else { return -emit::EPERM };
+        let slot = (*session).policy;
+        let Some(policy) = POLICIES.get_ptr(slot) else { return -emit::EPERM };
+        body(&Subject { task, session, policy, slot })
     }
+}
+
+/// Runs `body` with a scratch buffer.
+#[inline(always)]
+pub fn framed(u: &Subject, body: impl FnOnce(&Frame) -> i32) -> i32 {
+    let time_ns = emit::now();
+    let Some((s, scratch)) = scratch::take() else { return -EAGAIN };
+    // SAFETY: ours.
+    unsafe { (*s).head.time_ns = time_ns };
+    let Subject { task, session, policy, slot } = *u;
+    let result = body(&Frame { s, scratch, task, session, policy, slot });
+    scratch::give(s);
+    result
+}
+
+/// [`subject`] and [`framed`] in one.
+#[inline(always)]
+pub fn supervised(body: impl FnOnce(&Frame) -> i32) -> i32 {
+    subject(|u| framed(u, body))
+}
+
+/// The session of a task, given by typed pointer; 0: none.
+#[inline(always)]
+pub fn session_of(task: *mut c_void) -> u64 {
+    if task.is_null() {
+        return 0;
+    }
+    let storage = TASKS.get(task);
+    if storage.is_null() {
+        return 0;
+    }
+    // SAFETY: a valid map value.
+    unsafe { (*storage).session }
 }
 
 /// Makes `task.exe` hold for the running image under the frame's policy. Returns the walk's status.
@@ -84,13 +112,14 @@ pub unsafe fn refresh_exe(f: &Frame) -> u32 {
         }
         let place = Place::of_file(file);
         let pos = (*f.s).pos;
-        let status = walk(f.s, f.scratch, f.slot, place);
+        let status = walk(f.s, f.scratch, f.slot, place, false);
         (*f.s).pos = pos;
         if status != walk::DONE {
             return status;
         }
         store_exe(&raw mut (*f.task).exe, f.s, f.policy);
         (*f.task).exe_generation = (*f.policy).generation;
+        (*f.task).who_generation = 0;
         walk::DONE
     }
 }
@@ -149,10 +178,22 @@ fn begin_session(s: *mut Scratch, scratch: u32, policy: u32, selector: u32) -> i
         (*session).refused = 0;
         (*session).tasks = 1;
         (*session).started_ns = emit::now();
+        (*session).labels = 0;
+        let mut i = 0;
+        while i < OPERATIONS {
+            core::ptr::write_volatile(&raw mut (*session).summary[i], 0);
+            i += 1;
+        }
+        let mut i = 0;
+        while i < WATCHES {
+            core::ptr::write_volatile(&raw mut (*session).counters[i].key, 0);
+            i += 1;
+        }
         (*session).generation = generation;
         (*task).session = id;
         (*task).flags = TASK_COUNTED;
         (*task).exe_generation = 0;
+        (*task).who_generation = 0;
         count(Stat::SessionsBegun);
         let h = &raw mut (*s).head;
         (*h).time_ns = emit::now();
@@ -171,7 +212,7 @@ fn begin(s: *mut Scratch, scratch: u32, p: *const Policy, place: Place) -> i32 {
             return 0;
         }
         (*s).pos = END as u32;
-        if walk(s, scratch, AGENTS_SLOT, place) != walk::DONE {
+        if walk(s, scratch, AGENTS_SLOT, place, false) != walk::DONE {
             // A program whose path cannot be built is not one a selector can name by path; but one it could
             // name by user or cgroup must not slip through.
             (*s).pos = END as u32;

@@ -36,6 +36,18 @@ struct DentryHead {
 // SAFETY: integers.
 unsafe impl Plain for DentryHead {}
 
+/// `mnt_parent`, `mnt_mountpoint` and `mnt.mnt_root` of `struct mount`, which lie in a row (the daemon checks that they do).
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct MountHead {
+    parent: u64,
+    mountpoint: u64,
+    root: u64,
+}
+
+// SAFETY: integers.
+unsafe impl Plain for MountHead {}
+
 /// What the callback of `bpf_loop` needs; on the stack, because that is the only context it may have.
 #[repr(C)]
 struct Ctx {
@@ -77,6 +89,7 @@ fn add_hits(s: *mut Scratch, p: *const Policy, hit: u32) {
             (*to).not_path[w] |= (*from).not_path[w];
             (*to).exe[w] |= (*from).exe[w];
             (*to).not_exe[w] |= (*from).not_exe[w];
+            (*to).above[w] |= (*from).above[w];
             w += 1;
         }
     }
@@ -170,56 +183,64 @@ extern "C" fn step_dentry(_index: u32, ctx: *mut Ctx) -> i64 {
 unsafe fn cross_mount(s: *mut Scratch) -> i64 {
     // SAFETY: `s` is a valid map value.
     unsafe {
-        let mount = (*s).mnt - off(&OFF_MOUNT_MNT) as u64;
-        let (Ok(parent), Ok(mountpoint)) =
-            (read::<u64>(mount, off(&OFF_MOUNT_MNT_PARENT)), read::<u64>(mount, off(&OFF_MOUNT_MNT_MOUNTPOINT)))
-        else {
-            (*s).status = FAILED;
-            return 1;
-        };
-        if parent == mount || parent == 0 {
+        let parent = (*s).mount_parent;
+        if parent == (*s).mount || parent == 0 {
             (*s).status = DONE;
             return 1;
         }
-        let mnt = parent + off(&OFF_MOUNT_MNT) as u64;
-        let Ok(root) = read::<u64>(mnt, off(&OFF_VFSMOUNT_MNT_ROOT)) else {
-            (*s).status = FAILED;
-            return 1;
-        };
-        (*s).mnt = mnt;
-        (*s).root = root;
-        (*s).dentry = mountpoint;
-        0
+        (*s).dentry = (*s).mountpoint;
+        if enter_mount(s, parent) { 0 } else { 1 }
     }
 }
 
-/// Walks from a place; the path is put before what the buffer holds already, the globs into `hits`. Returns
-/// the walk's status.
+/// Reads what the walk needs of a mount.
 #[inline(always)]
-pub unsafe fn walk(s: *mut Scratch, scratch: u32, slot: u32, place: Place) -> u32 {
+unsafe fn enter_mount(s: *mut Scratch, mount: u64) -> bool {
+    // SAFETY: `s` is a valid map value.
+    unsafe {
+        let Ok(head) = read::<MountHead>(mount, off(&OFF_MOUNT_MNT_PARENT)) else {
+            (*s).status = FAILED;
+            return false;
+        };
+        (*s).mount = mount;
+        (*s).mount_parent = head.parent;
+        (*s).mountpoint = head.mountpoint;
+        (*s).root = head.root;
+        true
+    }
+}
+
+/// Walks from a place; the path is put before what the buffer holds already, the globs that match it into `hits`: in
+/// place of what is there, or (`also`) beside it. Returns the walk's status.
+#[inline(always)]
+pub unsafe fn walk(s: *mut Scratch, scratch: u32, slot: u32, place: Place, also: bool) -> u32 {
     // SAFETY: `s` is a valid map value.
     unsafe {
         (*s).mnt = place.mnt;
         (*s).dentry = place.dentry;
     }
-    aarm_walk(scratch, slot)
+    aarm_walk(scratch, slot, also as u32)
 }
 
 /// [`walk`] from the place in the scratch buffer. Takes numbers only, so that the verifier checks it by itself, once for each
 /// program and not once for each place it is called from.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn aarm_walk(scratch: u32, slot: u32) -> u32 {
+pub extern "C" fn aarm_walk(scratch: u32, slot: u32, also: u32) -> u32 {
     let Some(s) = SCRATCH.get_ptr_mut(scratch) else { return FAILED };
     let Some(p) = POLICIES.get_ptr(slot) else { return FAILED };
     // SAFETY: both are valid map values.
     unsafe {
-        let Ok(root) = read::<u64>((*s).mnt, off(&OFF_VFSMOUNT_MNT_ROOT)) else { return FAILED };
-        (*s).root = root;
         (*s).path_end = (*s).pos;
         (*s).state = (*p).dfa_start;
         (*s).status = RUNNING;
-        zero(&raw mut (*s).hits);
+        if also == 0 {
+            zero(&raw mut (*s).hits);
+        }
+        let mount = (*s).mnt - off(&OFF_MOUNT_MNT) as u64;
+        if !enter_mount(s, mount) {
+            return FAILED;
+        }
         let mut ctx = Ctx { s, p };
         bpf_loop(WALK_MAX, step_dentry as *mut c_void, (&raw mut ctx).cast(), 0);
         if (*s).status == RUNNING {

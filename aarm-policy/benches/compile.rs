@@ -4,6 +4,7 @@
 //! to compile.
 
 use aarm_common::Operation;
+use aarm_policy::table::TableContext;
 use aarm_policy::{Action, Context, Env, Policy, compile, eval, table};
 use std::fmt::Write;
 use std::hint::black_box;
@@ -24,6 +25,35 @@ fn ordinary(rules: usize) -> String {
             _ => format!("operation: exec, exe: \"**/t{i:x}\", uid: \"{}-{}\"", i % 50, i % 50 + 100),
         };
         let _ = writeln!(text, "    - {{ id: r{i}, match: {{ {m} }}, decision: DENY }}");
+    }
+    text
+}
+
+/// The same with what sessions bring: data, conditions, priorities that tie, globs in home directories.
+fn contextual(rules: usize) -> String {
+    let mut data = String::from("spec:\n  record: {read: summary}\n  data:\n");
+    for i in 0..60 {
+        let _ = writeln!(
+            data,
+            "    - {{label: L{i}, level: INTERNAL, on: {{read: [\"/var/d{i:x}/**\", \"**/*.e{i:x}\"]}}}}"
+        );
+    }
+    let mut text = header().replace("spec:\n", &data);
+    for i in 0..rules {
+        let m = match i % 3 {
+            // A glob in a home directory costs the states of all homes, for each name before it.
+            0 if i < 150 => format!("operation: [read, write], path: \"~/.x{i:x}/**\""),
+            0 => format!("operation: [read, write], path: \"/opt/x{i:x}/**\""),
+            1 => format!("operation: connect, cidr: \"10.{}.{}.0/24\"", i / 250, i % 250),
+            _ => format!("operation: write, path: [\"/srv/s{i:x}/t/*\", \"**/u/v{i:x}\"]"),
+        };
+        let more = match i % 4 {
+            0 => format!("when: {{labels: {{any: [L{}]}}}}, decision: DENY", i % 60),
+            1 => format!("when: {{prior: {{operation: unlink, count: {}}}}}, decision: ALLOW", i % 15 + 1),
+            2 => "priority: 5, decision: ALLOW".to_owned(),
+            _ => "priority: 5, decision: DENY".to_owned(),
+        };
+        let _ = writeln!(text, "    - {{ id: r{i}, match: {{ {m} }}, {more} }}");
     }
     text
 }
@@ -61,6 +91,7 @@ fn main() {
         ("1 rule", ordinary(1)),
         ("20 rules", ordinary(20)),
         ("512 rules", ordinary(512)),
+        ("512, contextual", contextual(512)),
         ("hostile, 8", hostile(8)),
         ("hostile, 512", hostile(512)),
     ] {
@@ -72,7 +103,11 @@ fn main() {
             Ok(compiled) => {
                 let many = median(9, || {
                     (0..1000).for_each(|_| {
-                        black_box(table::decide(black_box(&compiled.table), &action));
+                        black_box(table::decide(
+                            black_box(&compiled.table),
+                            &action,
+                            &TableContext::default(),
+                        ));
                     });
                 });
                 (format!("{:.2?}", many / 1000), compiled.report.to_string())

@@ -14,13 +14,15 @@ pub struct Action {
     /// The object: an absolute path, or `@name` for an abstract unix address, which no glob matches. For
     /// `rename` and `link` the source.
     pub path: Option<Vec<u8>>,
+    /// Further paths of the same object: other mounts of it, hard links. Each is as good as `path`.
+    pub names: Vec<Vec<u8>>,
     /// The target of `rename` and `link`.
     pub path2: Option<Vec<u8>>,
     /// The acting program. For the exec family rules ask for the program that would run, which is `path`.
     pub exe: Option<Vec<u8>>,
     /// The acting user.
     pub uid: u32,
-    /// The address, for `connect`, `send`, `bind` and `listen`; none where the address is not IP.
+    /// The address, for `connect`, `send`, `bind`, `listen` and `accept`; none where the address is not IP.
     pub addr: Option<IpAddr>,
     /// The port that goes with the address.
     pub port: Option<u16>,
@@ -36,6 +38,16 @@ pub struct Action {
     pub truncates: bool,
     /// A `rename` that exchanges the two.
     pub exchange: bool,
+    /// The object is a directory; of a `rename` that exchanges, either of the two.
+    pub directory: bool,
+    /// An open of memory or of a whole disk, past the files on it.
+    pub raw_memory: bool,
+    /// An `open_write` of a kernel parameter.
+    pub sysctl: bool,
+    /// A `send` that also connects (TCP fast open).
+    pub fast_open: bool,
+    /// A `receive_fd` of a descriptor that can write.
+    pub writes: bool,
 }
 
 /// User id of an action that does not give one.
@@ -47,6 +59,7 @@ impl Action {
         Action {
             operation,
             path: None,
+            names: Vec::new(),
             path2: None,
             exe: None,
             uid: DEFAULT_UID,
@@ -58,12 +71,23 @@ impl Action {
             also_read: false,
             truncates: false,
             exchange: false,
+            directory: false,
+            raw_memory: false,
+            sysctl: false,
+            fast_open: false,
+            writes: false,
         }
     }
 
     /// An action on a path.
     pub fn on_path(operation: Operation, path: impl Into<Vec<u8>>) -> Self {
         Action { path: Some(path.into()), ..Self::new(operation) }
+    }
+
+    /// Whether rules on something below the object are asked as well: names of what they protect change when a
+    /// directory is moved or mounted over.
+    pub(crate) fn moves_tree(&self) -> bool {
+        self.operation == Operation::Rename && self.directory || self.operation == Operation::Mount
     }
 
     /// An action on an IP address over TCP or another protocol. The address family and the socket type
@@ -106,6 +130,22 @@ pub(crate) fn type_of(protocol: u8) -> u16 {
     }
 }
 
+/// Whether actions of an operation have a field of that name.
+pub(crate) fn op_has(op: Operation, field: &str) -> bool {
+    match field {
+        "path" | "names" | "directory" => op.has_path(),
+        "path2" => matches!(op, Operation::Rename | Operation::Link),
+        "addr" | "port" => op.has_address(),
+        "protocol" | "family" | "type" => op.has_socket(),
+        "also_read" | "truncates" | "sysctl" => op == Operation::OpenWrite,
+        "raw_memory" => matches!(op, Operation::OpenRead | Operation::OpenWrite),
+        "exchange" => op == Operation::Rename,
+        "fast_open" => op == Operation::Send,
+        "writes" => op == Operation::ReceiveFd,
+        _ => true,
+    }
+}
+
 impl Serialize for Action {
     /// The form that [`Action::from_json`] reads: only what the operation has.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -114,6 +154,8 @@ impl Serialize for Action {
             operation: &'static str,
             #[serde(skip_serializing_if = "Option::is_none")]
             path: Option<String>,
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            names: Vec<String>,
             #[serde(skip_serializing_if = "Option::is_none")]
             path2: Option<String>,
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -135,14 +177,28 @@ impl Serialize for Action {
             truncates: Option<bool>,
             #[serde(skip_serializing_if = "Option::is_none")]
             exchange: Option<bool>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            directory: Option<bool>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            raw_memory: Option<bool>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            sysctl: Option<bool>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            fast_open: Option<bool>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            writes: Option<bool>,
         }
         // Bytes that are not UTF-8 are shown as replacement characters.
         let text = |path: &Option<Vec<u8>>| path.as_deref().map(|p| String::from_utf8_lossy(p).into_owned());
         let op = self.operation;
+        // Flags that are rarely set are left out where they are not.
+        let rare = |flag: &'static str, value: bool| (value && op_has(op, flag)).then_some(true);
+        let names: &[Vec<u8>] = if op.has_path() { &self.names } else { &[] };
         let socket = op.has_socket();
         Fields {
             operation: op.name(),
             path: text(&self.path).filter(|_| op.has_path()),
+            names: names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect(),
             path2: text(&self.path2).filter(|_| matches!(op, Operation::Rename | Operation::Link)),
             exe: text(&self.exe),
             uid: self.uid,
@@ -154,6 +210,11 @@ impl Serialize for Action {
             also_read: (op == Operation::OpenWrite).then_some(self.also_read),
             truncates: (op == Operation::OpenWrite).then_some(self.truncates),
             exchange: (op == Operation::Rename).then_some(self.exchange),
+            directory: rare("directory", self.directory),
+            raw_memory: rare("raw_memory", self.raw_memory),
+            sysctl: rare("sysctl", self.sysctl),
+            fast_open: rare("fast_open", self.fast_open),
+            writes: rare("writes", self.writes),
         }
         .serialize(serializer)
     }

@@ -9,13 +9,19 @@
 //! - [`compile`] turns a policy into the table the kernel reads, or says which rule is too dear.
 //! - [`eval`] is the reference: it decides from the policy itself and says why. The table must agree with it
 //!   for every action; tests with random policies and actions hold them together.
+//! - A decision depends on the action and on the session's [`Context`]: its labels, its history, its age. The
+//!   table takes it as label bits and condition bits ([`table::TableContext`]); a receipt carries the same bits,
+//!   and [`Context::recorded`] gives them back to the evaluator.
 //! - [`run_tests`] runs the tests a policy ships with.
+//! - [`operations_md`] is the generated reference of operations.
 //!
 //! Owns the meaning of policies. Does no I/O, knows no kernel and no clock: the same input gives the same
 //! output, everywhere. Must never panic on any input, and must never accept a field it does not act on.
 
 mod action;
 mod compile;
+mod conditions;
+mod data;
 mod diagnostic;
 mod env;
 mod eval;
@@ -23,20 +29,25 @@ mod glob;
 mod model;
 mod names;
 mod parse;
+mod reference;
 mod suite;
 pub mod table;
+mod when;
 mod yaml;
 
 pub use action::Action;
 pub use compile::{AgentEntry, CgroupId, Compiled, Report, RuleInfo, Use, compile, compile_agents};
+pub use data::{DataEntry, Label, Level, On};
 pub use diagnostic::{Code, Diagnostic, MAX_DIAGNOSTICS, Place, Severity};
 pub use env::{Env, MAX_HOMES};
-pub use eval::{Cause, Considered, Context, End, Explanation, Facet, eval, facets};
+pub use eval::{Cause, Considered, Context, End, Explanation, Facet, MAX_HISTORY, Past, eval, facets};
 pub use glob::{Atom, ByteSet, Component, Glob, GlobError, MAX_ALTERNATIVES, MAX_GLOB, Pattern, Start};
 pub use model::{
-    API_VERSION, AgentSelector, Classification, DEFAULT_RULE, Expect, KIND, Match, Mode, OperationName,
-    Policy, Range, Rule, TestCase, built_in_default,
+    API_VERSION, AgentSelector, Classification, DEFAULT_RULE, Expect, Given, KIND, Match, Mode,
+    OperationName, Policy, Range, Record, Rule, TestCase, built_in_default,
 };
-pub use parse::{MAX_ID, MAX_TESTS};
+pub use parse::{MAX_ID, MAX_LABEL, MAX_TESTS};
+pub use reference::operations_md;
 pub use suite::{TestResult, run_tests};
+pub use when::{ElapsedWhen, LabelsWhen, LevelWhen, MAX_SPAN, Prior, Rate, Span, When};
 pub use yaml::{MAX_DEPTH, MAX_DOCUMENT};

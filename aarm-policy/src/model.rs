@@ -10,8 +10,10 @@ use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 
 use crate::action::Action;
+use crate::data::{DataEntry, Label};
 use crate::diagnostic::{Diagnostic, Place};
 use crate::glob::Glob;
+use crate::when::{Span, When};
 
 /// The one `apiVersion` this version reads.
 pub const API_VERSION: &str = "aarm.dev/v1alpha1";
@@ -51,7 +53,24 @@ pub(crate) struct Spec {
     pub agents: Vec<AgentSelector>,
     #[serde(serialize_with = "by_name", skip_serializing_if = "BTreeMap::is_empty")]
     pub defaults: BTreeMap<Family, Decision>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub data: Vec<DataEntry>,
+    #[serde(serialize_with = "as_map", skip_serializing_if = "Vec::is_empty")]
+    pub record: Vec<(OperationName, Record)>,
     pub rules: Vec<Rule>,
+}
+
+impl Spec {
+    /// The labels of `data`, each once, in the order of their first entries.
+    pub(crate) fn labels(&self) -> Vec<Label> {
+        let mut labels: Vec<Label> = Vec::new();
+        for entry in &self.data {
+            if labels.iter().all(|label| label.name != entry.label) {
+                labels.push(Label { name: entry.label.clone(), level: entry.level });
+            }
+        }
+        labels
+    }
 }
 
 /// What becomes of a refusal.
@@ -62,6 +81,17 @@ pub enum Mode {
     Enforce,
     /// It is recorded; nothing is blocked.
     Audit,
+}
+
+/// What is kept of an action that was allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Record {
+    /// A receipt.
+    Full,
+    /// A number: how many there were. An action that adds a label, or that a condition counts, has a receipt
+    /// all the same.
+    Summary,
 }
 
 /// Processes that become sessions when they exec. All that is given must hold; at least one thing is.
@@ -89,6 +119,9 @@ pub struct Rule {
     /// What it is about.
     #[serde(rename = "match")]
     pub matches: Match,
+    /// What it asks of the session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when: Option<When>,
     /// What it decides.
     #[serde(serialize_with = "decision_name")]
     pub decision: Decision,
@@ -114,6 +147,10 @@ pub struct Rule {
 pub enum Classification {
     /// Denied whatever the context.
     Forbidden,
+    /// Denied in some contexts.
+    ContextDependentDeny,
+    /// Allowed in some contexts.
+    ContextDependentAllow,
     /// Decided by the action alone.
     Static,
 }
@@ -122,7 +159,7 @@ pub enum Classification {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Match {
     /// Operations, and families for all their members.
-    #[serde(rename = "operation")]
+    #[serde(rename = "operation", skip_serializing_if = "Vec::is_empty")]
     pub operations: Vec<OperationName>,
     /// The object's path.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -248,7 +285,7 @@ pub struct TestCase {
     pub name: String,
     /// What the session did before.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub given: Vec<Action>,
+    pub given: Vec<Given>,
     /// The action.
     #[serde(rename = "do")]
     pub action: Action,
@@ -257,6 +294,19 @@ pub struct TestCase {
     /// Where it stands in the document.
     #[serde(skip)]
     pub place: Place,
+}
+
+/// Something that happened before the action of a test.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Given {
+    /// This time went by.
+    Wait(Span),
+    /// The session got this label, whatever for.
+    Label(String),
+    /// The session did this, and what the policy says became of it.
+    #[serde(untagged)]
+    Action(Box<Action>),
 }
 
 /// What a test expects.
@@ -327,6 +377,35 @@ impl Policy {
         &self.spec.rules
     }
 
+    /// `spec.data`, in file order.
+    pub fn data(&self) -> &[DataEntry] {
+        &self.spec.data
+    }
+
+    /// The labels of `spec.data`, each once, in the order of their first entries. A label's place is its bit.
+    pub fn labels(&self) -> Vec<Label> {
+        self.spec.labels()
+    }
+
+    /// What is kept of an allowed action of this operation: what is said of the operation, or else of its
+    /// family.
+    pub fn record(&self, operation: Operation) -> Record {
+        let said = |name| self.spec.record.iter().find(|(n, _)| *n == name).map(|(_, record)| *record);
+        said(OperationName::Operation(operation))
+            .or_else(|| said(OperationName::Family(operation.family())))
+            .unwrap_or(Record::Full)
+    }
+
+    /// Whether two rules contradict each other with the same right: same group, same explicit priority, other
+    /// decision.
+    pub(crate) fn conflict(&self, one: usize, other: usize) -> bool {
+        let (one, other) = (&self.spec.rules[one], &self.spec.rules[other]);
+        one.priority.is_some()
+            && one.priority == other.priority
+            && one.classification == other.classification
+            && one.decision != other.decision
+    }
+
     /// `tests`.
     pub fn tests(&self) -> &[TestCase] {
         &self.tests
@@ -350,7 +429,8 @@ impl Policy {
 }
 
 /// The documented posture for a family that `defaults` does not name: running, reading and writing are what
-/// an agent is for; talking to others is not, until a rule says so.
+/// an agent is for; talking to others, reaching into their processes and what needs privilege are not, until a
+/// rule says so.
 pub fn built_in_default(family: Family) -> Decision {
     match family {
         Family::Exec | Family::Read | Family::Write => Decision::Allow,
@@ -368,4 +448,8 @@ pub(crate) fn operation_name<S: Serializer>(op: &Operation, serializer: S) -> Re
 
 fn by_name<S: Serializer>(defaults: &BTreeMap<Family, Decision>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(defaults.iter().map(|(family, decision)| (family.name(), decision.name())))
+}
+
+fn as_map<S: Serializer>(record: &[(OperationName, Record)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(record.iter().map(|(name, record)| (name.name(), record)))
 }

@@ -3,12 +3,13 @@
 use aarm_common::Decision;
 use serde::Serialize;
 
-use crate::compile::compile;
+use crate::action::Action;
+use crate::compile::{Compiled, compile};
 use crate::diagnostic::Diagnostic;
 use crate::env::Env;
 use crate::eval::{Context, Explanation, eval};
-use crate::model::{DEFAULT_RULE, Expect, Policy};
-use crate::table;
+use crate::model::{DEFAULT_RULE, Expect, Given, Policy};
+use crate::table::{self, TableContext};
 
 /// What became of one test.
 #[derive(Clone, Debug, Serialize)]
@@ -34,22 +35,23 @@ pub struct TestResult {
 pub fn run_tests(policy: &Policy, env: &Env) -> Result<Vec<TestResult>, Vec<Diagnostic>> {
     let compiled = compile(policy, env, 1)?;
     let results = policy.tests().iter().map(|case| {
-        // Earlier actions change nothing yet: no rule of this version asks about the session.
-        let context = Context::default();
-        let explanation = eval(policy, env, &case.action, &context);
-        let verdict = table::decide(&compiled.table, &case.action);
-        let by_table = verdict.rule.map(|i| compiled.rules[i as usize].id.as_str());
-        let message = if (verdict.decision, by_table, verdict.facet)
-            != (explanation.decision, explanation.rule.as_deref(), explanation.facet.operation)
-        {
-            Some(format!(
-                "evaluator and table disagree, which is a defect of this program: {} and {}",
-                shown(explanation.decision, explanation.rule.as_deref()),
-                shown(verdict.decision, by_table)
-            ))
-        } else {
-            unexpected(&case.expect, &explanation)
-        };
+        let mut context = Context::default();
+        let mut message = None;
+        for given in &case.given {
+            match given {
+                Given::Wait(span) => context.wait(*span),
+                Given::Label(label) => {
+                    context.labels.insert(label.clone());
+                }
+                Given::Action(action) => {
+                    let (decided, disagree) = decide(policy, env, &compiled, action, &context);
+                    message = message.or(disagree);
+                    context.apply(policy, action, &decided);
+                }
+            }
+        }
+        let (explanation, disagree) = decide(policy, env, &compiled, &case.action, &context);
+        let message = message.or(disagree).or_else(|| unexpected(&case.expect, &explanation));
         TestResult {
             name: case.name.clone(),
             line: case.place.line,
@@ -59,6 +61,40 @@ pub fn run_tests(policy: &Policy, env: &Env) -> Result<Vec<TestResult>, Vec<Diag
         }
     });
     Ok(results.collect())
+}
+
+/// Decides by the evaluator and by the table. If they say different things, the second value says which.
+fn decide(
+    policy: &Policy,
+    env: &Env,
+    compiled: &Compiled,
+    action: &Action,
+    context: &Context,
+) -> (Explanation, Option<String>) {
+    let explanation = eval(policy, env, action, context);
+    let verdict = table::decide(&compiled.table, action, &TableContext::of(policy, context));
+    let by_table = verdict.rule.map(|i| compiled.rules[i as usize].id.as_str());
+    let adds: Vec<&str> = (compiled.labels.iter().enumerate())
+        .filter(|(i, _)| verdict.adds >> i & 1 == 1)
+        .map(|(_, label)| label.name.as_str())
+        .collect();
+    let agree = (verdict.decision, by_table, verdict.facet, adds.len(), verdict.summarized)
+        == (
+            explanation.decision,
+            explanation.rule.as_deref(),
+            explanation.facet.operation,
+            explanation.adds.len(),
+            explanation.summarized,
+        )
+        && adds.iter().all(|label| explanation.adds.iter().any(|other| other == label));
+    let message = (!agree).then(|| {
+        format!(
+            "evaluator and table disagree, which is a defect of this program: {} and {}",
+            shown(explanation.decision, explanation.rule.as_deref()),
+            shown(verdict.decision, by_table)
+        )
+    });
+    (explanation, message)
 }
 
 /// How the outcome differs from what was expected.

@@ -5,13 +5,34 @@
 
 use aarm_common::limits::*;
 use aarm_common::op::{FAMILIES, OPERATIONS};
-use aarm_common::policy::{Bits, Hits, Policy as Table};
+use aarm_common::policy::{ANY_RULE, Bits, Hits, MODE_AUDIT, NO_SET, Policy as Table};
 use aarm_common::{Decision, Operation};
 use std::net::IpAddr;
 
 use crate::action::{Action, canonical};
 use crate::compile::CgroupId;
-use crate::eval::{End, facets};
+use crate::conditions::{Conditions, LabelTest};
+use crate::eval::{Cause, Context, End, Facet, facets};
+use crate::model::Policy;
+
+/// What a table asks of a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableContext {
+    /// Its labels.
+    pub labels: u64,
+    /// The history conditions that hold, a bit for each.
+    pub conditions: u32,
+}
+
+impl TableContext {
+    /// A context in the terms of the policy's table.
+    pub fn of(policy: &Policy, context: &Context) -> Self {
+        TableContext {
+            labels: context.label_bits(policy),
+            conditions: context.condition_bits(&Conditions::of(policy)),
+        }
+    }
+}
 
 /// What the table says about an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +43,19 @@ pub struct Verdict {
     pub rule: Option<u16>,
     /// The facet that decided.
     pub facet: Operation,
+    /// Why.
+    pub cause: Cause,
+    /// Labels that the session did not have and gets, because the action passes.
+    pub adds: u64,
+    /// Watches that count the action, a bit for each.
+    pub counts: u32,
+    /// Whether the action is only counted, instead of having an event.
+    pub summarized: bool,
 }
 
-const NO_HITS: Hits =
-    Hits { path: [0; RULE_WORDS], not_path: [0; RULE_WORDS], exe: [0; RULE_WORDS], not_exe: [0; RULE_WORDS] };
+const EMPTY: Bits = [0; RULE_WORDS];
+
+const NO_HITS: Hits = Hits { path: EMPTY, not_path: EMPTY, exe: EMPTY, not_exe: EMPTY, above: EMPTY };
 
 /// Runs the path automaton over a path. One that is not absolute satisfies no glob.
 pub fn walk(table: &Table, path: &[u8]) -> Hits {
@@ -48,41 +78,104 @@ pub fn walk(table: &Table, path: &[u8]) -> Hits {
     hits
 }
 
-fn add(to: &mut Hits, from: &Hits) {
+/// Adds what another name of the same object satisfies.
+pub fn add(to: &mut Hits, from: &Hits) {
     for w in 0..RULE_WORDS {
         to.path[w] |= from.path[w];
         to.not_path[w] |= from.not_path[w];
         to.exe[w] |= from.exe[w];
         to.not_exe[w] |= from.not_exe[w];
+        to.above[w] |= from.above[w];
     }
 }
 
 /// Decides an action.
-pub fn decide(table: &Table, action: &Action) -> Verdict {
-    let mut first = None;
+pub fn decide(table: &Table, action: &Action, context: &TableContext) -> Verdict {
+    let who = context_bits(table, action.uid, context);
+    let mut chosen: Option<Verdict> = None;
+    let mut touched = 0;
     for facet in facets(action) {
-        let path = match facet.end {
-            End::Source => action.path.as_deref(),
-            End::Target => action.path2.as_deref(),
-        };
-        let verdict = decide_facet(table, action, facet.operation, path);
-        if verdict.decision != Decision::Allow {
-            return verdict;
+        let m = matching(table, action, facet, &who);
+        touched |= m[DATA_WORD];
+        let verdict = outcome(table, &m, facet.operation);
+        // The first refusal, else the first facet's verdict.
+        match chosen {
+            Some(first) if first.decision != Decision::Allow || verdict.decision == Decision::Allow => {}
+            _ => chosen = Some(verdict),
         }
-        first.get_or_insert(verdict);
     }
     // `facets` never returns none; were it to, nothing was allowed.
-    first.unwrap_or(Verdict { decision: Decision::Deny, rule: None, facet: action.operation })
+    let mut verdict =
+        chosen.unwrap_or_else(|| decided(Decision::Deny, None, action.operation, Cause::Default));
+    let allowed = verdict.decision == Decision::Allow;
+    let passed = allowed || table.mode == MODE_AUDIT;
+    if passed {
+        let on = (0..MAX_DATA).filter(|i| touched >> i & 1 == 1);
+        verdict.adds = on.fold(0, |labels, i| labels | table.data_labels[i]) & !context.labels;
+    }
+    verdict.counts = counts(table, action.operation, verdict.rule, passed);
+    let summary = table.summary >> action.operation as u8 & 1 == 1;
+    verdict.summarized = allowed && summary && verdict.adds == 0 && verdict.counts == 0;
+    verdict
 }
 
-fn decide_facet(table: &Table, action: &Action, op: Operation, path: Option<&[u8]>) -> Verdict {
-    let object = path.map_or(NO_HITS, |path| walk(table, path));
+/// The rules whose predicates on the user and conditions on the session hold; `Task::context`, less what
+/// history takes away.
+fn context_bits(table: &Table, uid: u32, context: &TableContext) -> Bits {
+    let mut m = table.sets[uid_set(table, uid)];
+    let mut without = |set: u32| {
+        m.iter_mut().zip(&table.sets[set as usize]).for_each(|(m, needed)| *m &= !needed);
+    };
+    for condition in table.labels.iter().take(table.label_conditions as usize) {
+        if !LabelTest::holds(condition.kind, condition.mask, context.labels) {
+            without(condition.needed_by);
+        }
+    }
+    for (i, condition) in table.history.iter().take(table.history_conditions as usize).enumerate() {
+        if context.conditions >> i & 1 == 0 {
+            without(condition.needed_by);
+        }
+    }
+    m
+}
+
+/// The watches that count an action.
+fn counts(table: &Table, op: Operation, rule: Option<u16>, passed: bool) -> u32 {
+    let mut counts = 0;
+    for (i, watch) in table.watches.iter().enumerate().filter(|(_, watch)| watch.key != 0) {
+        let operation = watch.operations == 0 || watch.operations >> op as u8 & 1 == 1;
+        let decided = match watch.rule {
+            ANY_RULE => passed,
+            asked => rule.map(u32::from) == Some(asked),
+        };
+        counts |= u32::from(operation && decided) << i;
+    }
+    counts
+}
+
+/// The globs that hold for any of some paths.
+fn walk_all<'p>(table: &Table, paths: impl Iterator<Item = &'p Vec<u8>>) -> Hits {
+    let mut hits = NO_HITS;
+    paths.for_each(|path| add(&mut hits, &walk(table, path)));
+    hits
+}
+
+/// The rules and data entries that match a facet.
+fn matching(table: &Table, action: &Action, facet: Facet, who: &Bits) -> Bits {
+    let op = facet.operation;
+    let mut object = match facet.end {
+        End::Source => walk_all(table, action.path.iter().chain(&action.names)),
+        End::Target => walk_all(table, action.path2.iter()),
+    };
+    if action.moves_tree() {
+        object.path.iter_mut().zip(&object.above).for_each(|(path, above)| *path |= above);
+    }
     let program = match op.is_exec() {
         true => object,
-        false => action.exe.as_deref().map_or(NO_HITS, |exe| walk(table, exe)),
+        false => walk_all(table, action.exe.iter()),
     };
     let mut m = table.op_rules[op as usize % OPERATIONS];
-    and(&mut m, &table.sets[uid_set(table, action.uid)]);
+    and(&mut m, who);
     predicate(&mut m, &table.exe_free, &program.exe, &program.not_exe);
     if op.has_path() {
         predicate(&mut m, &table.path_free, &object.path, &object.not_path);
@@ -105,17 +198,29 @@ fn decide_facet(table: &Table, action: &Action, op: Operation, path: Option<&[u8
         and(&mut m, &table.sets[addr]);
         and(&mut m, &table.sets[port]);
     }
+    m
+}
+
+/// What the matching rules say.
+fn outcome(table: &Table, m: &Bits, op: Operation) -> Verdict {
     let decision = |byte: u8| Decision::from_u8(byte).unwrap_or(Decision::Deny);
-    match lowest(&m) {
-        Some(rule) => {
-            Verdict { decision: decision(table.rule_decision[rule]), rule: Some(rule as u16), facet: op }
-        }
-        None => Verdict {
-            decision: decision(table.defaults[op.family() as usize % FAMILIES]),
-            rule: None,
-            facet: op,
-        },
-    }
+    let Some(rule) = lowest(m) else {
+        let byte = table.defaults[op.family() as usize % FAMILIES];
+        return decided(decision(byte), None, op, Cause::Default);
+    };
+    let contradicted = match table.conflicts[rule] {
+        NO_SET => false,
+        set => m.iter().zip(&table.sets[set as usize]).any(|(m, other)| m & other != 0),
+    };
+    let (found, cause) = match contradicted {
+        true => (Decision::Defer, Cause::Conflict),
+        false => (decision(table.rule_decision[rule]), Cause::Rule),
+    };
+    decided(found, Some(rule as u16), op, cause)
+}
+
+fn decided(decision: Decision, rule: Option<u16>, facet: Operation, cause: Cause) -> Verdict {
+    Verdict { decision, rule, facet, cause, adds: 0, counts: 0, summarized: false }
 }
 
 fn and(m: &mut Bits, with: &Bits) {
@@ -129,8 +234,9 @@ fn predicate(m: &mut Bits, free: &Bits, yes: &Bits, no: &Bits) {
     }
 }
 
+/// The first rule. Entries of the data section, in the last word, are none.
 fn lowest(m: &Bits) -> Option<usize> {
-    m.iter().position(|w| *w != 0).map(|w| w * 64 + m[w].trailing_zeros() as usize)
+    m[..DATA_WORD].iter().position(|w| *w != 0).map(|w| w * 64 + m[w].trailing_zeros() as usize)
 }
 
 /// The entry of the last start that is not above the value. The first start is 0, so there is one.

@@ -1,6 +1,7 @@
 //! Actions: how they are read, how their facets decide, and what is said about it.
 
 use aarm_common::{Decision, Operation};
+use aarm_policy::table::TableContext;
 use aarm_policy::{Action, Cause, Code, Context, End, Env, Policy, compile, eval, table};
 use std::net::IpAddr;
 
@@ -43,9 +44,9 @@ fn what_is_wrong_is_said() {
     refused("{}", Code::MissingField, "1:1: error: an action needs the field \"operation\"");
     refused(r#"{"operation":"open_raed","path":"/a"}"#, Code::BadValue, "(did you mean \"open_read\"?)");
     refused(
-        r#"{"operation":"ptrace"}"#,
+        r#"{"operation":"exec_args"}"#,
         Code::NotSupportedYet,
-        "the operation `ptrace` is not supported yet",
+        "the operation `exec_args` is not supported yet",
     );
     refused(r#"{"operation":"open_read"}"#, Code::MissingField, "needs the field \"path\"");
     refused(r#"{"operation":"open_read","path":"a"}"#, Code::BadValue, "it must be absolute");
@@ -89,7 +90,7 @@ fn what_is_wrong_is_said() {
     refused("", Code::Syntax, "empty");
     refused("{", Code::Syntax, "not YAML");
     assert!(Context::from_json(b"{}").is_ok());
-    assert_eq!(Context::from_json(br#"{"labels":["SECRET"]}"#).unwrap_err()[0].code, Code::NotSupportedYet);
+    assert_eq!(Context::from_json(br#"{"intent":{}}"#).unwrap_err()[0].code, Code::NotSupportedYet);
     assert_eq!(Context::from_json(br#"{"lables":[]}"#).unwrap_err()[0].code, Code::UnknownField);
 }
 
@@ -105,7 +106,7 @@ fn decide(policy: &Policy, action: &Action) -> (Decision, Option<String>, Operat
     let env = Env::for_tests();
     let e = eval(policy, &env, action, &Context::default());
     let compiled = compile(policy, &env, 1).unwrap();
-    let v = table::decide(&compiled.table, action);
+    let v = table::decide(&compiled.table, action, &TableContext::default());
     let rule = v.rule.map(|i| compiled.rules[i as usize].id.clone());
     assert_eq!((v.decision, &rule, v.facet), (e.decision, &e.rule, e.facet.operation));
     (e.decision, e.rule, e.facet.operation, e.facet.end)

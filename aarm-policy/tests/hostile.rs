@@ -1,6 +1,6 @@
 //! Hostile input to everything that reads text: no panic, and an answer soon.
 
-use aarm_policy::{Action, Context, Glob, Policy};
+use aarm_policy::{Action, Context, Env, Glob, Policy, compile};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence};
 use std::time::{Duration, Instant};
@@ -34,8 +34,11 @@ proptest! {
         let word = serde_json::to_string(&word).unwrap();
         let text = format!(
             "{{apiVersion: {word}, kind: {word}, metadata: {{name: {word}, version: {word}}}, spec: {{mode: {word}, \
+             data: [{{label: {word}, level: {word}, on: {{read: {word}, receive: {{cidr: {word}}}}}}}], record: {{{word}: {word}}}, \
              agents: [{{exe: {word}, uid: {word}, cgroup: {word}}}], defaults: {{exec: {word}, {word}: DENY}}, \
              rules: [{{id: {word}, decision: {word}, classification: {word}, priority: {word}, reason: {word}, \
+             when: {{labels: {{any: {word}}}, level: {{at_most: {word}}}, elapsed: {{over: {word}}}, \
+             prior: {{operation: {word}, rule: {word}, within: {word}}}, rate: {{operation: {word}, over: {word}, per: {word}}}}}, \
              match: {{operation: {word}, path: {word}, cidr: {word}, port: {word}, uid: {word}, protocol: {word}, \
              family: {word}, type: {word}}}}}]}}, tests: [{{name: {word}, do: {{{word}: {word}}}, given: [{word}], \
              expect: {{decision: {word}, rule: {word}}}}}]}}"
@@ -64,6 +67,16 @@ fn large_documents_end_soon() {
     };
     let head = "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {name: p, version: \"1\"}\nspec:\n  rules:\n";
     let same_list = format!("[{}]", (0..500).map(|i| format!("/{i}")).collect::<Vec<_>>().join(","));
+    let mut conditions = head.to_owned();
+    for i in 0..512 {
+        let priors: Vec<String> = (0..16)
+            .map(|k| format!("{{operation: [connect, bind], count: {}, within: {}s}}", k + 1, i + 1))
+            .collect();
+        conditions.push_str(&format!(
+            "    - {{id: r{i}, match: {{operation: read}}, when: {{prior: [{}]}}, decision: DENY}}\n",
+            priors.join(",")
+        ));
+    }
     let mut shadow = head.to_owned();
     for i in 0..400 {
         shadow.push_str(&format!(
@@ -99,9 +112,12 @@ fn large_documents_end_soon() {
             .into_bytes(),
         ),
         ("shadowed rules", shadow.into_bytes()),
+        ("conditions", conditions.into_bytes()),
     ] {
         let start = Instant::now();
-        let _ = Policy::parse(&text[..text.len().min(size)]);
+        if let Ok(policy) = Policy::parse(&text[..text.len().min(size)]) {
+            let _ = compile(&policy, &Env::default(), 1).map(|c| c.report);
+        }
         let took = start.elapsed();
         println!("{name}: {took:?}");
         assert!(took < Duration::from_secs(20), "{name} took {took:?}");

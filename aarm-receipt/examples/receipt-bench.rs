@@ -6,7 +6,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use aarm_receipt::canonical::Encoded;
-use aarm_receipt::receipt::{Action, Decided, FileId, Identity, PolicyRef, Seq, SessionRef};
+use aarm_receipt::receipt::{Action, Decided, FileId, Identity, PolicyRef, Seen, Seq, SessionRef};
 use aarm_receipt::verify::verify_dir;
 use aarm_receipt::{Body, Common, Keys, LogWriter, Options, encode};
 
@@ -73,6 +73,7 @@ fn receipt(r: &Repeated, n: u64, out: &mut Vec<u8>) {
         flags: &[],
         identity,
         decision,
+        context: Seen::default(),
     };
     encode(&common, &Body::Action(action), out);
 }

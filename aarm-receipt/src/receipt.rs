@@ -9,6 +9,7 @@
 //! | `session` | of sessions | `id` in the kernel, `uuid` for ever |
 //! | `seq` | from the kernel | `cpu` and the number `n` of the event there |
 //! | `action` | action | tool (family), operation, object: what was attempted |
+//! | `context` | action | `labels` of the session when it was decided, what the action `adds`, history `conditions` that held (bits) |
 //! | `decision` | action | result, mode, rule, reason, cause, facet, policy (name, version, hash), time taken |
 //! | `identity` | of processes | human (a claim), user, process, program, agent (the session's first program) |
 //! | `outcome` | outcome | what became of an action, as far as it was observed |
@@ -44,6 +45,7 @@ pub const KINDS: &[&str] = &[
     "session_open",
     "start",
     "stop",
+    "summary",
 ];
 
 /// A session.
@@ -215,6 +217,21 @@ pub struct Action<'a> {
     pub identity: Identity<'a>,
     /// What was decided.
     pub decision: Decided<'a>,
+    /// What the session had seen.
+    pub context: Seen<'a>,
+}
+
+/// What a session had seen when an action was decided.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen<'a> {
+    /// Names of labels, by bit; at most 64.
+    pub names: &'a [String],
+    /// Labels it had.
+    pub labels: u64,
+    /// Labels that the action adds.
+    pub adds: u64,
+    /// History conditions of the policy that held, by their order.
+    pub conditions: u32,
 }
 
 /// What became of an action.
@@ -279,6 +296,13 @@ pub enum Body<'a> {
         status: Option<u32>,
         /// Who.
         identity: Identity<'a>,
+    },
+    /// Allowed actions that the policy has only counted, since the last summary of the session.
+    Summary {
+        /// Operations and how many.
+        counts: &'a [(&'a str, u64)],
+        /// The policy.
+        policy: PolicyRef<'a>,
     },
     /// Events that are missing.
     Gap {
@@ -409,18 +433,25 @@ fn seq(o: &mut Object<'_>, key: &'static str, seq: Option<Seq>) {
     }
 }
 
+/// Address families that have a name in receipts.
+const FAMILIES: &[(u16, &str)] = &[
+    (1, "unix"),
+    (2, "inet"),
+    (10, "inet6"),
+    (16, "netlink"),
+    (17, "packet"),
+    (38, "alg"),
+    (40, "vsock"),
+    (44, "xdp"),
+];
+
 fn family_name(family: u16) -> Option<&'static str> {
-    Some(match family {
-        1 => "unix",
-        2 => "inet",
-        10 => "inet6",
-        16 => "netlink",
-        17 => "packet",
-        38 => "alg",
-        40 => "vsock",
-        44 => "xdp",
-        _ => return None,
-    })
+    FAMILIES.iter().find(|(number, _)| *number == family).map(|(_, name)| *name)
+}
+
+/// The number (`AF_*`) of a family's name in receipts.
+pub fn family_number(name: &str) -> Option<u16> {
+    FAMILIES.iter().find(|(_, known)| *known == name).map(|(number, _)| *number)
 }
 
 fn network(o: &mut Object<'_>, n: &Network) {
@@ -463,7 +494,7 @@ fn hex(bytes: &[u8]) -> String {
 pub fn encode(c: &Common<'_>, body: &Body<'_>, out: &mut Vec<u8>) {
     let start = out.len();
     let mut o = Object::begin(out);
-    // Members in sorted order: action, boot_ns, decision, detail, host, identity, kind, outcome, seq,
+    // Members in sorted order: action, boot_ns, context, decision, detail, host, identity, kind, outcome, seq,
     // session, time, v.
     let (kind, who): (&str, Option<&Identity<'_>>) = match body {
         Body::Action(a) => {
@@ -474,6 +505,7 @@ pub fn encode(c: &Common<'_>, body: &Body<'_>, out: &mut Vec<u8>) {
         Body::SessionOpen { identity, .. } => ("session_open", Some(identity)),
         Body::SessionClose { .. } => ("session_close", None),
         Body::Process { identity, .. } => ("process", Some(identity)),
+        Body::Summary { .. } => ("summary", None),
         Body::Gap { .. } => ("gap", None),
         Body::Recovery { .. } => ("recovery", None),
         Body::Policy { .. } => ("policy", None),
@@ -482,6 +514,7 @@ pub fn encode(c: &Common<'_>, body: &Body<'_>, out: &mut Vec<u8>) {
     };
     o.number(key!("boot_ns"), c.boot_ns);
     if let Body::Action(a) = body {
+        context(&mut o, &a.context);
         decision(&mut o, &a.decision);
     } else {
         o.object(key!("detail"), |o| detail(o, body));
@@ -532,6 +565,35 @@ fn action(o: &mut Object<'_>, a: &Action<'_>) {
     });
 }
 
+/// Names of the labels in a mask.
+fn labels(out: &mut Vec<u8>, names: &[String], mask: u64) {
+    let mut first = true;
+    for bit in (0..64).filter(|bit| mask >> bit & 1 != 0) {
+        out.push(if first { b'[' } else { b',' });
+        first = false;
+        canonical::bytes(out, names.get(bit).map_or("?", String::as_str).as_bytes());
+    }
+    out.push(b']');
+}
+
+#[inline(always)]
+fn context(o: &mut Object<'_>, c: &Seen<'_>) {
+    if c.labels | c.adds | u64::from(c.conditions) == 0 {
+        return;
+    }
+    o.object(key!("context"), |o| {
+        if c.adds != 0 {
+            labels(o.key(key!("adds")), c.names, c.adds);
+        }
+        if c.conditions != 0 {
+            o.number(key!("conditions"), c.conditions.into());
+        }
+        if c.labels != 0 {
+            labels(o.key(key!("labels")), c.names, c.labels);
+        }
+    });
+}
+
 #[inline(always)]
 fn decision(o: &mut Object<'_>, d: &Decided<'_>) {
     o.object(key!("decision"), |o| {
@@ -578,6 +640,17 @@ fn detail(o: &mut Object<'_>, body: &Body<'_>) {
             o.number_if_any(key!("status"), status.map(u64::from));
             o.bytes(key!("what"), what.as_bytes());
         }
+        Body::Summary { counts, policy: p } => {
+            let out = o.key(key!("counts"));
+            for (i, (operation, n)) in counts.iter().enumerate() {
+                out.push(if i == 0 { b'{' } else { b',' });
+                canonical::bytes(out, operation.as_bytes());
+                out.push(b':');
+                canonical::number(out, *n);
+            }
+            out.push(b'}');
+            policy(o, p);
+        }
         Body::Gap { cpu, missing, why, detail } => {
             o.number_if_any(key!("cpu"), cpu.map(u64::from));
             o.bytes_if_any(key!("found"), cut(detail));
@@ -623,7 +696,7 @@ pub enum ParseError {
 /// Members that each kind has, sorted, and whether it may be without them.
 fn members(kind: &str) -> impl Iterator<Item = (&'static str, bool)> {
     let of_kind: &[&str] = match kind {
-        "action" => &["action", "decision", "identity"],
+        "action" => &["action", "context", "decision", "identity"],
         "outcome" => &["detail", "identity", "outcome"],
         "session_open" | "process" => &["detail", "identity"],
         _ => &["detail"],
@@ -631,6 +704,7 @@ fn members(kind: &str) -> impl Iterator<Item = (&'static str, bool)> {
     [
         ("action", false),
         ("boot_ns", false),
+        ("context", true),
         ("decision", false),
         ("detail", false),
         ("host", false),
@@ -644,7 +718,7 @@ fn members(kind: &str) -> impl Iterator<Item = (&'static str, bool)> {
     ]
     .into_iter()
     .filter(move |(m, _)| {
-        !["action", "decision", "detail", "identity", "outcome"].contains(m) || of_kind.contains(m)
+        !["action", "context", "decision", "detail", "identity", "outcome"].contains(m) || of_kind.contains(m)
     })
 }
 
@@ -661,7 +735,7 @@ fn absent_is_left_out(value: &serde_json::Value) -> bool {
         Value::Array(items) => items.iter().all(absent_is_left_out),
         Value::Object(members) => members.iter().all(|(key, v)| match v {
             Value::String(text) => !text.is_empty() || !MAY_BE_ABSENT.contains(&key.as_str()),
-            Value::Array(items) if items.is_empty() => key != "flags",
+            Value::Array(items) if items.is_empty() => !["adds", "flags", "labels"].contains(&key.as_str()),
             v => absent_is_left_out(v),
         }),
         _ => true,
@@ -737,6 +811,7 @@ mod tests {
                 policy,
                 took_ns: 3,
             },
+            context: Seen { names: &[], labels: 5, adds: 2, conditions: 1 },
         })
     }
 
@@ -781,6 +856,7 @@ mod tests {
             Body::Recovery { why: "torn", bytes_cut: 7 },
             Body::Policy { policy: p, file: b"/f", mode: "enforce", rules: 3 },
             Body::Start { version: "1", kernel: "6.1", adopted: false },
+            Body::Summary { counts: &[("create", 2), ("open_read", 7)], policy: p },
             Body::Stop { version: "1" },
         ];
         let mut seen = Vec::new();

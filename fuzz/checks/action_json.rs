@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use aarm_policy::{Action, Compiled, Context, Env, Policy, compile, eval, table};
+use aarm_policy::{Action, Compiled, Context, Env, Policy, compile, eval, table, table::TableContext};
 
 /// Longer inputs are not looked at.
 pub const MAX_INPUT: usize = 32 << 10;
@@ -37,7 +37,7 @@ pub fn check(input: &[u8]) {
     assert_eq!(Action::from_json(&text).as_ref(), Ok(&action), "{}", String::from_utf8_lossy(&text));
     let (policy, compiled) = &*POLICY;
     let by_eval = eval(policy, &Env::for_tests(), &action, &Context::default());
-    let by_table = table::decide(&compiled.table, &action);
+    let by_table = table::decide(&compiled.table, &action, &TableContext::of(policy, &Context::default()));
     let rule = by_table.rule.map(|r| compiled.rules[r as usize].id.as_str());
     assert_eq!(
         (by_eval.decision, by_eval.rule.as_deref(), by_eval.facet.operation),

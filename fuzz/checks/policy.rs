@@ -3,7 +3,10 @@
 //! Included by the fuzz target and by the test that replays its corpus.
 
 use aarm_common::Operation;
-use aarm_policy::{Action, Code, Context, Diagnostic, Env, MAX_DIAGNOSTICS, Policy, compile, eval, table};
+use aarm_policy::{
+    Action, Code, Context, Diagnostic, Env, MAX_DIAGNOSTICS, Policy, compile, eval, table,
+    table::TableContext,
+};
 
 /// Longer inputs are not looked at: the compiler's cost grows with them, and they show nothing new.
 pub const MAX_INPUT: usize = 32 << 10;
@@ -29,7 +32,8 @@ pub fn check(input: &[u8]) {
     assert_eq!(compiled.rules.len(), policy.rules().len());
     for (i, action) in policy.tests().iter().map(|t| t.action.clone()).chain(actions()).enumerate() {
         let by_eval = eval(&policy, &env, &action, &Context::default());
-        let by_table = table::decide(&compiled.table, &action);
+        let by_table =
+            table::decide(&compiled.table, &action, &TableContext::of(&policy, &Context::default()));
         let rule = by_table.rule.map(|r| compiled.rules[r as usize].id.as_str());
         assert_eq!(
             (by_eval.decision, by_eval.rule.as_deref(), by_eval.facet.operation),

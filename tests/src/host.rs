@@ -31,7 +31,7 @@ pub fn document(name: &str, mode: &str, agents: &str, rules: &str) -> String {
     };
     format!(
         "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata:\n  name: {name}\n  version: \"1\"\nspec:\n  mode: {mode}\n{}  \
-         defaults: {{ exec: ALLOW, read: ALLOW, write: ALLOW, network: ALLOW }}\n{}",
+         defaults: {{ exec: ALLOW, read: ALLOW, write: ALLOW, network: ALLOW, process: ALLOW, privileged: ALLOW }}\n{}",
         section("agents", agents),
         section("rules", rules)
     )
@@ -219,6 +219,12 @@ impl Host {
 
     /// Runs a command under supervision, with options of `aarm run`; waits for its session to be closed.
     pub fn run(&self, options: &[&str], command: &[&str]) -> Result<Attempt> {
+        let (status, output, session) = self.run_only(options, command)?;
+        Ok(Attempt { status, output, receipts: self.session_receipts(&session)? })
+    }
+
+    /// Runs a command under supervision. Its status, its output, and the session it was in.
+    pub fn run_only(&self, options: &[&str], command: &[&str]) -> Result<(i32, String, String)> {
         let session = self.path("session");
         let _ = std::fs::remove_file(&session);
         let mut c = Command::new(AARM);
@@ -233,8 +239,20 @@ impl Host {
         let id = std::fs::read_to_string(&session).with_context(|| {
             format!("the command was not run (status {status}): {output}\n{}", self.log())
         })?;
-        let receipts = self.session_receipts(id.trim())?;
-        Ok(Attempt { status, output, receipts })
+        Ok((status, output, id.trim().to_owned()))
+    }
+
+    /// Makes sure that the daemon runs, whatever was done to it.
+    pub fn revive(&mut self) -> Result<()> {
+        self.signal(libc::SIGCONT);
+        // A signal that is on its way has arrived by then.
+        std::thread::sleep(Duration::from_millis(100));
+        let ended = self.child.as_mut().is_none_or(|c| !matches!(c.try_wait(), Ok(None)));
+        if ended {
+            self.child = None;
+            self.launch()?;
+        }
+        Ok(())
     }
 
     /// The receipts of a session, once it is closed.

@@ -119,6 +119,9 @@ pub fn all(release: bool, debug_log: bool) -> Result<Built> {
     eprintln!("building static binaries ({})", if release { "release" } else { "debug" });
     let mut cargo = static_build(release, &objects);
     cargo.args(["-p", "aarm-agent", "-p", "aarm-vm-tests", "--bins"]);
+    if debug_log {
+        cargo.args(["--features", "aarm-agent/debug-log"]);
+    }
     run(&mut cargo).context("building the static binaries")?;
     let dir = cache::target().join(TARGET).join(if release { "release" } else { "debug" });
     eprintln!("built {}", dir.join("aarm-agent").display());

@@ -40,6 +40,9 @@ pub struct VmArgs {
     /// Boot without `bpf` among the security modules.
     #[arg(long, requires = "no_agent")]
     no_bpf: bool,
+    /// Kernel programs that log, into the daemon's log.
+    #[arg(long)]
+    debug_log: bool,
     /// Count one instruction as one nanosecond, on one CPU: measurements repeat exactly.
     #[arg(long)]
     icount: bool,
@@ -296,7 +299,7 @@ fn tail(console: &std::path::Path) -> String {
 
 /// `cargo xtask vm`.
 pub fn command(args: VmArgs) -> Result<u8> {
-    let built = build::all(true, false)?;
+    let built = build::all(true, args.debug_log)?;
     let add = args
         .add
         .iter()

@@ -291,8 +291,11 @@ async fn register(
 ) -> Answer<Response> {
     let r: RegisterRequest = body(&bytes)?;
     let bad = |m: &str| Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, m, None);
-    if [&r.intent, &r.human].into_iter().flatten().any(|t| t.len() > TEXT_MAX) {
-        return Err(bad("intent and human have at most 4,096 bytes"));
+    if r.intent.as_ref().is_some_and(|t| t.len() > TEXT_MAX) {
+        return Err(bad("an intent has at most 4,096 bytes"));
+    }
+    if r.human.as_ref().is_some_and(|t| t.len() > HUMAN_MAX) {
+        return Err(bad("a human's name has at most 256 bytes"));
     }
     let policy = match (r.policy, r.policy_text) {
         (Some(_), Some(_)) => return Err(bad("give either policy or policy_text")),

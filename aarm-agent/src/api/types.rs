@@ -28,7 +28,9 @@ pub const SOCKET: &str = "/run/aarm/aarm.sock";
 pub const SOCKET_ENV: &str = "AARM_SOCKET";
 /// Most bytes of a request body.
 pub const BODY_MAX: usize = 1 << 20;
-/// Most bytes of an intent or of a human's name.
+/// Most bytes of a human's name: it is in every receipt of the session.
+pub const HUMAN_MAX: usize = 256;
+/// Most bytes of an intent.
 pub const TEXT_MAX: usize = 4096;
 /// Most receipts one `GET /v1/receipts` returns; also the value without `limit`.
 pub const RECEIPTS_MAX: u64 = 1_000_000;

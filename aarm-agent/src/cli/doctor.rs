@@ -421,7 +421,7 @@ mod tests {
         let (mut out, bytes) = Output::memory(false);
         print(&report, &mut out).unwrap();
         let text = String::from_utf8(bytes.lock().unwrap().clone()).unwrap();
-        assert!(text.contains("can enforce here:\n  exec     exec mmap_exec\n"), "{text}");
+        assert!(text.contains("can enforce here:\n  exec     exec mmap_exec mprotect_exec\n"), "{text}");
     }
 
     #[test]

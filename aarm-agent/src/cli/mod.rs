@@ -11,6 +11,7 @@ mod completions;
 mod doctor;
 mod escape;
 mod exit;
+mod explain;
 mod files;
 mod output;
 mod policy;
@@ -68,6 +69,7 @@ enum Command {
     Sessions(sessions::SessionsArgs),
     Watch(watch::WatchArgs),
     Receipts(receipts::ReceiptsArgs),
+    Explain(explain::ExplainArgs),
     Verify(verify::VerifyArgs),
     Doctor(doctor::DoctorArgs),
     Policy(policy::PolicyArgs),
@@ -103,6 +105,7 @@ fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Sessions(args) => sessions::run(&args, global, &mut out),
         Command::Watch(args) => watch::run(&args, global, &mut out),
         Command::Receipts(args) => receipts::run(&args, global, &mut out),
+        Command::Explain(args) => explain::run(&args, &mut out),
         Command::Verify(args) => verify::run(&args, &mut out),
         Command::Doctor(args) => doctor::run(&args, global, &mut out),
         Command::Policy(args) => policy::run(&args, global, &mut out),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use aarm_common::event::{Event, Kind as EventKind};
 use aarm_common::limits::SESSIONS;
 use aarm_common::op::Decision;
-use aarm_common::state::{SESSION_ENDED, Stat, session_id, session_slot};
+use aarm_common::state::{SESSION_ENDED, SESSION_INHERITS, Stat, session_id, session_slot};
 use aarm_receipt::canonical::Encoded;
 use aarm_receipt::receipt::{Identity, Seq};
 use aarm_receipt::{Body, Common};
@@ -36,6 +36,10 @@ const TURN: usize = BATCH_RECEIPTS;
 pub const COMMANDS: usize = 64;
 /// Housekeeping.
 const TICK: Duration = Duration::from_millis(500);
+/// Between summaries of what is only counted.
+const SUMMARY: Duration = Duration::from_secs(10);
+/// How long the end of the daemon waits for a log that takes nothing.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// Exec decisions remembered until their outcome.
 const EXECS_MAX: usize = 4096;
 
@@ -208,6 +212,7 @@ pub struct Core {
     /// Added to the metric at the end of a turn.
     decided: prometheus::local::LocalHistogram,
     told_lost: u64,
+    summarized: std::time::Instant,
     dirty: bool,
 }
 
@@ -225,7 +230,12 @@ impl Core {
     /// `first` writes what the log must say before anything else.
     pub fn begin(p: Parts, first: impl FnOnce(&mut Self)) -> Result<Self, PolicyError> {
         let records: &[_] = if p.adopted { &p.snapshot.policies } else { &[] };
-        let policies = Policies::new(&p.policies, records, p.snapshot.next_generation);
+        let policies = Policies::new(
+            &p.policies,
+            records,
+            p.snapshot.next_generation,
+            if p.adopted { p.snapshot.labels.clone() } else { Vec::new() },
+        );
         let gaps = if p.adopted { GapTracker::adopted(&p.recorded.next) } else { GapTracker::fresh() };
         let batch = p.pool.take();
         let decided = p.metrics.decision.local();
@@ -239,6 +249,7 @@ impl Core {
             execs: std::collections::HashMap::default(),
             decided,
             told_lost: 0,
+            summarized: std::time::Instant::now(),
             dirty: true,
         };
         first(&mut core);
@@ -433,10 +444,17 @@ impl Core {
             }
             self.flush().await;
         }
-        self.drain().await;
-        let version = env!("CARGO_PKG_VERSION");
-        self.system(&Body::Stop { version });
-        self.flush().await;
+        let last = async {
+            self.drain().await;
+            let version = env!("CARGO_PKG_VERSION");
+            self.system(&Body::Stop { version });
+            self.flush().await;
+        };
+        if tokio::time::timeout(FAREWELL, last).await.is_err() {
+            tracing::error!(
+                "the log takes no more; what it has not taken waits in the kernel for the next daemon"
+            );
+        }
         self.store(true);
         Ok(())
     }
@@ -529,11 +547,12 @@ impl Core {
         }
         let session = self.sessions.get(id);
         let policy = self.policies.generation(e.header.policy);
+        let labels = self.policies.labels();
         let owner = session.map_or(NO_OWNER, |s| s.uid);
         let decision = e.decision as u8;
         let (clock, host) = (self.clock, &self.p.host);
         self.batch.push(owner, id, e.header.time_ns, decision, Kind::Action, |out| {
-            record::action(e, clock, host, session, policy, out);
+            record::action(e, clock, host, session, policy, labels, out);
         });
     }
 
@@ -612,7 +631,13 @@ impl Core {
 
     /// The last process of a session ended.
     fn ended(&mut self, id: u64, event: Option<&Event<'_>>) {
+        self.summarize(id);
         let slot = session_slot(id);
+        if self.p.kernel.session(slot).is_ok_and(|s| s.flags & SESSION_INHERITS != 0)
+            && let Err(e) = self.p.kernel.forget_inherited(id)
+        {
+            tracing::warn!("files that session {id:016x} held open: {e}");
+        }
         let refused = self.p.kernel.session(slot).map_or(0, |s| s.refused);
         let Some(s) = self.sessions.remove(id) else {
             // Unknown to us (begun and ended under a daemon that left no record): still a receipt.
@@ -648,6 +673,38 @@ impl Core {
         self.dirty = true;
     }
 
+    /// Writes what a session was allowed and is only counted, since the last time.
+    fn summarize(&mut self, id: u64) {
+        let Some(s) = self.sessions.get_mut(id) else { return };
+        let Ok(now) = self.p.kernel.session(session_slot(id)) else { return };
+        let mut counts = Vec::new();
+        for op in aarm_common::Operation::ALL {
+            let (n, told) = (now.summary[*op as usize], &mut s.summary_told[*op as usize]);
+            if n > *told {
+                counts.push((op.name(), n - *told));
+                s.counts.allow += n - *told;
+                *told = n;
+            }
+        }
+        if counts.is_empty() {
+            return;
+        }
+        // As canonical JSON has them.
+        counts.sort_unstable();
+        let boot_ns = crate::kernel::boot_ns();
+        let common = Common {
+            time_ns: self.clock.unix(boot_ns),
+            boot_ns,
+            host: &self.p.host,
+            session: Some(Cow::Borrowed(&s.encoded)),
+            seq: None,
+        };
+        let body = Body::Summary { counts: &counts, policy: record::policy_ref(&s.policy) };
+        self.batch
+            .push(s.uid, id, boot_ns, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
+        self.dirty = true;
+    }
+
     fn recycle(&mut self, slot: u32) {
         if let Err(e) = self.p.kernel.recycle(slot) {
             tracing::error!("session slot {slot} cannot be used again: {e}");
@@ -674,6 +731,11 @@ impl Core {
                 }
             }
             Err(e) => tracing::warn!("kernel counters: {e}"),
+        }
+        if self.summarized.elapsed() >= SUMMARY {
+            self.summarized = std::time::Instant::now();
+            let live: Vec<u64> = self.sessions.iter().map(|s| s.id).collect();
+            live.into_iter().for_each(|id| self.summarize(id));
         }
         if self.gaps.has_holes() {
             let mut found: Vec<Gap> = Vec::new();
@@ -761,6 +823,7 @@ impl Core {
             seq_next: self.gaps.next(),
             sessions,
             policies,
+            labels: self.policies.labels().to_vec(),
         };
         if let Err(e) = snapshot.store(&self.p.state) {
             tracing::error!("state is not kept: {e}");

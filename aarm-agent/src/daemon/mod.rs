@@ -11,6 +11,7 @@ pub mod config;
 pub mod core;
 pub mod gaps;
 pub mod host;
+pub mod links;
 pub mod lock;
 pub mod notify;
 pub mod policies;

@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use aarm_common::limits::{AGENT_SELECTORS, AGENTS_SLOT, POLICY_SLOTS};
+use aarm_common::limits::{AGENT_SELECTORS, AGENTS_SLOT, MAX_LABELS, POLICY_SLOTS};
+use aarm_common::policy::Policy as Table;
 use aarm_policy::{AgentEntry, Compiled, Env, Mode, Policy, compile, compile_agents};
 use aarm_receipt::canonical::Encoded;
 
 use super::host;
+use super::links;
 use super::port::KernelPort;
 use super::record::policy_ref;
 use super::snapshot::PolicyRecord;
@@ -42,6 +44,11 @@ pub enum PolicyError {
         /// Why.
         source: std::io::Error,
     },
+    /// The policies in force have more labels than sessions can carry.
+    #[error(
+        "label `{0}`: all policies together have more than {MAX_LABELS} labels; those of former ones count until the host restarts"
+    )]
+    TooManyLabels(String),
     /// All slots are taken.
     #[error("{} policies are in use, the most this version can hold: end sessions under old ones", POLICY_SLOTS - 1)]
     NoSlot,
@@ -112,6 +119,8 @@ pub struct Policies {
     /// The documents behind the loaded files, for agent selectors.
     documents: Vec<(u32, Policy)>,
     next_generation: u32,
+    /// Names of labels, by bit: one numbering for all policies, because labels pass from session to session.
+    labels: Vec<String>,
     /// What the agents matcher was last made of, to see changes of cgroups.
     agents: Vec<(u32, Vec<aarm_policy::CgroupId>)>,
 }
@@ -164,7 +173,7 @@ fn parse(file: &str, text: &[u8]) -> Result<Document, PolicyError> {
 
 impl Policies {
     /// No policies yet; `records` are compilations that a former daemon left in the kernel.
-    pub fn new(dir: &Path, records: &[PolicyRecord], next_generation: u32) -> Self {
+    pub fn new(dir: &Path, records: &[PolicyRecord], next_generation: u32, labels: Vec<String>) -> Self {
         let label = |r: &PolicyRecord| PolicyLabel {
             name: r.name.clone(),
             version: r.version.clone(),
@@ -195,6 +204,7 @@ impl Policies {
             loaded,
             documents: Vec::new(),
             next_generation: next_generation.max(1),
+            labels,
             agents: Vec::new(),
         }
     }
@@ -219,6 +229,36 @@ impl Policies {
             })
             .collect();
         (records, self.next_generation)
+    }
+
+    /// Names of labels, by bit.
+    #[inline]
+    pub fn labels(&self) -> &[String] {
+        &self.labels
+    }
+
+    /// Gives the labels of a compiled table the numbers they have for all policies.
+    fn number_labels(&mut self, compiled: &Compiled) -> Result<Box<Table>, PolicyError> {
+        let mut bits = Vec::new();
+        for label in &compiled.labels {
+            let at = self.labels.iter().position(|name| *name == label.name);
+            let bit = match at {
+                Some(bit) => bit,
+                None if self.labels.len() < MAX_LABELS => {
+                    self.labels.push(label.name.clone());
+                    self.labels.len() - 1
+                }
+                None => return Err(PolicyError::TooManyLabels(label.name.clone())),
+            };
+            bits.push(bit);
+        }
+        let global = |mask: u64| {
+            bits.iter().enumerate().filter(|(i, _)| mask >> i & 1 != 0).fold(0u64, |m, (_, bit)| m | 1 << bit)
+        };
+        let mut table = compiled.table.clone();
+        table.data_labels.iter_mut().for_each(|mask| *mask = global(*mask));
+        table.labels.iter_mut().for_each(|c| c.mask = global(c.mask));
+        Ok(table)
     }
 
     /// All compilations in the kernel.
@@ -316,12 +356,16 @@ impl Policies {
         &mut self,
         kernel: &mut dyn KernelPort,
         policy: &Policy,
+        env: &Env,
         file: &str,
         compiled: &Compiled,
     ) -> Result<u32, PolicyError> {
         let slot = self.free_slot()?;
-        kernel.load_policy(slot, &compiled.table)?;
-        let generation = compiled.table.generation;
+        let table = self.number_labels(compiled)?;
+        let generation = table.generation;
+        let linked = links::find(policy, env, &table);
+        kernel.remember_links(generation, &linked)?;
+        kernel.load_policy(slot, &table)?;
         self.loaded.push(Loaded {
             label: label(policy),
             encoded: policy_ref(&label(policy)).encoded(),
@@ -389,7 +433,7 @@ impl Policies {
                 current.push((*slot, d.policy));
                 continue;
             }
-            let generation = match self.place(kernel, &d.policy, &d.file, c) {
+            let generation = match self.place(kernel, &d.policy, &env, &d.file, c) {
                 Ok(g) => g,
                 Err(e) => {
                     // What was placed just now serves nobody yet.
@@ -472,7 +516,7 @@ impl Policies {
         let generation = self.take_generation();
         let compiled = compile(&document.policy, &env, generation)
             .map_err(|d| PolicyError::Invalid(diagnostics(file, d)))?;
-        let generation = self.place(kernel, &document.policy, "-", &compiled)?;
+        let generation = self.place(kernel, &document.policy, &env, "-", &compiled)?;
         let slot = self.loaded.last().map_or(AGENTS_SLOT, |l| l.slot);
         Ok((slot, generation))
     }
@@ -490,12 +534,15 @@ impl Policies {
             match (idle, l.resting) {
                 (false, _) => l.resting = None,
                 (true, None) => l.resting = Some(now),
-                (true, Some(since)) if now.duration_since(since) >= QUARANTINE => freed.push(l.slot),
+                (true, Some(since)) if now.duration_since(since) >= QUARANTINE => {
+                    freed.push((l.slot, l.generation));
+                }
                 (true, Some(_)) => {}
             }
         }
-        for slot in freed {
+        for (slot, generation) in freed {
             kernel.clear_policy(slot)?;
+            kernel.forget_links(generation)?;
             self.loaded.retain(|l| l.slot != slot);
         }
         Ok(())

@@ -4,10 +4,10 @@
 
 use std::os::fd::{BorrowedFd, RawFd};
 
-use aarm_common::policy::Policy;
+use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{STATS, Session};
 
-use crate::kernel::{EventSource, Kernel, KernelError, Ring};
+use crate::kernel::{EventSource, Kernel, KernelError, Linked, Ring};
 
 /// Tables, sessions and counters.
 pub trait KernelPort: Send {
@@ -27,6 +27,12 @@ pub trait KernelPort: Send {
     fn recycle(&mut self, slot: u32) -> Result<(), KernelError>;
     /// See [`Kernel::session_of`].
     fn session_of(&self, pidfd: BorrowedFd<'_>) -> Result<Option<u64>, KernelError>;
+    /// See [`Kernel::remember_links`].
+    fn remember_links(&mut self, generation: u32, found: &[(Linked, Hits)]) -> Result<(), KernelError>;
+    /// See [`Kernel::forget_links`].
+    fn forget_links(&mut self, generation: u32) -> Result<(), KernelError>;
+    /// See [`Kernel::forget_inherited`].
+    fn forget_inherited(&mut self, session: u64) -> Result<(), KernelError>;
     /// See [`Kernel::stats`].
     fn stats(&self) -> Result<[u64; STATS], KernelError>;
 }
@@ -86,6 +92,18 @@ impl KernelPort for Kernel {
 
     fn session_of(&self, pidfd: BorrowedFd<'_>) -> Result<Option<u64>, KernelError> {
         Self::session_of(self, pidfd)
+    }
+
+    fn remember_links(&mut self, generation: u32, found: &[(Linked, Hits)]) -> Result<(), KernelError> {
+        Self::remember_links(self, generation, found)
+    }
+
+    fn forget_links(&mut self, generation: u32) -> Result<(), KernelError> {
+        Self::forget_links(self, generation)
+    }
+
+    fn forget_inherited(&mut self, session: u64) -> Result<(), KernelError> {
+        Self::forget_inherited(self, session)
     }
 
     fn stats(&self) -> Result<[u64; STATS], KernelError> {

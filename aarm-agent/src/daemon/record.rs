@@ -10,7 +10,7 @@ use aarm_common::event::{self, Event};
 use aarm_common::op::Decision;
 use aarm_receipt::canonical::Encoded;
 use aarm_receipt::receipt::{
-    Action, Decided, FileId, Identity, Network, Outcome, PolicyRef, Seq, SessionRef,
+    Action, Decided, FileId, Identity, Network, Outcome, PolicyRef, Seen, Seq, SessionRef,
 };
 use aarm_receipt::{Body, Common};
 
@@ -88,12 +88,16 @@ pub fn identity<'a>(e: &'a Event<'_>, session: Option<&'a Session>) -> Identity<
     }
 }
 
-/// The flags of an event by name, sorted. At most six.
-fn flags(e: &Event<'_>, names: &mut [&'static str; 6]) -> usize {
-    let known: [(u16, &'static str); 5] = [
+/// The flags of an event by name, sorted. At most nine.
+fn flags(e: &Event<'_>, names: &mut [&'static str; 9]) -> usize {
+    let known: [(u16, &'static str); 9] = [
         (event::FLAG_ABSTRACT, "abstract"),
+        (event::FLAG_ALIAS, "alias"),
         (event::FLAG_ALSO_READ, "also_read"),
+        (event::FLAG_DIRECTORY, "directory"),
         (event::FLAG_EXCHANGE, "exchange"),
+        (event::FLAG_INHERITED, "inherited"),
+        (event::FLAG_LINKED, "linked"),
         (event::FLAG_PATH_CUT, "path_cut"),
         (event::FLAG_UNLINKED, "unlinked"),
     ];
@@ -138,9 +142,10 @@ pub fn action(
     host: &Encoded,
     session: Option<&Session>,
     policy: Option<&Loaded>,
+    labels: &[String],
     out: &mut Vec<u8>,
 ) {
-    let mut names = [""; 6];
+    let mut names = [""; 9];
     let n = flags(e, &mut names);
     let rule = e.rule.and_then(|r| policy.and_then(|p| p.rules.get(r as usize)));
     // A rule, or a whole policy, that no record tells of: the kernel has it from a former daemon.
@@ -169,6 +174,12 @@ pub fn action(
             reason: rule.and_then(|r| r.reason.as_deref()),
             policy: policy.map_or(&nothing, |p| &p.encoded),
             took_ns: e.header.took_ns,
+        },
+        context: Seen {
+            names: labels,
+            labels: e.header.labels,
+            adds: e.header.adds,
+            conditions: e.header.conditions,
         },
     });
     aarm_receipt::encode(&common(e, clock, host, session), &body, out);

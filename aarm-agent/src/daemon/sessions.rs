@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use aarm_common::limits::SESSIONS;
+use aarm_common::op::OPERATIONS;
 use aarm_common::state::session_slot;
 
 use aarm_receipt::canonical::Encoded;
@@ -106,6 +107,8 @@ pub struct Session {
     pub counts: ActionCounts,
     /// Refused actions that receipts tell of.
     pub refused_told: u64,
+    /// Allowed actions that were only counted and that summaries tell of, by operation.
+    pub summary_told: Box<[u64; OPERATIONS]>,
     /// Processes by id.
     pub processes: Processes,
 }
@@ -130,6 +133,7 @@ impl Session {
             started_ns: 0,
             counts: ActionCounts::default(),
             refused_told: 0,
+            summary_told: Box::new([0; OPERATIONS]),
             processes: Processes::default(),
         }
     }

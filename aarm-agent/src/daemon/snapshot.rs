@@ -19,7 +19,7 @@ use bincode::{Decode, Encode};
 /// Largest payload, in bytes. A thousand sessions with the longest texts fit.
 pub const SNAPSHOT_MAX: usize = 32 << 20;
 /// Version of the payload.
-pub const SNAPSHOT_VERSION: u32 = 1;
+pub const SNAPSHOT_VERSION: u32 = 2;
 const MAGIC: &[u8; 8] = b"AARMSNAP";
 const HEADER: usize = 20;
 const FILE: &str = "snapshot";
@@ -74,6 +74,8 @@ pub struct Snapshot {
     pub sessions: Vec<SessionRecord>,
     /// Compilations in the kernel.
     pub policies: Vec<PolicyRecord>,
+    /// Names of labels, by bit.
+    pub labels: Vec<String>,
 }
 
 /// One session.
@@ -252,6 +254,7 @@ mod tests {
                 intent: Some("fix the build".into()),
                 ..SessionRecord::default()
             }],
+            labels: vec!["SECRET".into()],
             policies: vec![PolicyRecord {
                 slot: 1,
                 rules: vec![("no-keys".into(), Some("why".into())), ("x".into(), None)],

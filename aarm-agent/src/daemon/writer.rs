@@ -129,7 +129,7 @@ impl Writer {
                 }
             };
             if let Some(batch) = next {
-                self.append(batch)?;
+                self.append(batch, &batches)?;
             }
             let due = self.oldest.is_some_and(|t| t.elapsed() >= self.rhythm.sync);
             let urgent = self.waiting.iter().any(|b| !b.waiters.is_empty());
@@ -158,7 +158,7 @@ impl Writer {
         if self.log.size() > self.log.signed() { self.rhythm.checkpoint } else { self.rhythm.heartbeat }
     }
 
-    fn append(&mut self, mut batch: Batch) -> Result<(), LogError> {
+    fn append(&mut self, mut batch: Batch, more: &mpsc::Receiver<Batch>) -> Result<(), LogError> {
         batch.first_index = self.log.size();
         for (entry, bytes) in batch.iter() {
             let weighty = is_weighty(entry.decision) || entry.kind == Kind::System;
@@ -166,6 +166,8 @@ impl Writer {
             loop {
                 match self.log.append(bytes, weighty) {
                     Ok(_) => break,
+                    // Whoever waits for the end of the daemon does not wait for room: the events stay in the ring.
+                    Err(e @ LogError::NoSpace { .. }) if more.is_closed() => return Err(e),
                     Err(e @ LogError::NoSpace { .. }) => {
                         self.is_full(&e);
                         waited = true;

@@ -5,6 +5,8 @@
 //! Must never: hold session meaning (names, intent, receipts); that is the daemon's.
 
 pub mod btf;
+#[cfg(feature = "debug-log")]
+mod debug_log;
 mod error;
 mod events;
 mod offsets;
@@ -19,11 +21,12 @@ use std::path::PathBuf;
 
 use aarm_common::ABI_VERSION;
 use aarm_common::limits::{POLICY_SLOTS, SESSIONS};
-use aarm_common::policy::Policy;
+use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{
-    Config, SESSION_ENDED, STATS, Session, TASK_COUNTED, Task, session_id, session_slot,
+    Config, Cpu, Inherited, InheritedKey, LinkedKey, SESSION_ENDED, STATS, Session, Stat, TASK_COUNTED, Task,
+    session_id, session_slot,
 };
-use aya::maps::{Array, Map, MapData, MapError, Queue};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, Queue};
 use aya::{Btf, EbpfLoader};
 
 pub use error::KernelError;
@@ -49,6 +52,23 @@ impl Default for KernelOptions {
     }
 }
 
+/// A file with several links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Linked {
+    /// Inode number.
+    pub ino: u64,
+    /// Device, as the kernel has it.
+    pub dev: u32,
+}
+
+/// [`Hits`] as a map's value.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct LinkHits(Hits);
+
+// SAFETY: repr(C), made of integers only.
+unsafe impl aya::Pod for LinkHits {}
+
 /// The running kernel side.
 pub struct Kernel {
     adopted: bool,
@@ -57,7 +77,9 @@ pub struct Kernel {
     free: Queue<MapData, u32>,
     policies: Array<MapData, Policy>,
     config: Array<MapData, Config>,
-    stats: MapData,
+    links: HashMap<MapData, LinkedKey, LinkHits>,
+    inherited: HashMap<MapData, InheritedKey, Inherited>,
+    counters: MapData,
     /// CPUs that may come, which per-CPU maps have values for.
     cpus: usize,
     events: Option<EventSource>,
@@ -107,8 +129,9 @@ impl Kernel {
             });
         }
         let ready = found.is_some_and(|c| c.abi == u32::from(ABI_VERSION));
-        let adopted = ready && found.is_some_and(|c| c.object == object) && pins.links_complete();
-        let loaded = if adopted { None } else { Some(load(&pins, options.object)?) };
+        let types = btf::Btf::of_kernel()?;
+        let adopted = ready && found.is_some_and(|c| c.object == object) && pins.links_complete(&types);
+        let loaded = if adopted { None } else { Some(load(&pins, options.object, &types)?) };
         let mut kernel = Self {
             adopted: ready,
             tasks: open(&pins, "TASKS")?,
@@ -116,7 +139,10 @@ impl Kernel {
             free: Queue::try_from(Map::Queue(open(&pins, "FREE_SLOTS")?)).map_err(map_error("FREE_SLOTS"))?,
             policies: Array::try_from(Map::Array(open(&pins, "POLICIES")?)).map_err(map_error("POLICIES"))?,
             config: Array::try_from(Map::Array(open(&pins, "CONFIG")?)).map_err(map_error("CONFIG"))?,
-            stats: open(&pins, "STATS")?,
+            links: HashMap::try_from(Map::HashMap(open(&pins, "LINKED")?)).map_err(map_error("LINKED"))?,
+            inherited: HashMap::try_from(Map::HashMap(open(&pins, "INHERITED")?))
+                .map_err(map_error("INHERITED"))?,
+            counters: open(&pins, "CPU")?,
             cpus: aya::util::nr_cpus().map_err(|(what, e)| KernelError::io(what)(e))?.max(1),
             events: Some(EventSource::open(open(&pins, "EVENTS")?)?),
         };
@@ -124,11 +150,17 @@ impl Kernel {
             kernel.fill_free_slots()?;
         }
         if let Some(object) = loaded {
-            attach(&pins, object)?;
+            attach(&pins, object, &types)?;
         }
         let agents = found.map_or(0, |c| c.agents);
-        let config =
-            Config { abi: u32::from(ABI_VERSION), agents, daemon: std::process::id(), reserved: 0, object };
+        let mount_namespace = host_mount_namespace()?;
+        let config = Config {
+            abi: u32::from(ABI_VERSION),
+            agents,
+            daemon: std::process::id(),
+            mount_namespace,
+            object,
+        };
         kernel.config.set(0, config, 0).map_err(map_error("CONFIG"))?;
         Ok(kernel)
     }
@@ -218,14 +250,43 @@ impl Kernel {
         Ok(task.map(|t| t.session).filter(|id| *id != 0 && (session_slot(*id) as usize) < SESSIONS))
     }
 
+    /// Tells the programs which globs other names of files satisfy, under one compilation of a policy.
+    pub fn remember_links(&mut self, generation: u32, found: &[(Linked, Hits)]) -> Result<(), KernelError> {
+        for (file, hits) in found {
+            let key = LinkedKey { ino: file.ino, dev: file.dev, generation };
+            self.links.insert(key, LinkHits(*hits), 0).map_err(map_error("LINKED"))?;
+        }
+        Ok(())
+    }
+
+    /// Forgets all names under a compilation that is no longer used.
+    pub fn forget_links(&mut self, generation: u32) -> Result<(), KernelError> {
+        let gone: Vec<LinkedKey> =
+            self.links.keys().flatten().filter(|key| key.generation == generation).collect();
+        // One that is gone already is as good.
+        gone.iter().for_each(|key| drop(self.links.remove(key)));
+        Ok(())
+    }
+
+    /// Forgets which files a session that has ended held open since before it began.
+    pub fn forget_inherited(&mut self, session: u64) -> Result<(), KernelError> {
+        let gone: Vec<InheritedKey> =
+            self.inherited.keys().flatten().filter(|key| key.session == session).collect();
+        gone.iter().for_each(|key| drop(self.inherited.remove(key)));
+        Ok(())
+    }
+
     /// The kernel's counters, summed over the CPUs.
     pub fn stats(&self) -> Result<[u64; STATS], KernelError> {
         let mut sums = [0u64; STATS];
-        let mut values = vec![0u64; STATS * self.cpus];
-        sys::lookup_all(self.stats.fd().as_fd(), &mut values, STATS as u32)
-            .map_err(KernelError::io("cannot read STATS"))?;
-        for (sum, of_cpus) in sums.iter_mut().zip(values.chunks_exact(self.cpus)) {
-            *sum = of_cpus.iter().sum();
+        const WORDS: usize = size_of::<Cpu>() / 8;
+        let mut values = vec![0u64; WORDS * self.cpus];
+        sys::lookup_all(self.counters.fd().as_fd(), &mut values, 1)
+            .map_err(KernelError::io("cannot read CPU"))?;
+        for cpu in values.chunks_exact(WORDS) {
+            // `seq`, then the counters; see `Cpu`.
+            sums[Stat::Events as usize] += cpu[0];
+            sums.iter_mut().zip(&cpu[1..]).for_each(|(sum, n)| *sum += n);
         }
         Ok(sums)
     }
@@ -271,8 +332,8 @@ fn pinned_config(pins: &Pins) -> Result<Option<Config>, KernelError> {
 }
 
 /// Loads the object on pinned maps, making those that are not there.
-fn load(pins: &Pins, object: &[u8]) -> Result<aya::Ebpf, KernelError> {
-    let offsets = offsets::resolve(&btf::Btf::of_kernel()?)?;
+fn load(pins: &Pins, object: &[u8], types: &btf::Btf) -> Result<aya::Ebpf, KernelError> {
+    let offsets = offsets::resolve(types)?;
     let cpus = aya::util::nr_cpus().map_err(|(what, e)| KernelError::io(what)(e))?;
     let paths: Vec<_> = pins::MAPS.iter().map(|name| (*name, pins.map(name))).collect();
     let mut loader = EbpfLoader::new();
@@ -281,16 +342,22 @@ fn load(pins: &Pins, object: &[u8]) -> Result<aya::Ebpf, KernelError> {
         loader.map_pin_path(name, path.as_path());
     }
     for (global, offset) in &offsets {
-        loader.override_global(global, offset, false);
+        loader.override_global(global, offset, true);
+    }
+    let addresses = offsets::addresses();
+    for (global, address) in &addresses {
+        loader.override_global(global, address, true);
     }
     Ok(loader.load(object)?)
 }
 
 /// Attaches every program and pins its link; a former link of the same name is replaced after the new one is
 /// in force, so that nothing is ever undecided.
-fn attach(pins: &Pins, mut object: aya::Ebpf) -> Result<(), KernelError> {
+fn attach(pins: &Pins, mut object: aya::Ebpf, types: &btf::Btf) -> Result<(), KernelError> {
+    #[cfg(feature = "debug-log")]
+    debug_log::follow(&mut object)?;
     let btf = Btf::from_sys_fs().map_err(|e| KernelError::Load(aya::EbpfError::BtfError(e)))?;
-    for name in programs::names() {
+    for name in programs::names(types) {
         let link = programs::attach(&mut object, name, &btf)?;
         let path = pins.link(name);
         // bpffs refuses names with a dot.
@@ -304,7 +371,15 @@ fn attach(pins: &Pins, mut object: aya::Ebpf) -> Result<(), KernelError> {
         }
         std::fs::rename(&next, &path).map_err(KernelError::io(format!("cannot place {}", path.display())))?;
     }
-    pins.remove_other_links()
+    pins.remove_other_links(types)
+}
+
+/// Number of the host's mount namespace: that of process 1, as this one sees it.
+fn host_mount_namespace() -> Result<u32, KernelError> {
+    use std::os::unix::fs::MetadataExt;
+    let path = "/proc/1/ns/mnt";
+    let found = std::fs::metadata(path).map_err(KernelError::io(format!("cannot read {path}")))?;
+    Ok(found.ino() as u32)
 }
 
 /// Nanoseconds since boot, on the clock the programs use.

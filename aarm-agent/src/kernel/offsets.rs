@@ -16,10 +16,18 @@ const OFFSETS: &[(&str, &str, &str)] = &[
     ("OFF_INODE_I_MODE", "inode", "i_mode"),
     ("OFF_INODE_I_SB", "inode", "i_sb"),
     ("OFF_SUPER_BLOCK_S_DEV", "super_block", "s_dev"),
+    ("OFF_INODE_I_NLINK", "inode", "i_nlink"),
+    ("OFF_INODE_I_RDEV", "inode", "i_rdev"),
+    ("OFF_INODE_I_GENERATION", "inode", "i_generation"),
+    ("OFF_INODE_I_DENTRY", "inode", "i_dentry"),
+    ("OFF_DENTRY_D_SB", "dentry", "d_sb"),
+    ("OFF_SUPER_BLOCK_S_MOUNTS", "super_block", "s_mounts"),
+    ("OFF_SUPER_BLOCK_S_ROOT", "super_block", "s_root"),
+    ("OFF_SUPER_BLOCK_S_MAGIC", "super_block", "s_magic"),
     ("OFF_VFSMOUNT_MNT_ROOT", "vfsmount", "mnt_root"),
     ("OFF_MOUNT_MNT", "mount", "mnt"),
     ("OFF_MOUNT_MNT_PARENT", "mount", "mnt_parent"),
-    ("OFF_MOUNT_MNT_MOUNTPOINT", "mount", "mnt_mountpoint"),
+    ("OFF_MOUNT_MNT_NS", "mount", "mnt_ns"),
     ("OFF_LINUX_BINPRM_FILE", "linux_binprm", "file"),
     ("OFF_TASK_STRUCT_PID", "task_struct", "pid"),
     ("OFF_TASK_STRUCT_TGID", "task_struct", "tgid"),
@@ -33,6 +41,17 @@ const OFFSETS: &[(&str, &str, &str)] = &[
     ("OFF_MM_STRUCT_ARG_START", "mm_struct", "arg_start"),
     ("OFF_MM_STRUCT_ARG_END", "mm_struct", "arg_end"),
     ("OFF_FS_STRUCT_PWD", "fs_struct", "pwd"),
+    ("OFF_TASK_STRUCT_FILES", "task_struct", "files"),
+    ("OFF_FILES_STRUCT_FDT", "files_struct", "fdt"),
+    ("OFF_FDTABLE_MAX_FDS", "fdtable", "max_fds"),
+    ("OFF_FDTABLE_FD", "fdtable", "fd"),
+    ("OFF_CRED_UID", "cred", "uid"),
+    ("OFF_CRED_EUID", "cred", "euid"),
+    ("OFF_CRED_FSUID", "cred", "fsuid"),
+    ("OFF_TASK_STRUCT_CRED", "task_struct", "cred"),
+    ("OFF_LINUX_BINPRM_CRED", "linux_binprm", "cred"),
+    ("OFF_VM_AREA_STRUCT_VM_FILE", "vm_area_struct", "vm_file"),
+    ("OFF_VM_AREA_STRUCT_VM_FLAGS", "vm_area_struct", "vm_flags"),
     ("OFF_SOCKET_SK", "socket", "sk"),
     ("OFF_SOCKET_TYPE", "socket", "type"),
     ("OFF_SOCK_SK_PROTOCOL", "sock", "sk_protocol"),
@@ -42,6 +61,10 @@ const OFFSETS: &[(&str, &str, &str)] = &[
     ("OFF_SOCK_SKC_V6_RCV_SADDR", "sock_common", "skc_v6_rcv_saddr"),
     ("OFF_MSGHDR_MSG_NAME", "msghdr", "msg_name"),
     ("OFF_MSGHDR_MSG_NAMELEN", "msghdr", "msg_namelen"),
+    ("OFF_MSGHDR_MSG_FLAGS", "msghdr", "msg_flags"),
+    ("OFF_SOCKET_FILE", "socket", "file"),
+    ("OFF_SOCK_SK_SOCKET", "sock", "sk_socket"),
+    ("OFF_UNIX_SOCK_PEER", "unix_sock", "peer"),
     ("OFF_UNIX_SOCK_ADDR", "unix_sock", "addr"),
     ("OFF_UNIX_SOCK_PATH", "unix_sock", "path"),
     ("OFF_UNIX_ADDRESS_LEN", "unix_address", "len"),
@@ -51,7 +74,47 @@ const OFFSETS: &[(&str, &str, &str)] = &[
 /// The offsets of the running kernel, by the object's global.
 pub fn resolve(btf: &Btf) -> Result<Vec<(&'static str, u32)>, BtfError> {
     check_layout(btf)?;
-    OFFSETS.iter().map(|(global, structure, member)| Ok((*global, btf.offset(structure, member)?))).collect()
+    let mut found: Vec<(&'static str, u32)> = OFFSETS
+        .iter()
+        .map(|(global, structure, member)| Ok((*global, btf.offset(structure, member)?)))
+        .collect::<Result<_, BtfError>>()?;
+    let name = btf.offset("dentry", "d_parent")? + 8;
+    found.push(("OFF_DENTRY_D_NAME_HASH", name));
+    found.push(("OFF_DENTRY_D_NAME_LEN", name + 4));
+    // Named `d_u.d_alias` before 7.0.
+    found.push((
+        "OFF_DENTRY_D_ALIAS",
+        btf.offset("dentry", "d_alias").or_else(|_| btf.offset("dentry", "d_u"))?,
+    ));
+    let number = btf.offset("mnt_namespace", "ns")? + btf.offset("ns_common", "inum")?;
+    found.push(("OFF_MNT_NAMESPACE_INUM", number));
+    // The mounts of a filesystem: a list before 6.18, then a chain. The other one is 0.
+    let list = btf.offset("mount", "mnt_instance").unwrap_or(0);
+    let chain = if list == 0 { btf.offset("mount", "mnt_next_for_sb")? } else { 0 };
+    found.push(("OFF_MOUNT_MNT_INSTANCE", list));
+    found.push(("OFF_MOUNT_NEXT_FOR_SB", chain));
+    Ok(found)
+}
+
+/// Kernel variables that the programs read, and the globals that hold their addresses.
+const ADDRESSES: &[(&str, &str)] = &[("ADDR_RENAME_LOCK", "rename_lock"), ("ADDR_MOUNT_LOCK", "mount_lock")];
+
+/// Their addresses; 0 where the kernel does not tell: then paths are built anew each time.
+pub fn addresses() -> Vec<(&'static str, u64)> {
+    let symbols = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
+    let mut found: Vec<(&'static str, u64)> = ADDRESSES.iter().map(|(global, _)| (*global, 0)).collect();
+    for line in symbols.lines() {
+        let mut words = line.split(' ');
+        let (Some(address), Some(_), Some(name), None) =
+            (words.next(), words.next(), words.next(), words.next())
+        else {
+            continue;
+        };
+        if let Some(i) = ADDRESSES.iter().position(|(_, symbol)| *symbol == name) {
+            found[i].1 = u64::from_str_radix(address, 16).unwrap_or(0);
+        }
+    }
+    found
 }
 
 /// What the programs read in one piece, and so must lie as they expect.
@@ -63,6 +126,13 @@ fn check_layout(btf: &Btf) -> Result<(), BtfError> {
     }
     if btf.offset("qstr", "len")? != 4 || btf.offset("qstr", "name")? != 8 {
         return Err(BtfError::Layout("struct qstr"));
+    }
+    let mount = btf.offset("mount", "mnt_parent")?;
+    if btf.offset("mount", "mnt_mountpoint")? != mount + 8
+        || btf.offset("mount", "mnt")? != mount + 16
+        || btf.offset("vfsmount", "mnt_root")? != 0
+    {
+        return Err(BtfError::Layout("struct mount: mnt_parent, mnt_mountpoint, mnt"));
     }
     if btf.offset("path", "mnt")? != 0 || btf.offset("path", "dentry")? != 8 {
         return Err(BtfError::Layout("struct path"));

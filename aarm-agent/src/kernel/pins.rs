@@ -10,13 +10,29 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::btf::Btf;
 use super::error::KernelError;
 
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
 /// The maps, by the names the object gives them.
-pub const MAPS: &[&str] =
-    &["TASKS", "SESSIONS", "FREE_SLOTS", "POLICIES", "CONFIG", "EVENTS", "STATS", "SEQ", "SCRATCH"];
+pub const MAPS: &[&str] = &[
+    "TASKS",
+    "SESSIONS",
+    "FREE_SLOTS",
+    "POLICIES",
+    "CONFIG",
+    "EVENTS",
+    "CPU",
+    "SCRATCH",
+    "KNOWN",
+    "HOME_MOUNT",
+    "LINKED",
+    "CARRIED",
+    "CARRIES",
+    "INHERITED",
+    "OWNERS",
+];
 
 /// The tree of pins.
 #[derive(Clone, Debug)]
@@ -84,15 +100,16 @@ impl Pins {
     }
 
     /// Whether all links of this version are there.
-    pub fn links_complete(&self) -> bool {
-        super::programs::names().all(|n| self.link(n).exists())
+    pub fn links_complete(&self, kernel: &Btf) -> bool {
+        super::programs::names(kernel).all(|n| self.link(n).exists())
     }
 
     /// Removes links this version does not know: those of a former one with other hooks.
-    pub fn remove_other_links(&self) -> Result<(), KernelError> {
+    pub fn remove_other_links(&self, kernel: &Btf) -> Result<(), KernelError> {
         let Ok(entries) = std::fs::read_dir(self.links()) else { return Ok(()) };
         for entry in entries.flatten() {
-            let known = entry.file_name().to_str().is_some_and(|n| super::programs::names().any(|k| k == n));
+            let known =
+                entry.file_name().to_str().is_some_and(|n| super::programs::names(kernel).any(|k| k == n));
             if !known {
                 std::fs::remove_file(entry.path())
                     .map_err(KernelError::io(format!("cannot remove {}", entry.path().display())))?;

@@ -81,7 +81,10 @@ pub fn probe() -> Probe {
     let missing_hooks = match &btf {
         Some(btf) => programs::LSM
             .iter()
-            .filter(|hook| !btf.has_function(&format!("bpf_lsm_{hook}")))
+            .filter(|hook| {
+                !programs::is_optional(hook)
+                    && !btf.has_function(&format!("bpf_lsm_{}", programs::hook(hook)))
+            })
             .map(|hook| (*hook).to_owned())
             .collect(),
         None => Vec::new(),
@@ -131,6 +134,7 @@ impl Floor {
 
     /// Attaches all of them; they stay while this value lives.
     pub fn attach_all(&mut self) -> Result<(), KernelError> {
-        programs::names().try_for_each(|name| self.attach(name))
+        let kernel = Btf::of_kernel()?;
+        programs::names(&kernel).try_for_each(|name| self.attach(name))
     }
 }

@@ -7,7 +7,8 @@ use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use aarm_common::limits::SESSIONS;
+use aarm_common::limits::{SESSIONS, WATCHES};
+use aarm_common::op::OPERATIONS;
 use aarm_common::state::Session;
 use aya::maps::MapData;
 
@@ -62,7 +63,7 @@ impl SessionTable {
         unsafe { AtomicU64::from_ptr(field) }
     }
 
-    /// A slot's content. Fields change while it is read; each is whole.
+    /// A slot's content, without what history conditions count. Fields change while it is read; each is whole.
     pub fn get(&self, slot: u32) -> Result<Session, KernelError> {
         let s = self.slot(slot)?;
         // SAFETY: field pointers inside a valid slot.
@@ -75,6 +76,9 @@ impl SessionTable {
                 reserved: 0,
                 refused: Self::u64(&raw mut (*s).refused).load(Ordering::Acquire),
                 started_ns: Self::u64(&raw mut (*s).started_ns).load(Ordering::Acquire),
+                labels: Self::u64(&raw mut (*s).labels).load(Ordering::Acquire),
+                summary: std::array::from_fn(|i| Self::u64(&raw mut (*s).summary[i]).load(Ordering::Acquire)),
+                ..Session::default()
             })
         }
     }
@@ -91,6 +95,13 @@ impl SessionTable {
             Self::u64(&raw mut (*s).refused).store(0, Ordering::Relaxed);
             Self::u64(&raw mut (*s).tasks).store(1, Ordering::Relaxed);
             Self::u64(&raw mut (*s).started_ns).store(started_ns, Ordering::Relaxed);
+            Self::u64(&raw mut (*s).labels).store(0, Ordering::Relaxed);
+            for i in 0..OPERATIONS {
+                Self::u64(&raw mut (*s).summary[i]).store(0, Ordering::Relaxed);
+            }
+            for i in 0..WATCHES {
+                Self::u64(&raw mut (*s).counters[i].key).store(0, Ordering::Relaxed);
+            }
             generation.store(next, Ordering::Release);
             Ok(next)
         }

@@ -2,40 +2,53 @@
 
 use aarm_common::event::{FLAG_ARGS_CUT, Kind};
 use aarm_common::limits::ARGS_MAX;
-use aarm_common::op::Operation;
-use aarm_common::state::{Stat, TASK_IN_EXEC};
+use aarm_common::state::{SESSION_SCANNED, Stat, TASK_IN_EXEC, session_slot};
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use aya_ebpf::macros::{btf_tracepoint, lsm};
 use aya_ebpf::programs::{BtfTracePointContext, LsmContext};
-use core::ffi::c_void;
 
 use super::*;
-use crate::decide::{Shape, decide};
-use crate::emit::{self, cause_of, conclude, fail_closed};
-use crate::kernel::*;
+use crate::emit;
 use crate::maps::{POLICIES, SESSIONS, TASKS, count};
-use crate::scratch::{self, END, Scratch};
-use crate::session::{begin_if_agent, earlier, store_exe, supervised};
+use crate::scratch::{self, Scratch};
+use crate::session::{begin_if_agent, store_exe, supervised};
+
+/// A program to run.
+const PROGRAM: Naming = Naming { above: false, program: true, end: false };
 
 #[lsm(hook = "bprm_check_security")]
 pub fn bprm_check_security(ctx: LsmContext) -> i32 {
-    let previous: i32 = ctx.arg(1);
     let bprm: *const c_void = ctx.arg(0);
     // SAFETY: hook arguments are typed pointers, and so is what they point to.
     let file: *const c_void = unsafe { typed(bprm, &OFF_LINUX_BINPRM_FILE) };
     if TASKS.get(current()).is_null() {
-        return if previous == 0 { begin_if_agent(file) } else { earlier(previous) };
+        let refused = begin_if_agent(file);
+        if refused != 0 {
+            return refused;
+        }
+        let task = TASKS.get(current());
+        if task.is_null() {
+            return 0;
+        }
+        // An agent: what it holds open was opened before its session.
+        // SAFETY: a valid map value.
+        let slot = unsafe { session_slot((*task).session) };
+        return if opaque(inherited::aarm_scan(slot) as u64) != 0 { -emit::EPERM } else { 0 };
     }
-    supervised(previous, |f| {
-        // SAFETY: the frame's pointers are valid map values.
+    let result = supervised(|f| {
+        // SAFETY: the frame's pointers are valid map values; the object's are typed.
         unsafe {
-            let inode: *const c_void = typed(file, &OFF_FILE_F_INODE);
-            (*f.s).head.object = object(inode);
+            let o = Object::of_file(file);
+            (*f.s).head.object = object(o.inode);
             if let Err(cause) = prepare(f) {
                 return fail_closed(f, Operation::Exec, cause);
             }
-            let place = Place::of_file(file);
-            match path(f, place) {
+            if (*f.session).flags & SESSION_SCANNED == 0
+                && inherited::aarm_scan(session_slot((*f.task).session)) != 0
+            {
+                return fail_closed(f, Operation::Exec, Cause::ReadFailed);
+            }
+            match name(f, o, PROGRAM) {
                 Ok(len) => (*f.s).head.path_len = len,
                 Err(cause) => return fail_closed(f, Operation::Exec, cause),
             }
@@ -43,12 +56,59 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
             store_exe(&raw mut (*f.task).exec_exe, f.s, f.policy);
             (*f.task).exec_generation = (*f.policy).generation;
             (*f.task).flags |= TASK_IN_EXEC;
-            let verdict = decide(f, Operation::Exec, Shape::Program);
-            conclude(f, Operation::Exec, verdict, cause_of(verdict))
+            decided(f, Operation::Exec, ONLY, core::ptr::null())
+        }
+    });
+    #[cfg(feature = "debug-log")]
+    aya_log_ebpf::info!(&ctx, "exec: {}", result);
+    result
+}
+
+/// A program whose file gives it another user (setuid): decided when the kernel has found out.
+#[lsm(hook = "bprm_creds_from_file")]
+pub fn bprm_creds_from_file(ctx: LsmContext) -> i32 {
+    supervised(|f| {
+        let bprm: *const c_void = ctx.arg(0);
+        // SAFETY: hook arguments are typed pointers, and so is what they point to.
+        unsafe {
+            let new: *const c_void = typed(bprm, &OFF_LINUX_BINPRM_CRED);
+            let now: *const c_void = typed(current(), &OFF_TASK_STRUCT_CRED);
+            if new.is_null() || now.is_null() {
+                return 0;
+            }
+            let user: u32 = typed(new, &OFF_CRED_EUID);
+            if user == typed::<u32>(now, &OFF_CRED_EUID) {
+                return 0;
+            }
+            (*f.s).head.arg = user as u64;
+            nameless(f, Operation::Setuid)
         }
     })
 }
 
+/// The new image is in place: from here on its program acts. Not left to the tracepoint below: the kernel skips a
+/// tracepoint's program where it interrupts itself.
+#[lsm(hook = "bprm_committed_creds")]
+pub fn bprm_committed_creds(_ctx: LsmContext) -> i32 {
+    let task = TASKS.get(current());
+    if task.is_null() {
+        return 0;
+    }
+    // SAFETY: a valid map value.
+    unsafe {
+        if (*task).flags & TASK_IN_EXEC != 0 {
+            scratch::copy(&raw const (*task).exec_exe, &raw mut (*task).exe);
+            (*task).exe_generation = (*task).exec_generation;
+            (*task).flags &= !TASK_IN_EXEC;
+        } else {
+            (*task).exe_generation = 0;
+        }
+        (*task).who_generation = 0;
+    }
+    0
+}
+
+/// Reports what was run, with which arguments.
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn sched_process_exec(_ctx: BtfTracePointContext) -> i32 {
     let task = TASKS.get(current());
@@ -61,15 +121,8 @@ pub fn sched_process_exec(_ctx: BtfTracePointContext) -> i32 {
         if id == 0 {
             return 0;
         }
-        if (*task).flags & TASK_IN_EXEC != 0 {
-            scratch::copy(&raw const (*task).exec_exe, &raw mut (*task).exe);
-            (*task).exe_generation = (*task).exec_generation;
-            (*task).flags &= !TASK_IN_EXEC;
-        } else {
-            (*task).exe_generation = 0;
-        }
         let time_ns = emit::now();
-        let Some(session) = SESSIONS.get_ptr(aarm_common::state::session_slot(id)) else { return 0 };
+        let Some(session) = SESSIONS.get_ptr(session_slot(id)) else { return 0 };
         let slot = (*session).policy;
         let Some(policy) = POLICIES.get_ptr(slot) else { return 0 };
         let Some((s, scratch)) = scratch::take() else {
@@ -81,8 +134,11 @@ pub fn sched_process_exec(_ctx: BtfTracePointContext) -> i32 {
         arguments(s);
         let fs: *const c_void = typed(current(), &OFF_TASK_STRUCT_FS);
         let pwd = Place::of_path(fs.byte_add(off(&OFF_FS_STRUCT_PWD)));
-        if let Ok(len) = path_in(s, scratch, slot, pwd) {
-            (*s).head.path2_len = len;
+        let end = (*s).pos;
+        if walk(s, scratch, slot, pwd, false) == walk::DONE {
+            (*s).head.path2_len = end.wrapping_sub((*s).pos) as u16;
+        } else {
+            (*s).pos = end;
         }
         emit::report(s, scratch, Kind::ExecCommitted, id);
         scratch::give(s);

@@ -1,18 +1,20 @@
-//! Files and the tree of names: read and write families, and the mapping of executable files.
+//! Files and the tree of names: read and write families, and what makes memory executable.
 
-use aarm_common::event::{FLAG_ALSO_READ, FLAG_EXCHANGE, FLAG_PATH_CUT};
-use aarm_common::op::Operation;
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
+use aarm_common::event::{FLAG_ALIAS, FLAG_ALSO_READ, FLAG_EXCHANGE, FLAG_PATH_CUT};
+use aarm_common::limits::{DATA_WORD, RULE_WORDS};
+use aarm_common::op::{Decision, FAMILIES, OPERATIONS};
+use aarm_common::policy::NO_SET;
+use aya_ebpf::helpers::bpf_get_current_uid_gid;
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
-use core::ffi::c_void;
 
 use super::*;
-use crate::decide::{Shape, Verdict, decide, stricter};
-use crate::emit::{cause_of, conclude, fail_closed};
-use crate::kernel::*;
-use crate::scratch::END;
-use crate::session::supervised;
+use crate::decide::Verdict;
+use crate::emit::summarize;
+use crate::known::still;
+use crate::scratch::Scratch;
+use crate::session::{Subject, framed, subject, supervised};
 
 const FMODE_WRITE: u32 = 2;
 const FMODE_READ: u32 = 1;
@@ -20,41 +22,101 @@ const FMODE_READ: u32 = 1;
 const OPEN_FOR_EXEC: u32 = 0x20;
 const O_TRUNC: u32 = 0o1000;
 const PROT_EXEC: u64 = 4;
-/// No further facets.
-const ONLY: [Option<Operation>; 2] = [None, None];
+const VM_EXEC: u64 = 4;
 const RENAME_EXCHANGE: u32 = 2;
-const S_IFMT: u32 = 0o170000;
-const S_IFREG: u32 = 0o100000;
-const S_IFSOCK: u32 = 0o140000;
+const PROC_SUPER_MAGIC: u64 = 0x9fa0;
+/// `_IOC_WRITE` in the direction of an ioctl command: it hands data to the kernel.
+const IOC_WRITE: u32 = 1;
+/// Commands of old that write and do not say so: simulate terminal input, paste, make immutable.
+const WRITING_IOCTLS: [u32; 3] = [0x5412, 0x541c, 0x4008_6602];
+/// Character devices of major 1: mem, kmem, port.
+const MEMORY_DEVICES: [u32; 3] = [1 << 20 | 1, 1 << 20 | 2, 1 << 20 | 4];
 
-/// Decides an action on one path: `op`, and whatever is `also` a facet of the same action.
+/// Whether opening it is reaching past the filesystem: memory, ports, a disk as such.
 #[inline(always)]
-unsafe fn one_path(f: &Frame, op: Operation, also: [Option<Operation>; 2], place: Place, inode: *const c_void) -> i32 {
-    // SAFETY: the frame's pointers are valid map values; `inode` is typed.
+unsafe fn is_raw(o: &Object) -> bool {
+    // SAFETY: typed by contract.
     unsafe {
-        (*f.s).head.object = object(inode);
-        if let Err(cause) = prepare(f) {
-            return fail_closed(f, op, cause);
+        let kind = o.mode() & S_IFMT;
+        if kind == S_IFBLK {
+            return true;
         }
-        match path(f, place) {
-            Ok(len) => (*f.s).head.path_len = len,
-            Err(cause) => return fail_closed(f, op, cause),
+        if kind != S_IFCHR {
+            return false;
         }
-        let shape = if op.is_exec() { Shape::Program } else { Shape::Path };
-        let mut verdict = decide(f, op, shape);
-        if let Some(also) = also[0] {
-            verdict = stricter(verdict, decide(f, also, shape));
+        let device: u32 = typed(o.inode, &OFF_INODE_I_RDEV);
+        device == MEMORY_DEVICES[0] || device == MEMORY_DEVICES[1] || device == MEMORY_DEVICES[2]
+    }
+}
+
+/// Whether the bytes at `at` are below `/proc/sys`.
+#[inline(always)]
+unsafe fn is_proc_sys(s: *const Scratch, at: u32) -> bool {
+    let text = *b"/proc/sys/";
+    let mut differ = 0;
+    let mut i = 0;
+    while i < text.len() {
+        // SAFETY: the mask keeps the index inside the buffer.
+        differ |= unsafe { (*s).buf[(at.wrapping_add(i as u32) & 16383) as usize] } ^ text[i];
+        i += 1;
+    }
+    differ == 0
+}
+
+/// An open for reading of a known path that the policy allows and only counts. Most opens of an agent are of this kind, so
+/// they get by without a buffer.
+#[inline(always)]
+unsafe fn is_routine(u: &Subject, o: &Object) -> bool {
+    let op = Operation::OpenRead;
+    // SAFETY: the subject's pointers are valid map values; the object's are typed.
+    unsafe {
+        let (p, t) = (u.policy, u.task);
+        if (*p).summary >> op as u64 & 1 == 0 || (*p).history_conditions != 0 || context::is_watched(p) {
+            return false;
         }
-        if let Some(also) = also[1] {
-            verdict = stricter(verdict, decide(f, also, shape));
+        let generation = (*p).generation;
+        let labels = core::ptr::read_volatile(&raw const (*u.session).labels);
+        if generation == 0
+            || (*t).exe_generation != generation
+            || (*t).who_generation != generation
+            || (*t).labels != labels
+            || (*t).uid != bpf_get_current_uid_gid() as u32
+            || context::anything_carries()
+        {
+            return false;
         }
-        conclude(f, op, verdict, cause_of(verdict))
+        let place = Place { mnt: o.mnt, dentry: o.dentry as u64 };
+        let Some(key) = Key::of(t, place, o.dentry, o.inode, generation) else { return false };
+        let Some((e, version)) = key.find() else { return false };
+        let mut decision = (*p).defaults[op.family() as usize % FAMILIES];
+        let row = &raw const (*p).op_rules[op as usize % OPERATIONS];
+        if (*row)[DATA_WORD] & (*t).who[DATA_WORD] & (*e).object[DATA_WORD] != 0 {
+            return false;
+        }
+        let mut w = 0;
+        while w < RULE_WORDS - 1 {
+            let m = (*row)[w] & (*t).who[w] & (*e).object[w];
+            if m != 0 {
+                let rule = opaque((w as u64) << 6 | m.trailing_zeros() as u64) as usize & 511;
+                if (*p).conflicts[rule] != NO_SET {
+                    return false;
+                }
+                decision = (*p).rule_decision[rule];
+                break;
+            }
+            w += 1;
+        }
+        if decision != Decision::Allow as u8 || !still(e, version) {
+            return false;
+        }
+        summarize(u.session, op);
+        true
     }
 }
 
 #[lsm(hook = "file_open")]
 pub fn file_open(ctx: LsmContext) -> i32 {
-    supervised(ctx.arg(1), |f| {
+    subject(|u| {
         let file: *const c_void = ctx.arg(0);
         // SAFETY: hook arguments are typed pointers.
         unsafe {
@@ -64,102 +126,273 @@ pub fn file_open(ctx: LsmContext) -> i32 {
                 return 0;
             }
             let mode: u32 = typed(file, &OFF_FILE_F_MODE);
-            (*f.s).head.arg = flags as u64;
-            let inode: *const c_void = typed(file, &OFF_FILE_F_INODE);
-            if mode & FMODE_WRITE == 0 {
-                return one_path(f, Operation::OpenRead, ONLY, Place::of_file(file), inode);
+            let o = Object::of_file(file);
+            if mode & FMODE_WRITE == 0 && flags & O_TRUNC == 0 && !is_raw(&o) && is_routine(u, &o) {
+                return 0;
             }
-            let mut also = ONLY;
+            framed(u, |f| open(f, o, flags, mode))
+        }
+    })
+}
+
+/// Decides an open.
+#[inline(always)]
+unsafe fn open(f: &Frame, o: Object, flags: u32, mode: u32) -> i32 {
+    // SAFETY: the frame's pointers are valid map values; the object's are typed.
+    unsafe {
+        (*f.s).head.arg = flags as u64;
+        (*f.s).head.object = object(o.inode);
+        let op = if mode & FMODE_WRITE == 0 { Operation::OpenRead } else { Operation::OpenWrite };
+        if let Err(cause) = prepare(f) {
+            return fail_closed(f, op, cause);
+        }
+        match name(f, o, Naming::default()) {
+            Ok(len) => (*f.s).head.path_len = len,
+            Err(cause) => return fail_closed(f, op, cause),
+        }
+        if let Err(cause) = below_overlay(f, &o) {
+            return fail_closed(f, op, cause);
+        }
+        let mut also = ONLY;
+        if flags & O_TRUNC != 0 {
+            // It truncates also where it opens for reading only, and kernels from 6.2 on do not ask path_truncate.
+            also[1] = Some(Operation::Truncate);
+        }
+        if mode & FMODE_WRITE != 0 {
             if mode & FMODE_READ != 0 {
                 (*f.s).head.flags |= FLAG_ALSO_READ;
                 also[0] = Some(Operation::OpenRead);
             }
-            if flags & O_TRUNC != 0 {
-                // Kernels from 6.2 on do not ask path_truncate about it.
-                also[1] = Some(Operation::Truncate);
+            let sb: *const c_void = typed(o.dentry, &OFF_DENTRY_D_SB);
+            if typed::<u64>(sb, &OFF_SUPER_BLOCK_S_MAGIC) == PROC_SUPER_MAGIC {
+                let at = (*f.s).pos;
+                let alias = (*f.s).head.flags & FLAG_ALIAS != 0
+                    && is_proc_sys(f.s, at.wrapping_add((*f.s).head.path_len as u32));
+                if alias || is_proc_sys(f.s, at) {
+                    also[2] = Some(Operation::SysctlWrite);
+                }
             }
-            one_path(f, Operation::OpenWrite, also, Place::of_file(file), inode)
+        }
+        if is_raw(&o) {
+            also[2] = Some(Operation::RawMemory);
+        }
+        decided(f, op, also, o.inode)
+    }
+}
+
+/// A file that an overlay opens below itself has the overlay's name and another inode (before 6.7): adds what that inode's
+/// own name satisfies.
+#[inline(always)]
+unsafe fn below_overlay(f: &Frame, o: &Object) -> Result<(), Cause> {
+    // SAFETY: as in `open`.
+    unsafe {
+        let named = dentry_inode(o.dentry);
+        if named == o.inode || o.inode.is_null() {
+            return Ok(());
+        }
+        let sb: *const c_void = typed(o.inode, &OFF_INODE_I_SB);
+        let home = names::other_home(f.s, f.scratch, sb, 0);
+        let Ok(alias) = read::<u64>(o.inode as u64, off(&OFF_INODE_I_DENTRY)) else { return Err(Cause::ReadFailed) };
+        if home == 0 || alias == 0 {
+            return Ok(());
+        }
+        let dentry = alias.wrapping_sub(off(&OFF_DENTRY_D_ALIAS) as u64);
+        let pos = (*f.s).pos;
+        let status = walk(f.s, f.scratch, f.slot, Place { mnt: home, dentry }, true);
+        (*f.s).pos = pos;
+        if status != walk::DONE {
+            return Err(cause_of_status(status));
+        }
+        names::satisfied(f.s, f.policy, false);
+        Ok(())
+    }
+}
+
+#[lsm(hook = "file_permission")]
+pub fn file_permission(ctx: LsmContext) -> i32 {
+    subject(|u| {
+        // SAFETY: hook arguments are typed pointers.
+        unsafe { inherited::permission(u, ctx.arg(0), ctx.arg(1)) }
+    })
+}
+
+#[lsm(hook = "file_receive")]
+pub fn file_receive(ctx: LsmContext) -> i32 {
+    supervised(|f| {
+        let file: *const c_void = ctx.arg(0);
+        // SAFETY: hook arguments are typed pointers.
+        unsafe {
+            let mode: u32 = typed(file, &OFF_FILE_F_MODE);
+            (*f.s).head.arg = mode as u64 & (FMODE_READ | FMODE_WRITE) as u64;
+            let mut also = ONLY;
+            also[0] = Some(Operation::OpenRead);
+            if mode & FMODE_WRITE != 0 {
+                also[1] = Some(Operation::OpenWrite);
+            }
+            one_object(f, Operation::ReceiveFd, also, Object::of_file(file), Naming::default())
         }
     })
 }
+
+/// A program to run.
+const PROGRAM: Naming = Naming { above: false, program: true, end: false };
 
 #[lsm(hook = "mmap_file")]
 pub fn mmap_file(ctx: LsmContext) -> i32 {
     let file: *const c_void = ctx.arg(0);
     let prot: u64 = ctx.arg(2);
-    if file.is_null() || prot & PROT_EXEC == 0 {
+    if prot & PROT_EXEC == 0 {
         return 0;
     }
-    supervised(ctx.arg(4), |f| {
-        // SAFETY: hook arguments are typed pointers, and this one is not null.
+    supervised(|f| {
+        // SAFETY: hook arguments are typed pointers.
         unsafe {
             (*f.s).head.arg = prot;
-            let inode: *const c_void = typed(file, &OFF_FILE_F_INODE);
-            one_path(f, Operation::MmapExec, ONLY, Place::of_file(file), inode)
+            if file.is_null() || is_null(&ctx, 0) {
+                return executable_memory(f);
+            }
+            one_object(f, Operation::MmapExec, ONLY, Object::of_file(file), PROGRAM)
+        }
+    })
+}
+
+/// What is not to be run; a program of its own, because the stack does not suffice for both.
+#[lsm(hook = "mmap_file")]
+pub fn mmap_file__data(ctx: LsmContext) -> i32 {
+    let file: *const c_void = ctx.arg(0);
+    let prot: u64 = ctx.arg(2);
+    if prot & PROT_EXEC != 0 || file.is_null() || is_null(&ctx, 0) {
+        return 0;
+    }
+    // SAFETY: hook arguments are typed pointers, and this one is not null.
+    subject(|u| unsafe { inherited::mapping(u, file, prot, ctx.arg(3)) })
+}
+
+/// Memory that is no file's becomes executable.
+#[inline(always)]
+unsafe fn executable_memory(f: &Frame) -> i32 {
+    // SAFETY: the frame's pointers are valid map values.
+    unsafe {
+        if let Err(cause) = prepare(f) {
+            return fail_closed(f, Operation::MprotectExec, cause);
+        }
+        zero(&raw mut (*f.s).hits);
+        names::satisfied(f.s, f.policy, false);
+        context::program(f);
+        let verdict = decide(f, Operation::MprotectExec, Shape::Object);
+        conclude(f, Operation::MprotectExec, verdict, verdict.cause())
+    }
+}
+
+#[lsm(hook = "file_mprotect")]
+pub fn file_mprotect(ctx: LsmContext) -> i32 {
+    let vma: *const c_void = ctx.arg(0);
+    let prot: u64 = ctx.arg(2);
+    if prot & PROT_EXEC == 0 {
+        return 0;
+    }
+    supervised(|f| {
+        // SAFETY: hook arguments are typed pointers.
+        unsafe {
+            let flags: u64 = typed(vma, &OFF_VM_AREA_STRUCT_VM_FLAGS);
+            if flags & VM_EXEC != 0 {
+                return 0;
+            }
+            (*f.s).head.arg = prot;
+            let file: *const c_void = typed(vma, &OFF_VM_AREA_STRUCT_VM_FILE);
+            if file.is_null() {
+                return executable_memory(f);
+            }
+            one_object(f, Operation::MprotectExec, ONLY, Object::of_file(file), PROGRAM)
+        }
+    })
+}
+
+#[lsm(hook = "file_ioctl")]
+pub fn file_ioctl(ctx: LsmContext) -> i32 {
+    ioctl(&ctx)
+}
+
+#[lsm(hook = "file_ioctl_compat")]
+pub fn file_ioctl_compat(ctx: LsmContext) -> i32 {
+    ioctl(&ctx)
+}
+
+#[inline(always)]
+fn ioctl(ctx: &LsmContext) -> i32 {
+    let command: u32 = ctx.arg(1);
+    let listed =
+        command == WRITING_IOCTLS[0] || command == WRITING_IOCTLS[1] || command == WRITING_IOCTLS[2];
+    if command >> 30 & IOC_WRITE == 0 && !listed {
+        return 0;
+    }
+    supervised(|f| {
+        // SAFETY: hook arguments are typed pointers.
+        unsafe {
+            (*f.s).head.arg = command as u64;
+            one_object(f, Operation::IoctlWrite, ONLY, Object::of_file(ctx.arg(0)), Naming::default())
         }
     })
 }
 
 #[lsm(hook = "path_mknod")]
 pub fn path_mknod(ctx: LsmContext) -> i32 {
-    supervised(ctx.arg(4), |f| {
+    supervised(|f| {
         let mode: u32 = ctx.arg(2);
         let kind = mode & S_IFMT;
         let op = if kind == 0 || kind == S_IFREG || kind == S_IFSOCK { Operation::Create } else { Operation::Mknod };
         // SAFETY: hook arguments are typed pointers.
         unsafe {
             (*f.s).head.arg = mode as u64 & 0xffff;
-            one_path(f, op, ONLY, Place::in_dir(ctx.arg(0), ctx.arg(1)), core::ptr::null())
+            one_object(f, op, ONLY, Object::in_dir(ctx.arg(0), ctx.arg(1)).unborn(), Naming::default())
         }
     })
 }
 
 #[lsm(hook = "path_mkdir")]
 pub fn path_mkdir(ctx: LsmContext) -> i32 {
-    supervised(ctx.arg(3), |f| {
+    supervised(|f| {
         let mode: u32 = ctx.arg(2);
         // SAFETY: hook arguments are typed pointers.
         unsafe {
             (*f.s).head.arg = mode as u64 & 0xffff;
-            one_path(f, Operation::Mkdir, ONLY, Place::in_dir(ctx.arg(0), ctx.arg(1)), core::ptr::null())
+            let o = Object::in_dir(ctx.arg(0), ctx.arg(1)).unborn();
+            one_object(f, Operation::Mkdir, ONLY, o, Naming::default())
         }
     })
 }
 
 #[lsm(hook = "path_rmdir")]
 pub fn path_rmdir(ctx: LsmContext) -> i32 {
-    supervised(ctx.arg(2), |f| {
-        let dentry: *const c_void = ctx.arg(1);
+    supervised(|f| {
         // SAFETY: hook arguments are typed pointers.
-        unsafe { one_path(f, Operation::Rmdir, ONLY, Place::in_dir(ctx.arg(0), dentry), dentry_inode(dentry)) }
+        unsafe { one_object(f, Operation::Rmdir, ONLY, Object::in_dir(ctx.arg(0), ctx.arg(1)), Naming::default()) }
     })
 }
 
 #[lsm(hook = "path_unlink")]
 pub fn path_unlink(ctx: LsmContext) -> i32 {
-    supervised(ctx.arg(2), |f| {
-        let dentry: *const c_void = ctx.arg(1);
+    supervised(|f| {
         // SAFETY: hook arguments are typed pointers.
-        unsafe { one_path(f, Operation::Unlink, ONLY, Place::in_dir(ctx.arg(0), dentry), dentry_inode(dentry)) }
+        unsafe { one_object(f, Operation::Unlink, ONLY, Object::in_dir(ctx.arg(0), ctx.arg(1)), Naming::default()) }
     })
 }
 
 #[lsm(hook = "path_symlink")]
 pub fn path_symlink(ctx: LsmContext) -> i32 {
-    supervised(ctx.arg(3), |f| {
-        let target: *const c_void = ctx.arg(2);
-        // SAFETY: hook arguments are typed pointers; the target is a kernel string, read through the helper
-        // into a place that is then moved to the end of the event.
+    supervised(|f| {
+        // SAFETY: hook arguments are typed pointers; the target is a kernel string.
         unsafe {
-            symlink_target(f.s, target);
-            one_path(f, Operation::Symlink, ONLY, Place::in_dir(ctx.arg(0), ctx.arg(1)), core::ptr::null())
+            text(f.s, ctx.arg::<*const c_void>(2));
+            let o = Object::in_dir(ctx.arg(0), ctx.arg(1)).unborn();
+            one_object(f, Operation::Symlink, ONLY, o, Naming::default())
         }
     })
 }
 
-/// Puts a symlink's target text at the end of the event. A text that cannot be read is left out and flagged.
+/// Puts a kernel string at the end of the event. One that cannot be read is left out and flagged.
 #[inline(never)]
-fn symlink_target(s: *mut crate::scratch::Scratch, target: *const c_void) -> u32 {
+pub fn text(s: *mut Scratch, from: *const c_void) -> u32 {
     if s.is_null() {
         return 0;
     }
@@ -167,14 +400,14 @@ fn symlink_target(s: *mut crate::scratch::Scratch, target: *const c_void) -> u32
     // length, once where it belongs.
     unsafe {
         let buf = (&raw mut (*s).buf).cast::<u8>();
-        let n = bpf_probe_read_kernel_str(buf.cast(), 4096, target);
+        let n = bpf_probe_read_kernel_str(buf.cast(), 4096, from);
         if n <= 1 || n > 4096 {
             (*s).head.flags |= FLAG_PATH_CUT;
             return 0;
         }
         let len = (n as u32 - 1) & 4095;
         let at = (END as u32 - len) & 16383;
-        if aya_ebpf::helpers::generated::bpf_probe_read_kernel(buf.add(at as usize).cast(), len, target) != 0 {
+        if bpf_probe_read_kernel(buf.add(at as usize).cast(), len, from) != 0 {
             (*s).head.flags |= FLAG_PATH_CUT;
             return 0;
         }
@@ -186,40 +419,73 @@ fn symlink_target(s: *mut crate::scratch::Scratch, target: *const c_void) -> u32
 
 #[lsm(hook = "path_truncate")]
 pub fn path_truncate(ctx: LsmContext) -> i32 {
-    supervised(ctx.arg(1), |f| {
-        let path: *const c_void = ctx.arg(0);
+    supervised(|f| {
         // SAFETY: hook arguments are typed pointers.
-        unsafe {
-            let dentry: *const c_void = typed(path, &OFF_PATH_DENTRY);
-            one_path(f, Operation::Truncate, ONLY, Place::of_path(path), dentry_inode(dentry))
-        }
+        unsafe { one_object(f, Operation::Truncate, ONLY, Object::of_path(ctx.arg(0)), Naming::default()) }
+    })
+}
+
+#[lsm(hook = "file_truncate")]
+pub fn file_truncate(ctx: LsmContext) -> i32 {
+    supervised(|f| {
+        // SAFETY: hook arguments are typed pointers.
+        unsafe { one_object(f, Operation::Truncate, ONLY, Object::of_file(ctx.arg(0)), Naming::default()) }
     })
 }
 
 #[lsm(hook = "path_chmod")]
 pub fn path_chmod(ctx: LsmContext) -> i32 {
-    supervised(ctx.arg(2), |f| {
-        let path: *const c_void = ctx.arg(0);
+    supervised(|f| {
         let mode: u32 = ctx.arg(1);
         // SAFETY: hook arguments are typed pointers.
         unsafe {
             (*f.s).head.arg = mode as u64 & 0xffff;
-            let dentry: *const c_void = typed(path, &OFF_PATH_DENTRY);
-            one_path(f, Operation::Chmod, ONLY, Place::of_path(path), dentry_inode(dentry))
+            one_object(f, Operation::Chmod, ONLY, Object::of_path(ctx.arg(0)), Naming::default())
         }
     })
 }
 
 #[lsm(hook = "path_chown")]
 pub fn path_chown(ctx: LsmContext) -> i32 {
-    supervised(ctx.arg(3), |f| {
-        let path: *const c_void = ctx.arg(0);
+    supervised(|f| {
         let (uid, gid): (u32, u32) = (ctx.arg(1), ctx.arg(2));
         // SAFETY: hook arguments are typed pointers.
         unsafe {
             (*f.s).head.arg = (uid as u64) << 32 | gid as u64;
-            let dentry: *const c_void = typed(path, &OFF_PATH_DENTRY);
-            one_path(f, Operation::Chown, ONLY, Place::of_path(path), dentry_inode(dentry))
+            one_object(f, Operation::Chown, ONLY, Object::of_path(ctx.arg(0)), Naming::default())
+        }
+    })
+}
+
+#[lsm(hook = "inode_setxattr")]
+pub fn inode_setxattr(ctx: LsmContext) -> i32 {
+    xattr(ctx.arg(1), ctx.arg(2))
+}
+
+#[lsm(hook = "inode_removexattr")]
+pub fn inode_removexattr(ctx: LsmContext) -> i32 {
+    xattr(ctx.arg(1), ctx.arg(2))
+}
+
+#[lsm(hook = "inode_set_acl")]
+pub fn inode_set_acl(ctx: LsmContext) -> i32 {
+    xattr(ctx.arg(1), ctx.arg(2))
+}
+
+/// Changing an attribute: the kernel says of which dentry, not by which mount; so it is named by its home mount.
+#[inline(always)]
+fn xattr(dentry: *const c_void, attribute: *const c_void) -> i32 {
+    supervised(|f| {
+        // SAFETY: hook arguments are typed pointers; the attribute's name is a kernel string.
+        unsafe {
+            let sb: *const c_void = typed(dentry, &OFF_DENTRY_D_SB);
+            let mnt = names::some_mount(f.s, f.scratch, sb);
+            if mnt == 0 {
+                return fail_closed(f, Operation::Setxattr, Cause::ReadFailed);
+            }
+            text(f.s, attribute);
+            let o = Object { mnt, dentry, inode: dentry_inode(dentry) };
+            one_object(f, Operation::Setxattr, ONLY, o, Naming::default())
         }
     })
 }
@@ -228,63 +494,66 @@ pub fn path_chown(ctx: LsmContext) -> i32 {
 /// also a write there.
 #[inline(always)]
 fn end_facets(f: &Frame, op: Operation, source: bool) -> Verdict {
-    let mut verdict = decide(f, op, Shape::Path);
+    let mut verdict = decide(f, op, Shape::Object);
     if source {
-        verdict = stricter(verdict, decide(f, Operation::OpenRead, Shape::Path));
+        verdict = stricter(verdict, decide(f, Operation::OpenRead, Shape::Object));
     }
-    stricter(verdict, decide(f, Operation::OpenWrite, Shape::Path))
+    stricter(verdict, decide(f, Operation::OpenWrite, Shape::Object))
 }
 
 /// Decides an action on two names. The target's path is built first: it stands after the source's.
 #[inline(always)]
-unsafe fn two_paths(f: &Frame, op: Operation, from: Place, to: Place, inode: *const c_void, exchange: bool) -> i32 {
-    // SAFETY: the frame's pointers are valid map values; `inode` is typed.
+unsafe fn two_objects(f: &Frame, op: Operation, from: Object, to: Object, exchange: bool) -> i32 {
+    // SAFETY: the frame's pointers are valid map values; the objects' are typed.
     unsafe {
-        (*f.s).head.object = object(inode);
+        (*f.s).head.object = object(from.inode);
         if exchange {
             (*f.s).head.flags |= FLAG_EXCHANGE;
         }
         if let Err(cause) = prepare(f) {
             return fail_closed(f, op, cause);
         }
-        match path(f, to) {
+        let above = over(f, &from) || exchange && over(f, &to);
+        let how = Naming { above, program: false, end: true };
+        match name(f, to, how) {
             Ok(len) => (*f.s).head.path2_len = len,
             Err(cause) => return fail_closed(f, op, cause),
         }
         let target = end_facets(f, op, exchange);
-        match path(f, from) {
+        match name(f, from, how) {
             Ok(len) => (*f.s).head.path_len = len,
             Err(cause) => return fail_closed(f, op, cause),
         }
         let verdict = stricter(end_facets(f, op, true), target);
-        conclude(f, op, verdict, cause_of(verdict))
+        if !from.inode.is_null() && !refuses(verdict) {
+            (*f.s).carried = context::carried(from.inode);
+        }
+        conclude(f, op, verdict, verdict.cause())
     }
 }
 
 #[lsm(hook = "path_rename")]
 pub fn path_rename(ctx: LsmContext) -> i32 {
-    supervised(ctx.arg(5), |f| {
-        let old: *const c_void = ctx.arg(1);
+    supervised(|f| {
         let flags: u32 = ctx.arg(4);
         // SAFETY: hook arguments are typed pointers.
         unsafe {
-            let from = Place::in_dir(ctx.arg(0), old);
-            let to = Place::in_dir(ctx.arg(2), ctx.arg(3));
-            two_paths(f, Operation::Rename, from, to, dentry_inode(old), flags & RENAME_EXCHANGE != 0)
+            let from = Object::in_dir(ctx.arg(0), ctx.arg(1));
+            let to = Object::in_dir(ctx.arg(2), ctx.arg(3));
+            two_objects(f, Operation::Rename, from, to, flags & RENAME_EXCHANGE != 0)
         }
     })
 }
 
 #[lsm(hook = "path_link")]
 pub fn path_link(ctx: LsmContext) -> i32 {
-    supervised(ctx.arg(3), |f| {
-        let old: *const c_void = ctx.arg(0);
+    supervised(|f| {
         let dir: *const c_void = ctx.arg(1);
         // SAFETY: hook arguments are typed pointers. Both names are in one mount, else the kernel refuses.
         unsafe {
-            let from = Place::in_dir(dir, old);
-            let to = Place::in_dir(dir, ctx.arg(2));
-            two_paths(f, Operation::Link, from, to, dentry_inode(old), false)
+            let from = Object::in_dir(dir, ctx.arg(0));
+            let to = Object::in_dir(dir, ctx.arg(2)).unborn();
+            two_objects(f, Operation::Link, from, to, false)
         }
     })
 }

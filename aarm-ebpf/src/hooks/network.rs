@@ -3,19 +3,18 @@
 //! Addresses are the kernel's copies, so another thread cannot change them after the decision. IPv4-mapped
 //! IPv6 addresses are IPv4. Unix sockets are decided by the object behind the name, not by the name.
 
-use aarm_common::event::{Cause, FLAG_ABSTRACT};
-use aarm_common::op::Operation;
+use aarm_common::event::{FLAG_ABSTRACT, FLAG_INHERITED};
+use aarm_common::state::ObjectKey;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
-use core::ffi::c_void;
 
 use super::*;
-use crate::decide::{Shape, decide, v4_set, v6_set};
-use crate::emit::{cause_of, conclude, fail_closed};
-use crate::kernel::*;
-use crate::scratch::{END, Scratch, zero};
-use crate::session::supervised;
+use crate::decide::{v4_set, v6_set};
+use crate::emit;
+use crate::maps::CARRIED;
+use crate::scratch::Scratch;
+use crate::session::{framed, subject, supervised};
 
 const AF_UNSPEC: u16 = 0;
 const AF_UNIX: u16 = 1;
@@ -25,6 +24,7 @@ const SOCK_STREAM: u16 = 1;
 const SOCK_DGRAM: u16 = 2;
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
+const MSG_FASTOPEN: u32 = 0x2000_0000;
 
 /// `sockaddr_in6`, which also holds a `sockaddr_in` in its first 16 bytes.
 #[derive(Clone, Copy)]
@@ -107,15 +107,16 @@ unsafe fn set_v6(s: *mut Scratch, addr: [u32; 4]) {
     }
 }
 
-/// Decides an action on a socket from the fields in the event's header.
+/// Decides an action on a socket from the fields in the event's header; `also` is a facet of it.
 #[inline(always)]
-unsafe fn socket_action(f: &Frame, op: Operation, shape: Shape) -> i32 {
+unsafe fn socket_action(f: &Frame, op: Operation, shape: Shape, also: Option<Operation>) -> i32 {
     // SAFETY: the frame's pointers are valid map values.
     unsafe {
         if let Err(cause) = prepare(f) {
             return fail_closed(f, op, cause);
         }
         let p = f.policy;
+        names::pathless(f.s, p);
         let h = &raw mut (*f.s).head;
         let v = &raw mut (*f.s).scalars;
         (*v).family = (*p).family_set[((*h).family as usize).min(aarm_common::limits::SOCKET_FAMILIES - 1)];
@@ -133,8 +134,11 @@ unsafe fn socket_action(f: &Frame, op: Operation, shape: Shape) -> i32 {
                 _ => ((*p).addr_none as u16, (*p).port_none as u16),
             };
         }
-        let verdict = decide(f, op, shape);
-        conclude(f, op, verdict, cause_of(verdict))
+        let mut verdict = decide(f, op, shape);
+        if let Some(also) = also {
+            verdict = stricter(verdict, decide(f, also, shape));
+        }
+        conclude(f, op, verdict, verdict.cause())
     }
 }
 
@@ -144,7 +148,7 @@ pub fn socket_create(ctx: LsmContext) -> i32 {
     if kern != 0 {
         return 0;
     }
-    supervised(ctx.arg(4), |f| {
+    supervised(|f| {
         let (family, kind, protocol): (u32, u32, u32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
         // SAFETY: the frame's pointers are valid map values.
         unsafe {
@@ -161,14 +165,21 @@ pub fn socket_create(ctx: LsmContext) -> i32 {
                 };
             }
             (*h).arg = protocol as u64;
-            socket_action(f, Operation::Socket, Shape::Socket)
+            socket_action(f, Operation::Socket, Shape::Socket, None)
         }
     })
 }
 
 /// connect, bind: a socket and an address that the kernel has copied in.
 #[inline(always)]
-unsafe fn with_address(f: &Frame, op: Operation, sock: *const c_void, address: u64, len: u32) -> i32 {
+unsafe fn with_address(
+    f: &Frame,
+    op: Operation,
+    sock: *const c_void,
+    address: u64,
+    len: u32,
+    also: Option<Operation>,
+) -> i32 {
     // SAFETY: the frame's pointers are valid map values; `sock` is typed.
     unsafe {
         let family = socket_fields(f.s, sock);
@@ -179,46 +190,126 @@ unsafe fn with_address(f: &Frame, op: Operation, sock: *const c_void, address: u
         if let Err(cause) = address_fields(f.s, family, address, len) {
             return fail_closed(f, op, cause);
         }
-        socket_action(f, op, Shape::Address)
+        socket_action(f, op, Shape::Address, also)
     }
 }
 
 #[lsm(hook = "socket_connect")]
 pub fn socket_connect(ctx: LsmContext) -> i32 {
-    supervised(ctx.arg(3), |f| {
+    supervised(|f| {
         // SAFETY: hook arguments are typed pointers.
-        unsafe { with_address(f, Operation::Connect, ctx.arg(0), ctx.arg::<u64>(1), ctx.arg(2)) }
+        unsafe { with_address(f, Operation::Connect, ctx.arg(0), ctx.arg::<u64>(1), ctx.arg(2), None) }
     })
 }
 
 #[lsm(hook = "socket_bind")]
 pub fn socket_bind(ctx: LsmContext) -> i32 {
-    supervised(ctx.arg(3), |f| {
+    supervised(|f| {
         // SAFETY: hook arguments are typed pointers.
-        unsafe { with_address(f, Operation::Bind, ctx.arg(0), ctx.arg::<u64>(1), ctx.arg(2)) }
+        unsafe { with_address(f, Operation::Bind, ctx.arg(0), ctx.arg::<u64>(1), ctx.arg(2), None) }
     })
 }
 
 #[lsm(hook = "socket_sendmsg")]
 pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
-    supervised(ctx.arg(3), |f| {
-        let message: *const c_void = ctx.arg(1);
+    subject(|u| {
+        let (sock, message): (*const c_void, *const c_void) = (ctx.arg(0), ctx.arg(1));
         // SAFETY: hook arguments are typed pointers.
         unsafe {
             let name: u64 = typed(message, &OFF_MSGHDR_MSG_NAME);
             if name == 0 {
-                // Decided when the socket was connected.
+                // Decided when the socket was connected; but what the session has seen goes with it.
+                let labels = core::ptr::read_volatile(&raw const (*u.session).labels);
+                return if labels == 0 { 0 } else { send_labels(sock, labels) };
+            }
+            framed(u, |f| {
+                let len: u32 = typed(message, &OFF_MSGHDR_MSG_NAMELEN);
+                let flags: u32 = typed(message, &OFF_MSGHDR_MSG_FLAGS);
+                // A fast open sends and connects in one.
+                let also = if flags & MSG_FASTOPEN != 0 { Some(Operation::Connect) } else { None };
+                (*f.s).head.arg = flags as u64;
+                with_address(f, Operation::Send, sock, name, len, also)
+            })
+        }
+    })
+}
+
+/// Lets the receiving end of a unix socket carry the labels of who sends. The receiver takes them in when it reads.
+#[inline(always)]
+unsafe fn send_labels(sock: *const c_void, labels: u64) -> i32 {
+    // SAFETY: `sock` is typed; its peer is read through the helper.
+    unsafe {
+        let sk: *const c_void = typed(sock, &OFF_SOCKET_SK);
+        if sk.is_null() || typed::<u16>(sk, &OFF_SOCK_SKC_FAMILY) != AF_UNIX {
+            return 0;
+        }
+        let Ok(peer) = read::<u64>(sk as u64, off(&OFF_UNIX_SOCK_PEER)) else { return -emit::EPERM };
+        if peer == 0 {
+            return 0;
+        }
+        let Ok(key) = socket_key(peer) else { return 0 };
+        if context::carry_by(key, labels).is_err() { -emit::EPERM } else { 0 }
+    }
+}
+
+/// What a socket, given as `struct sock *`, is known by. Fails for one that no process holds.
+#[inline(always)]
+fn socket_key(sk: u64) -> Result<ObjectKey, ()> {
+    let socket = read::<u64>(sk, off(&OFF_SOCK_SK_SOCKET))?;
+    let file = read::<u64>(socket, off(&OFF_SOCKET_FILE))?;
+    let inode = read::<u64>(file, off(&OFF_FILE_F_INODE))?;
+    let ino = read::<u64>(inode, off(&OFF_INODE_I_INO))?;
+    Ok(ObjectKey { ino, dev: u32::MAX, generation: AF_UNIX as u32 })
+}
+
+#[lsm(hook = "socket_recvmsg")]
+pub fn socket_recvmsg(ctx: LsmContext) -> i32 {
+    if !context::anything_carries() {
+        return 0;
+    }
+    subject(|u| {
+        let sock: *const c_void = ctx.arg(0);
+        // SAFETY: hook arguments are typed pointers; map values are checked for null before use.
+        unsafe {
+            let sk: *const c_void = typed(sock, &OFF_SOCKET_SK);
+            if sk.is_null() || typed::<u16>(sk, &OFF_SOCK_SKC_FAMILY) != AF_UNIX {
                 return 0;
             }
-            let len: u32 = typed(message, &OFF_MSGHDR_MSG_NAMELEN);
-            with_address(f, Operation::Send, ctx.arg(0), name, len)
+            let Ok(key) = socket_key(sk as u64) else { return 0 };
+            let Some(labels) = CARRIED.get_ptr(key) else { return 0 };
+            let labels = core::ptr::read_volatile(labels);
+            if labels & !core::ptr::read_volatile(&raw const (*u.session).labels) == 0 {
+                return 0;
+            }
+            framed(u, |f| {
+                if let Err(cause) = prepare(f) {
+                    return fail_closed(f, Operation::UnixSend, cause);
+                }
+                (*f.s).head.family = AF_UNIX;
+                (*f.s).head.flags |= FLAG_INHERITED;
+                (*f.s).carried = labels;
+                names::pathless(f.s, f.policy);
+                let verdict = decide(f, Operation::ReceiveFd, Shape::Object);
+                conclude(f, Operation::ReceiveFd, verdict, verdict.cause())
+            })
         }
     })
 }
 
 #[lsm(hook = "socket_listen")]
 pub fn socket_listen(ctx: LsmContext) -> i32 {
-    supervised(ctx.arg(2), |f| {
+    local(&ctx, Operation::Listen)
+}
+
+#[lsm(hook = "socket_accept")]
+pub fn socket_accept(ctx: LsmContext) -> i32 {
+    local(&ctx, Operation::Accept)
+}
+
+/// listen, accept: a socket at its own address.
+#[inline(always)]
+fn local(ctx: &LsmContext, op: Operation) -> i32 {
+    supervised(|f| {
         let sock: *const c_void = ctx.arg(0);
         // SAFETY: hook arguments are typed pointers.
         unsafe {
@@ -228,18 +319,18 @@ pub fn socket_listen(ctx: LsmContext) -> i32 {
                 return 0;
             }
             if sk.is_null() {
-                return fail_closed(f, Operation::Listen, Cause::ReadFailed);
+                return fail_closed(f, op, Cause::ReadFailed);
             }
             (*f.s).head.port = typed(sk, &OFF_SOCK_SKC_NUM);
             if family == AF_INET {
                 set_v4(f.s, typed(sk, &OFF_SOCK_SKC_RCV_SADDR));
             } else if family == AF_INET6 {
                 let Ok(addr) = read::<[u32; 4]>(sk as u64, off(&OFF_SOCK_SKC_V6_RCV_SADDR)) else {
-                    return fail_closed(f, Operation::Listen, Cause::ReadFailed);
+                    return fail_closed(f, op, Cause::ReadFailed);
                 };
                 set_v6(f.s, addr);
             }
-            socket_action(f, Operation::Listen, Shape::Address)
+            socket_action(f, op, Shape::Address, None)
         }
     })
 }
@@ -260,9 +351,8 @@ unsafe fn unix_peer(f: &Frame, op: Operation, other: u64, kind: u16) -> i32 {
         }
         let [mnt, dentry] = place;
         if dentry != 0 {
-            match path(f, Place { mnt, dentry }) {
-                Ok(len) => (*h).path_len = len,
-                Err(cause) => return fail_closed(f, op, cause),
+            if let Err(cause) = socket_name(f, Place { mnt, dentry }) {
+                return fail_closed(f, op, cause);
             }
         } else {
             let Ok(addr) = read::<u64>(other, off(&OFF_UNIX_SOCK_ADDR)) else {
@@ -275,9 +365,37 @@ unsafe fn unix_peer(f: &Frame, op: Operation, other: u64, kind: u16) -> i32 {
             if abstract_name(f.s, addr) != 0 {
                 return fail_closed(f, op, Cause::ReadFailed);
             }
+            names::satisfied(f.s, f.policy, false);
         }
-        let verdict = decide(f, op, Shape::Path);
-        conclude(f, op, verdict, cause_of(verdict))
+        let verdict = decide(f, op, Shape::Object);
+        conclude(f, op, verdict, verdict.cause())
+    }
+}
+
+/// Names the object behind a unix address: its pointers came through memory, so they are read, not followed.
+#[inline(always)]
+unsafe fn socket_name(f: &Frame, place: Place) -> Result<(), Cause> {
+    // SAFETY: the frame's pointers are valid map values.
+    unsafe {
+        let Ok(sb) = read::<u64>(place.dentry, off(&OFF_DENTRY_D_SB)) else { return Err(Cause::ReadFailed) };
+        let home = names::some_mount(f.s, f.scratch, sb as *const c_void);
+        let other = home != 0 && home != place.mnt;
+        if other {
+            let status = walk(f.s, f.scratch, f.slot, Place { mnt: home, dentry: place.dentry }, false);
+            if status != walk::DONE {
+                return Err(cause_of_status(status));
+            }
+            (*f.s).head.path2_len = (END as u32).wrapping_sub((*f.s).pos) as u16;
+            (*f.s).head.flags |= FLAG_ALIAS;
+        }
+        let end = (*f.s).pos;
+        let status = walk(f.s, f.scratch, f.slot, place, other);
+        if status != walk::DONE {
+            return Err(cause_of_status(status));
+        }
+        (*f.s).head.path_len = end.wrapping_sub((*f.s).pos) as u16;
+        names::satisfied(f.s, f.policy, false);
+        Ok(())
     }
 }
 
@@ -309,7 +427,7 @@ fn abstract_name(s: *mut Scratch, addr: u64) -> u32 {
 
 #[lsm(hook = "unix_stream_connect")]
 pub fn unix_stream_connect(ctx: LsmContext) -> i32 {
-    supervised(ctx.arg(3), |f| {
+    supervised(|f| {
         // SAFETY: the frame's pointers are valid map values.
         unsafe { unix_peer(f, Operation::UnixConnect, ctx.arg::<u64>(1), SOCK_STREAM) }
     })
@@ -317,7 +435,7 @@ pub fn unix_stream_connect(ctx: LsmContext) -> i32 {
 
 #[lsm(hook = "unix_may_send")]
 pub fn unix_may_send(ctx: LsmContext) -> i32 {
-    supervised(ctx.arg(2), |f| {
+    supervised(|f| {
         let other: *const c_void = ctx.arg(1);
         // SAFETY: hook arguments are typed pointers.
         unsafe {

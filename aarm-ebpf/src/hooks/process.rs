@@ -1,26 +1,23 @@
-//! The process tree: sessions are inherited at birth and closed at the last exit.
+//! The process tree: sessions are inherited at birth and closed at the last exit. And what one process does to another:
+//! within a session nothing of it is decided, beyond it all.
 
 use aarm_common::event::Kind;
 use aarm_common::state::{Stat, TASK_COUNTED, TASK_IN_EXEC, session_slot};
 use aya_ebpf::macros::{btf_tracepoint, lsm};
 use aya_ebpf::programs::{BtfTracePointContext, LsmContext};
-use core::ffi::c_void;
 
+use super::*;
+use crate::decide::Verdict;
 use crate::emit::{self, EAGAIN};
-use crate::kernel::*;
 use crate::maps::{SESSIONS, TASKS, count};
 use crate::scratch;
-use crate::session::{earlier, leave};
+use crate::session::{framed, leave, session_of, subject};
 
 /// The child gets its parent's session before it exists for anybody else. The parent is the task that
 /// clones, whoever becomes the parent in the tree (`CLONE_PARENT`).
 #[lsm(hook = "task_alloc")]
 pub fn task_alloc(ctx: LsmContext) -> i32 {
-    let previous: i32 = ctx.arg(2);
     let mine = TASKS.get(current());
-    if previous != 0 {
-        return earlier(previous);
-    }
     if mine.is_null() {
         return 0;
     }
@@ -41,8 +38,38 @@ pub fn task_alloc(ctx: LsmContext) -> i32 {
         }
         scratch::copy(&raw const (*mine).exe, &raw mut (*child).exe);
         (*child).exe_generation = (*mine).exe_generation;
-        (*child).flags = 0;
+        (*child).who_generation = 0;
+        let Some(session) = SESSIONS.get_ptr_mut(session_slot((*mine).session)) else { return -EAGAIN };
+        core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(
+            &raw mut (*session).tasks,
+            1,
+        );
+        (*child).flags = TASK_COUNTED;
         (*child).session = (*mine).session;
+    }
+    0
+}
+
+/// The last of a task, also of one that was never born because its fork failed. Most have left at their exit; but the kernel
+/// skips a tracepoint's program where it interrupts itself.
+#[lsm(hook = "task_free")]
+pub fn task_free(ctx: LsmContext) -> i32 {
+    let task = TASKS.get(ctx.arg(0));
+    if task.is_null() {
+        return 0;
+    }
+    // SAFETY: map values are checked for null before use.
+    unsafe {
+        if (*task).flags & TASK_COUNTED == 0 {
+            return 0;
+        }
+        let Some((s, scratch)) = scratch::take() else {
+            count(Stat::Lost);
+            return 0;
+        };
+        (*s).head.time_ns = emit::now();
+        leave(s, scratch, task);
+        scratch::give(s);
     }
     0
 }
@@ -60,12 +87,6 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: map values are checked for null before use; the child is a typed pointer.
     unsafe {
         let id = (*task).session;
-        let Some(session) = SESSIONS.get_ptr_mut(session_slot(id)) else { return 0 };
-        core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(
-            &raw mut (*session).tasks,
-            1,
-        );
-        (*task).flags |= TASK_COUNTED;
         let pid: u32 = typed(child, &OFF_TASK_STRUCT_PID);
         let tgid: u32 = typed(child, &OFF_TASK_STRUCT_TGID);
         if pid != tgid {
@@ -114,4 +135,85 @@ pub fn sched_process_exit(_ctx: BtfTracePointContext) -> i32 {
         scratch::give(s);
     }
     0
+}
+
+/// `PTRACE_MODE_NOAUDIT`: the kernel only asks what to show.
+const PTRACE_MODE_NOAUDIT: u32 = 4;
+const PR_SET_MM: i32 = 35;
+const PR_SET_PTRACER: i32 = 0x5961_6d61;
+
+/// Decides an action on another process, unless it is of the same session.
+#[inline(always)]
+fn upon(op: Operation, other: *mut c_void, arg: u32) -> i32 {
+    subject(|u| {
+        // SAFETY: the subject's pointers are valid map values; `other` is typed.
+        unsafe {
+            if session_of(other) == (*u.task).session {
+                return 0;
+            }
+            framed(u, |f| {
+                let pid: u32 = typed(other, &OFF_TASK_STRUCT_TGID);
+                (*f.s).head.arg = (arg as u64) << 32 | pid as u64;
+                nameless(f, op)
+            })
+        }
+    })
+}
+
+#[lsm(hook = "task_kill")]
+pub fn task_kill(ctx: LsmContext) -> i32 {
+    upon(Operation::Signal, ctx.arg(0), ctx.arg(2))
+}
+
+#[lsm(hook = "ptrace_access_check")]
+pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
+    let mode: u32 = ctx.arg(1);
+    if mode & PTRACE_MODE_NOAUDIT == 0 {
+        return upon(Operation::Ptrace, ctx.arg(0), mode);
+    }
+    subject(|u| {
+        // SAFETY: the subject's pointers are valid map values.
+        unsafe {
+            if session_of(ctx.arg(0)) == (*u.task).session {
+                return 0;
+            }
+            // Listing processes asks this of every one of them; the answer decides what is shown, and is not recorded.
+            framed(u, |f| {
+                if prepare(f).is_err() {
+                    return -emit::EPERM;
+                }
+                names::pathless(f.s, f.policy);
+                let v: Verdict = decide(f, Operation::Ptrace, Shape::Object);
+                if refuses(v) { -emit::EPERM } else { 0 }
+            })
+        }
+    })
+}
+
+#[lsm(hook = "ptrace_traceme")]
+pub fn ptrace_traceme(ctx: LsmContext) -> i32 {
+    upon(Operation::Ptrace, ctx.arg(0), 0)
+}
+
+#[lsm(hook = "task_setrlimit")]
+pub fn task_setrlimit(ctx: LsmContext) -> i32 {
+    upon(Operation::Prlimit, ctx.arg(0), ctx.arg(1))
+}
+
+/// Letting others trace, or saying that the program is another one.
+#[lsm(hook = "task_prctl")]
+pub fn task_prctl(ctx: LsmContext) -> i32 {
+    let option: i32 = ctx.arg(0);
+    if option != PR_SET_MM && option != PR_SET_PTRACER {
+        return 0;
+    }
+    subject(|u| {
+        framed(u, |f| {
+            // SAFETY: the frame's pointers are valid map values.
+            unsafe {
+                (*f.s).head.arg = (option as u32 as u64) << 32;
+                nameless(f, Operation::Ptrace)
+            }
+        })
+    })
 }

@@ -5,7 +5,7 @@ use aarm_common::policy::{Bits, CgroupEntry, MODE_ENFORCE};
 use aarm_common::{Decision, Operation};
 
 use super::sets::{Sets, set_bit};
-use super::{Compiled, Entry, RuleInfo, empty_table, fill};
+use super::{Compiled, Entry, Report, RuleInfo, empty_table, fill};
 use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::env::Env;
 use crate::model::{AgentSelector, Match, OperationName};
@@ -65,7 +65,8 @@ pub fn compile_agents(
         .iter()
         .zip(selectors)
         .zip(&ids)
-        .map(|((matches, entry), id)| Entry { matches, place: entry.selector.place, id })
+        .enumerate()
+        .map(|(bit, ((matches, entry), id))| Entry { matches, place: entry.selector.place, id, bit })
         .collect();
 
     let mut table = empty_table();
@@ -99,7 +100,7 @@ pub fn compile_agents(
     for (to, (cgroup, bits)) in table.cgroups.iter_mut().zip(&cgroups) {
         *to = CgroupEntry { id: cgroup.id, level: cgroup.level, set: sets.id(*bits).into() };
     }
-    let report = fill(&mut table, &entries, env, sets)?;
+    let report = fill(&mut table, &entries, env, sets, Report::default(), Vec::new())?;
     let rules = selectors
         .iter()
         .zip(ids)
@@ -110,7 +111,7 @@ pub fn compile_agents(
             line: entry.selector.place.line,
         })
         .collect();
-    Ok(Compiled { table, rules, report })
+    Ok(Compiled { table, rules, labels: Vec::new(), conditions: Vec::new(), report })
 }
 
 const _: () = assert!(AGENT_SELECTORS <= MAX_RULES && POLICY_SLOTS <= u8::MAX as usize);

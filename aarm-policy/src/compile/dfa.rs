@@ -39,7 +39,7 @@ impl Dfa {
     }
 
     /// The smallest automaton for `nfa`. What it costs is taken from `fuel`, and at most [`MAX_WORK`].
-    pub(crate) fn build(nfa: &Nfa, fuel: &mut usize) -> Result<Dfa, TooBig> {
+    pub(crate) fn build(nfa: &Nfa<'_>, fuel: &mut usize) -> Result<Dfa, TooBig> {
         let mut subsets = Subsets::new(nfa, MAX_WORK.min(*fuel));
         let before = subsets.fuel;
         let raw = subsets.run();
@@ -50,7 +50,7 @@ impl Dfa {
 
 /// The subset construction.
 struct Subsets<'n> {
-    nfa: &'n Nfa,
+    nfa: &'n Nfa<'n>,
     classes: ByteClasses,
     ids: HashMap<Rc<[NodeId]>, u32>,
     sets: Vec<Rc<[NodeId]>>,
@@ -64,7 +64,7 @@ struct Subsets<'n> {
 }
 
 impl<'n> Subsets<'n> {
-    fn new(nfa: &'n Nfa, fuel: usize) -> Self {
+    fn new(nfa: &'n Nfa<'n>, fuel: usize) -> Self {
         Subsets {
             nfa,
             classes: ByteClasses::of(nfa),

@@ -8,6 +8,7 @@ mod agents;
 mod dfa;
 mod nfa;
 mod report;
+mod session;
 mod sets;
 
 pub use agents::{AgentEntry, CgroupId, compile_agents};
@@ -15,11 +16,14 @@ pub use report::{Report, Use};
 
 use aarm_common::limits::*;
 use aarm_common::op::FAMILIES;
-use aarm_common::policy::{Hits, MODE_AUDIT, MODE_ENFORCE, Policy as Table};
+use aarm_common::policy::{Bits, Hits, MODE_AUDIT, MODE_ENFORCE, NO_SET, Policy as Table};
 use aarm_common::{Decision, Family, Operation};
 use ipnet::IpNet;
 use std::collections::HashMap;
+use std::rc::Rc;
 
+use crate::conditions::Conditions;
+use crate::data::Label;
 use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::env::Env;
 use crate::glob::Glob;
@@ -35,6 +39,10 @@ pub struct Compiled {
     pub table: Box<Table>,
     /// The rules by the index that verdicts carry.
     pub rules: Vec<RuleInfo>,
+    /// The labels by their bit.
+    pub labels: Vec<Label>,
+    /// The history conditions by their bit, in words.
+    pub conditions: Vec<String>,
     /// What the table is filled with.
     pub report: Report,
 }
@@ -52,11 +60,13 @@ pub struct RuleInfo {
     pub line: u32,
 }
 
-/// What the compiler needs of one rule.
+/// What the compiler needs of one rule, or of one part of a `data` entry.
 struct Entry<'p> {
     matches: &'p Match,
     place: Place,
     id: &'p str,
+    /// Its bit: a rule's place in compiled order, or one in the word of the `data` entries.
+    bit: usize,
 }
 
 impl Entry<'_> {
@@ -72,6 +82,12 @@ impl Entry<'_> {
         .into_iter()
         .flat_map(|(predicate, globs)| globs.iter().map(move |glob| (predicate, glob)))
     }
+
+    /// Whether some operation that it names is asked about names below a path (see [`Hits::above`]).
+    fn asks_above(&self) -> bool {
+        use Operation::{Mount, OpenRead, OpenWrite, Rename};
+        [Mount, OpenRead, OpenWrite, Rename].into_iter().any(|op| self.matches.names(op))
+    }
 }
 
 /// Compiles a policy for a host. `generation` must be unique while the kernel's maps live, and not 0.
@@ -81,8 +97,23 @@ impl Entry<'_> {
 pub fn compile(policy: &Policy, env: &Env, generation: u32) -> Result<Compiled, Vec<Diagnostic>> {
     let order = policy.order();
     let ordered: Vec<_> = order.iter().map(|i| &policy.rules()[*i]).collect();
-    let entries: Vec<Entry<'_>> =
-        ordered.iter().map(|r| Entry { matches: &r.matches, place: r.place, id: &r.id }).collect();
+    let data: Vec<(String, Place, Match)> = policy
+        .data()
+        .iter()
+        .flat_map(|entry| {
+            let id = format!("data {}", entry.label);
+            entry.on.parts().into_iter().map(move |part| (id.clone(), entry.place, part))
+        })
+        .collect();
+    let rules = ordered.iter().enumerate();
+    let rules = rules.map(|(bit, r)| Entry { matches: &r.matches, place: r.place, id: &r.id, bit });
+    let parts = data.iter().enumerate().map(|(i, (id, place, matches))| Entry {
+        matches,
+        place: *place,
+        id,
+        bit: DATA_WORD * 64 + i,
+    });
+    let entries: Vec<Entry<'_>> = rules.chain(parts).collect();
     let mut table = empty_table();
     table.generation = generation;
     table.mode = match policy.mode() {
@@ -97,8 +128,11 @@ pub fn compile(policy: &Policy, env: &Env, generation: u32) -> Result<Compiled, 
         table.rule_decision[i] = rule.decision as u8;
     }
     // A policy is not selected by cgroup.
-    (0..entries.len()).for_each(|i| set_bit(&mut table.cgroup_free, i));
-    let report = fill(&mut table, &entries, env, Sets::default())?;
+    entries.iter().for_each(|entry| set_bit(&mut table.cgroup_free, entry.bit));
+    let mut sets = Sets::default();
+    let mut report = Report::default();
+    let errors = session::fill(&mut table, policy, &order, &mut sets, &mut report);
+    let report = fill(&mut table, &entries, env, sets, report, errors)?;
     let rules = ordered
         .iter()
         .map(|r| RuleInfo {
@@ -108,13 +142,16 @@ pub fn compile(policy: &Policy, env: &Env, generation: u32) -> Result<Compiled, 
             line: r.place.line,
         })
         .collect();
-    Ok(Compiled { table, rules, report })
+    let conditions = Conditions::of(policy).shown;
+    Ok(Compiled { table, rules, labels: policy.labels(), conditions, report })
 }
 
-/// A table with all bytes 0, made on the heap: it is too large for a stack.
+/// A table without rules, made on the heap: it is too large for a stack.
 fn empty_table() -> Box<Table> {
     // SAFETY: the table is made of integers only, for which all bytes 0 is a valid value.
-    unsafe { Box::<Table>::new_zeroed().assume_init() }
+    let mut table = unsafe { Box::<Table>::new_zeroed().assume_init() };
+    table.conflicts.fill(NO_SET);
+    table
 }
 
 /// Fills in all that follows from the rules' matches.
@@ -123,25 +160,27 @@ fn fill(
     entries: &[Entry<'_>],
     env: &Env,
     mut sets: Sets,
+    mut report: Report,
+    mut errors: Vec<Diagnostic>,
 ) -> Result<Report, Vec<Diagnostic>> {
-    debug_assert!(entries.len() <= MAX_RULES);
-    table.rules = entries.len() as u32;
-    for (i, entry) in entries.iter().enumerate() {
+    let rules = entries.iter().filter(|entry| entry.bit < MAX_RULES).count();
+    debug_assert!(rules <= MAX_RULES && entries.len() - rules <= MAX_DATA);
+    table.rules = rules as u32;
+    for entry in entries {
         for op in Operation::ALL.iter().filter(|op| entry.matches.names(**op)) {
-            set_bit(&mut table.op_rules[*op as usize], i);
+            set_bit(&mut table.op_rules[*op as usize], entry.bit);
         }
         if entry.matches.path.is_empty() {
-            set_bit(&mut table.path_free, i);
+            set_bit(&mut table.path_free, entry.bit);
         }
         if entry.matches.exe.is_empty() {
-            set_bit(&mut table.exe_free, i);
+            set_bit(&mut table.exe_free, entry.bit);
         }
     }
-    let mut report = Report::default();
-    let mut errors = Vec::new();
     scalars(table, entries, &mut sets, &mut report, &mut errors);
     table.sets[..sets.list().len()].copy_from_slice(sets.list());
-    report.rules = Use::new(entries.len(), MAX_RULES);
+    report.rules = Use::new(rules, MAX_RULES);
+    report.data = Use::new(entries.len() - rules, MAX_DATA);
     report.sets = Use::new(sets.needed(), RULE_SETS);
     paths(table, entries, env, &mut report, &mut errors);
     if errors.is_empty() { Ok(report) } else { Err(errors) }
@@ -155,7 +194,8 @@ fn scalars(
     report: &mut Report,
     errors: &mut Vec<Diagnostic>,
 ) {
-    let new = || Dimension::new(entries.len());
+    let bits: Rc<[usize]> = entries.iter().map(|entry| entry.bit).collect();
+    let new = || Dimension::new(Rc::clone(&bits));
     let (mut uid, mut v4, mut v6, mut port) = (new(), new(), new(), new());
     let (mut protocol, mut family, mut kind) = (new(), new(), new());
     for (i, entry) in entries.iter().enumerate() {
@@ -269,11 +309,15 @@ fn automaton(
     fuel: &mut usize,
     only: impl Fn(usize) -> bool,
 ) -> Result<Dfa, TooBig> {
-    let mut nfa = Nfa::new();
+    let mut nfa = Nfa::new(&env.homes);
     for (i, entry) in entries.iter().enumerate().filter(|(i, _)| only(*i)) {
+        let above = entry.asks_above();
         for (predicate, glob) in entry.globs() {
             for pattern in glob.patterns() {
-                nfa.add(pattern, &env.homes, i as u16, predicate)?;
+                nfa.add(pattern, i as u16, predicate)?;
+                if above && predicate == Predicate::Path {
+                    nfa.add_above(pattern, i as u16)?;
+                }
             }
         }
     }
@@ -328,8 +372,9 @@ fn paths(
                     Predicate::NotPath => &mut to.not_path,
                     Predicate::Exe => &mut to.exe,
                     Predicate::NotExe => &mut to.not_exe,
+                    Predicate::Above => &mut to.above,
                 };
-                set_bit(bits, accept.rule.into());
+                set_bit(bits, entries[usize::from(accept.rule)].bit);
             }
             found.map(&mut id)
         })
@@ -351,8 +396,9 @@ fn paths(
     table.hits[..hits.len()].copy_from_slice(&hits);
 }
 
-const NOTHING: Hits =
-    Hits { path: [0; RULE_WORDS], not_path: [0; RULE_WORDS], exe: [0; RULE_WORDS], not_exe: [0; RULE_WORDS] };
+const EMPTY: Bits = [0; RULE_WORDS];
+
+const NOTHING: Hits = Hits { path: EMPTY, not_path: EMPTY, exe: EMPTY, not_exe: EMPTY, above: EMPTY };
 
 /// Work spent on finding out which rules are dear, in all.
 const MEASURING_FUEL: usize = 2 * MAX_WORK;

@@ -5,6 +5,7 @@
 //! hundred globs that end in `/**` wait in one node and not in five hundred.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use crate::glob::{Atom, ByteSet, Component, Pattern, Start};
 
@@ -21,6 +22,8 @@ pub(crate) enum Predicate {
     NotPath,
     Exe,
     NotExe,
+    /// That a `path` glob can match below.
+    Above,
 }
 
 /// What it means to arrive at a node.
@@ -68,7 +71,11 @@ pub(crate) struct TooBig;
 
 /// The automaton; node 0 is its start.
 #[derive(Debug)]
-pub(crate) struct Nfa {
+pub(crate) struct Nfa<'h> {
+    /// Home directories.
+    host_homes: &'h [Vec<u8>],
+    /// The directories above them.
+    above_homes: Rc<[Pattern]>,
     pub nodes: Vec<Node>,
     pub classes: Vec<ByteSet>,
     steps: HashMap<(NodeId, Step), NodeId>,
@@ -77,9 +84,11 @@ pub(crate) struct Nfa {
     homes: HashMap<Accept, NodeId>,
 }
 
-impl Nfa {
-    pub(crate) fn new() -> Self {
+impl<'h> Nfa<'h> {
+    pub(crate) fn new(host_homes: &'h [Vec<u8>]) -> Self {
         Nfa {
+            host_homes,
+            above_homes: above_all(host_homes).into(),
             nodes: vec![Node::default()],
             classes: Vec::new(),
             steps: HashMap::new(),
@@ -89,16 +98,41 @@ impl Nfa {
     }
 
     /// Adds one pattern of a glob of `predicate` of `rule`.
-    pub(crate) fn add(
+    pub(crate) fn add(&mut self, pattern: &Pattern, rule: u16, predicate: Predicate) -> Result<(), TooBig> {
+        self.add_part(pattern.start, &pattern.components, rule, predicate)
+    }
+
+    /// Adds the directories below which the pattern can match, see [`crate::eval`]: what its first components
+    /// match, and above a home directory the directories above it.
+    pub(crate) fn add_above(&mut self, pattern: &Pattern, rule: u16) -> Result<(), TooBig> {
+        let all = &pattern.components;
+        // A pattern that starts anywhere says nothing about directories of which it names no component.
+        let first = usize::from(pattern.start == Start::Anywhere);
+        for k in first..all.len() {
+            // What `a` matches `a/**` matches too; and if that is the pattern, there is nothing to add.
+            if all[k] != Component::Any {
+                self.add_part(pattern.start, &all[..k], rule, Predicate::Above)?;
+            }
+        }
+        if pattern.start == Start::Home {
+            for directory in Rc::clone(&self.above_homes).iter() {
+                self.add(directory, rule, Predicate::Above)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_part(
         &mut self,
-        pattern: &Pattern,
-        homes: &[Vec<u8>],
+        start: Start,
+        components: &[Component],
         rule: u16,
         predicate: Predicate,
     ) -> Result<(), TooBig> {
-        let accept = Accept { rule, predicate, boundary: pattern.start == Start::Anywhere };
+        let homes = self.host_homes;
+        let accept = Accept { rule, predicate, boundary: start == Start::Anywhere };
         let mut at = 0;
-        for component in pattern.components.iter().rev() {
+        for component in components.iter().rev() {
             at = match component {
                 Component::Any => self.step(at, Step::Deep)?,
                 Component::Parts(parts) => {
@@ -107,8 +141,8 @@ impl Nfa {
                 }
             };
         }
-        match pattern.start {
-            Start::Root if pattern.components.is_empty() => {
+        match start {
+            Start::Root if components.is_empty() => {
                 let root = self.step(at, Step::One(Edge::Slash))?;
                 self.accept(root, accept);
             }
@@ -118,7 +152,7 @@ impl Nfa {
                 if !self.nodes[at as usize].free.contains(&home) {
                     self.nodes[at as usize].free.push(home);
                 }
-                if pattern.components.is_empty() && homes.iter().any(Vec::is_empty) {
+                if components.is_empty() && homes.iter().any(Vec::is_empty) {
                     // The root directory as a home is fed as a single `/`.
                     let root = self.step(at, Step::One(Edge::Slash))?;
                     self.accept(root, accept);
@@ -222,6 +256,23 @@ impl Nfa {
     }
 }
 
+/// The directories above the home directories, each once.
+fn above_all(homes: &[Vec<u8>]) -> Vec<Pattern> {
+    let mut found: Vec<Vec<&[u8]>> = Vec::new();
+    for home in homes.iter().filter(|home| !home.is_empty()) {
+        let parts: Vec<&[u8]> = home.split(|b| *b == b'/').skip(1).collect();
+        found.extend((0..parts.len()).map(|k| parts[..k].to_vec()));
+    }
+    found.sort();
+    found.dedup();
+    let literal = |name: &[u8]| Component::Parts(name.iter().map(|b| Atom::Byte(*b)).collect());
+    let pattern = |parts: Vec<&[u8]>| Pattern {
+        start: Start::Root,
+        components: parts.into_iter().map(literal).collect(),
+    };
+    found.into_iter().map(pattern).collect()
+}
+
 /// Bytes that no edge tells apart, as classes numbered from 0.
 pub(crate) struct ByteClasses {
     /// The class of each byte.
@@ -235,7 +286,7 @@ pub(crate) struct ByteClasses {
 }
 
 impl ByteClasses {
-    pub(crate) fn of(nfa: &Nfa) -> Self {
+    pub(crate) fn of(nfa: &Nfa<'_>) -> Self {
         let mut of = [0u16; 256];
         let mut count = 1u16;
         let mut split = |inside: &dyn Fn(u8) -> bool| {

@@ -23,6 +23,14 @@ impl Use {
 pub struct Report {
     /// Rules.
     pub rules: Use,
+    /// Parts of `data` entries.
+    pub data: Use,
+    /// Distinct conditions on labels.
+    pub label_conditions: Use,
+    /// Distinct conditions on history.
+    pub history_conditions: Use,
+    /// Kinds of events that those count.
+    pub watches: Use,
     /// States of the path automaton.
     pub states: Use,
     /// Cells of its transition table.
@@ -50,6 +58,10 @@ impl fmt::Display for Report {
             ("IPv4 ranges", self.v4_ranges),
             ("IPv6 ranges", self.v6_ranges),
             ("uid ranges", self.uid_ranges),
+            ("data entries", self.data),
+            ("label conditions", self.label_conditions),
+            ("history conditions", self.history_conditions),
+            ("watches", self.watches),
         ];
         for (i, (name, Use { used, limit })) in rows.into_iter().enumerate() {
             let separator = if i == 0 { "" } else { ", " };

@@ -1,6 +1,7 @@
 //! Rule bitmaps, each kept once, and the tables of ranges that refer to them.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use aarm_common::limits::RULE_SETS;
 use aarm_common::policy::Bits;
@@ -61,17 +62,19 @@ pub(crate) struct Interval {
 }
 
 /// One scalar dimension: what each rule says about a value.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Dimension {
     intervals: Vec<Interval>,
     /// Rules that ask for some value, here or in a sister dimension (IPv4 and IPv6).
     asking: Vec<bool>,
+    /// The bit of each rule.
+    bits: Rc<[usize]>,
 }
 
 impl Dimension {
-    /// A dimension of `rules` rules that say nothing yet.
-    pub(crate) fn new(rules: usize) -> Self {
-        Dimension { intervals: Vec::new(), asking: vec![false; rules] }
+    /// A dimension of rules with these bits, which say nothing yet.
+    pub(crate) fn new(bits: Rc<[usize]>) -> Self {
+        Dimension { intervals: Vec::new(), asking: vec![false; bits.len()], bits }
     }
 
     /// The rule holds for these values, and for others it names.
@@ -94,7 +97,7 @@ impl Dimension {
     pub(crate) fn none(&self) -> Bits {
         let mut bits = Bits::default();
         for rule in (0..self.asking.len()).filter(|rule| !self.asking[*rule]) {
-            set_bit(&mut bits, rule);
+            set_bit(&mut bits, self.bits[rule]);
         }
         bits
     }
@@ -129,9 +132,9 @@ impl Dimension {
             // Within one boundary closing edges sort first; a rule always closes what it opened before.
             *slot = if opens { *slot + 1 } else { *slot - 1 };
             if (!self.asking[rule] || count[0] > 0) && count[1] == 0 {
-                set_bit(&mut bits, rule);
+                set_bit(&mut bits, self.bits[rule]);
             } else {
-                clear_bit(&mut bits, rule);
+                clear_bit(&mut bits, self.bits[rule]);
             }
             match out.last_mut() {
                 Some(last) if last.0 == at => last.1 = bits,
@@ -155,7 +158,7 @@ mod tests {
 
     #[test]
     fn ranges_hold_what_rules_ask() {
-        let mut d = Dimension::new(4);
+        let mut d = Dimension::new([0, 1, 2, 3].into());
         d.ask(0, 10, 20);
         d.ask(0, 15, 30);
         d.refuse(0, 18, 18);
@@ -174,7 +177,7 @@ mod tests {
 
     #[test]
     fn neighbours_are_merged() {
-        let mut d = Dimension::new(1);
+        let mut d = Dimension::new([0].into());
         (0..100).for_each(|i| d.ask(0, i, i));
         assert_eq!(d.ranges(1000).len(), 2);
     }

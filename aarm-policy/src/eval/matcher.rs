@@ -11,6 +11,31 @@ pub(crate) fn matches(glob: &Glob, homes: &[Vec<u8>], path: &[u8]) -> bool {
     glob.patterns().iter().any(|pattern| pattern_matches(pattern, homes, &components))
 }
 
+/// Whether a glob can match something below this path, whose name the path is part of: whoever moves the
+/// directory changes whether the glob matches. A glob that may start anywhere is about names below some
+/// directory, so it counts only where its own components begin above or at the path's last one: wherever
+/// `/a/b` goes, `**/x` will match what it matched below it.
+pub(crate) fn is_above(glob: &Glob, homes: &[Vec<u8>], path: &[u8]) -> bool {
+    let Some(components) = split(path) else { return false };
+    glob.patterns().iter().any(|pattern| {
+        let from = |start: usize| {
+            let rest = &components[start..];
+            (0..pattern.components.len()).any(|k| all_match(&pattern.components[..k], rest))
+        };
+        match pattern.start {
+            Start::Root => from(0),
+            Start::Anywhere => (0..components.len()).any(from),
+            Start::Home => homes.iter().any(|home| {
+                let home = if home.is_empty() { Some(Vec::new()) } else { split(home) };
+                home.is_some_and(|home| {
+                    home.len() > components.len() && home.starts_with(&components)
+                        || components.starts_with(&home) && from(home.len())
+                })
+            }),
+        }
+    })
+}
+
 /// The components of an absolute path; the root has none.
 fn split(path: &[u8]) -> Option<Vec<&[u8]>> {
     match path.split_first()? {

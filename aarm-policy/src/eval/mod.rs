@@ -1,8 +1,9 @@
 //! The reference evaluator: what a policy says about an action, and why.
 //!
 //! It works on the policy itself, without bitmaps or automaton, and is the yardstick for the compiled table
-//! and for the kernel. "Why was this denied" is answered by it, from the recorded action.
+//! and for the kernel. "Why was this denied" is answered by it, from the recorded action and context.
 
+mod context;
 mod matcher;
 
 use aarm_common::{Decision, Operation};
@@ -13,11 +14,9 @@ use std::net::IpAddr;
 use crate::action::{Action, canonical};
 use crate::env::Env;
 use crate::glob::Glob;
-use crate::model::{Mode, Policy, Rule, decision_name, operation_name};
-
-/// What is known of a session. Nothing yet: no predicate of this version asks for it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Context {}
+use crate::model::{Match, Mode, Policy, Record, decision_name, operation_name};
+use context::Seen;
+pub use context::{Context, MAX_HISTORY, Past};
 
 /// Why the decision is what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -27,6 +26,8 @@ pub enum Cause {
     Rule,
     /// No rule matched: the default of the operation's family.
     Default,
+    /// Rules with the same right contradict each other.
+    Conflict,
 }
 
 /// Which path of an action a facet is about.
@@ -57,12 +58,22 @@ pub fn facets(action: &Action) -> Vec<Facet> {
     };
     let op = action.operation;
     match op {
-        Operation::OpenWrite => {
+        Operation::OpenRead | Operation::OpenWrite => {
             let mut all = vec![op];
-            all.extend(action.also_read.then_some(Operation::OpenRead));
-            all.extend(action.truncates.then_some(Operation::Truncate));
+            if op == Operation::OpenWrite {
+                all.extend(action.also_read.then_some(Operation::OpenRead));
+                all.extend(action.truncates.then_some(Operation::Truncate));
+                all.extend(action.sysctl.then_some(Operation::SysctlWrite));
+            }
+            all.extend(action.raw_memory.then_some(Operation::RawMemory));
             at(End::Source, &all)
         }
+        Operation::ReceiveFd => {
+            let mut all = vec![op, Operation::OpenRead];
+            all.extend(action.writes.then_some(Operation::OpenWrite));
+            at(End::Source, &all)
+        }
+        Operation::Send if action.fast_open => at(End::Source, &[op, Operation::Connect]),
         Operation::Rename | Operation::Link => {
             let both = [op, Operation::OpenRead, Operation::OpenWrite];
             let exchange = action.exchange && op == Operation::Rename;
@@ -83,7 +94,7 @@ pub struct Considered {
     pub facet: Facet,
     /// Whether all of its predicates hold.
     pub matched: bool,
-    /// The first predicate that does not.
+    /// The first predicate or condition that does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<&'static str>,
 }
@@ -104,66 +115,142 @@ pub struct Explanation {
     /// Its reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// For a conflict, the rule that contradicts it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub conflicts_with: Option<String>,
     /// The facet that decided.
     #[serde(flatten)]
     pub facet: Facet,
-    /// The rules on the operation that were looked at, in order, until one matched; facet by facet until
-    /// one was refused.
+    /// Labels that the session did not have and gets, because the action passes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub adds: Vec<String>,
+    /// Whether the action is only counted, instead of having a receipt.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub summarized: bool,
+    /// The rules on the operation that were looked at, in order, until one matched (and of those with the same
+    /// right that say otherwise); facet by facet until one was refused.
     pub considered: Vec<Considered>,
 }
 
+/// What a facet got.
+#[derive(Clone, Copy)]
+struct Outcome {
+    facet: Facet,
+    winner: Option<usize>,
+    contradicted_by: Option<usize>,
+    decision: Decision,
+}
+
 /// Decides an action by a policy.
-pub fn eval(policy: &Policy, env: &Env, action: &Action, _context: &Context) -> Explanation {
-    let order = policy.order();
+pub fn eval(policy: &Policy, env: &Env, action: &Action, context: &Context) -> Explanation {
+    let seen = Seen::new(policy, context);
     let mut considered = Vec::new();
-    let mut first: Option<(Facet, Option<usize>)> = None;
-    let mut decided = None;
+    let mut outcome: Option<Outcome> = None;
     for facet in facets(action) {
-        let winner = order.iter().copied().find(|i| {
-            let rule = &policy.rules()[*i];
-            if !rule.matches.names(facet.operation) {
-                return false;
-            }
-            let failed = failing(rule, env, action, facet);
-            considered.push(Considered { rule: rule.id.clone(), facet, matched: failed.is_none(), failed });
-            failed.is_none()
-        });
-        first.get_or_insert((facet, winner));
-        if decision_of(policy, facet, winner) != Decision::Allow {
-            decided = Some((facet, winner));
+        let next = decide(policy, env, action, facet, &seen, &mut considered);
+        let refused = next.decision != Decision::Allow;
+        if refused || outcome.is_none() {
+            outcome = Some(next);
+        }
+        if refused {
             break;
         }
     }
     // There is always a first facet: `facets` never returns none.
-    let (facet, winner) =
-        decided.or(first).unwrap_or((Facet { operation: action.operation, end: End::Source }, None));
+    let Outcome { facet, winner, contradicted_by, decision } = outcome.unwrap_or(Outcome {
+        facet: Facet { operation: action.operation, end: End::Source },
+        winner: None,
+        contradicted_by: None,
+        decision: Decision::Deny,
+    });
     let rule = winner.map(|i| &policy.rules()[i]);
+    let name = rule.map(|rule| rule.id.clone());
+    let allowed = decision == Decision::Allow;
+    let passed = allowed || policy.mode() == Mode::Audit;
+    let adds = if passed { labels_added(policy, env, action, &seen) } else { Vec::new() };
+    let summarized = allowed
+        && adds.is_empty()
+        && policy.record(action.operation) == Record::Summary
+        && !seen.is_counted(action.operation, name.as_deref(), passed);
     Explanation {
-        decision: decision_of(policy, facet, winner),
+        decision,
         enforced: policy.mode() == Mode::Enforce,
-        cause: if rule.is_some() { Cause::Rule } else { Cause::Default },
-        rule: rule.map(|rule| rule.id.clone()),
+        cause: match (rule, contradicted_by) {
+            (Some(_), Some(_)) => Cause::Conflict,
+            (Some(_), None) => Cause::Rule,
+            (None, _) => Cause::Default,
+        },
+        rule: name,
         reason: rule.and_then(|rule| rule.reason.clone()),
+        conflicts_with: contradicted_by.map(|i| policy.rules()[i].id.clone()),
         facet,
+        adds,
+        summarized,
         considered,
     }
 }
 
-fn decision_of(policy: &Policy, facet: Facet, winner: Option<usize>) -> Decision {
-    winner.map_or(policy.default_for(facet.operation.family()), |i| policy.rules()[i].decision)
+/// Decides one facet.
+fn decide(
+    policy: &Policy,
+    env: &Env,
+    action: &Action,
+    facet: Facet,
+    seen: &Seen<'_>,
+    considered: &mut Vec<Considered>,
+) -> Outcome {
+    let order = policy.order();
+    let mut matches = |i: &usize| {
+        let rule = &policy.rules()[*i];
+        if !rule.matches.names(facet.operation) {
+            return false;
+        }
+        let failed = failing(&rule.matches, env, action, facet).or_else(|| seen.failing(rule));
+        considered.push(Considered { rule: rule.id.clone(), facet, matched: failed.is_none(), failed });
+        failed.is_none()
+    };
+    let at = order.iter().position(&mut matches);
+    let winner = at.map(|at| order[at]);
+    let contradicted_by = at.zip(winner).and_then(|(at, winner)| {
+        let rest = order[at + 1..].iter().copied().filter(|other| policy.conflict(winner, *other));
+        rest.into_iter().find(|other| matches(other))
+    });
+    let decision = match (winner, contradicted_by) {
+        (Some(_), Some(_)) => Decision::Defer,
+        (Some(winner), None) => policy.rules()[winner].decision,
+        (None, _) => policy.default_for(facet.operation.family()),
+    };
+    Outcome { facet, winner, contradicted_by, decision }
 }
 
-/// The first predicate of the rule that does not hold for the facet; the operation is known to.
-fn failing(rule: &Rule, env: &Env, action: &Action, facet: Facet) -> Option<&'static str> {
-    let m = &rule.matches;
+/// The labels that an action adds to a session, if it passes.
+fn labels_added(policy: &Policy, env: &Env, action: &Action, seen: &Seen<'_>) -> Vec<String> {
+    let facets = facets(action);
+    let touches =
+        |m: &Match| facets.iter().any(|f| m.names(f.operation) && failing(m, env, action, *f).is_none());
+    let mut adds: Vec<String> = Vec::new();
+    for entry in policy.data() {
+        if !seen.has(&entry.label) && !adds.contains(&entry.label) && entry.on.parts().iter().any(touches) {
+            adds.push(entry.label.clone());
+        }
+    }
+    adds
+}
+
+/// The first predicate that does not hold for the facet; the operation is known to.
+fn failing(m: &Match, env: &Env, action: &Action, facet: Facet) -> Option<&'static str> {
     let op = facet.operation;
-    let object = match facet.end {
-        End::Source => action.path.as_deref(),
-        End::Target => action.path2.as_deref(),
+    let names: Vec<&[u8]> = match facet.end {
+        End::Source => action.path.iter().chain(&action.names).map(Vec::as_slice).collect(),
+        End::Target => action.path2.iter().map(Vec::as_slice).collect(),
     };
-    let program = if op.is_exec() { object } else { action.exe.as_deref() };
-    let glob = |globs: &[Glob], path: Option<&[u8]>| {
-        path.is_some_and(|path| globs.iter().any(|glob| matcher::matches(glob, &env.homes, path)))
+    let actor: Vec<&[u8]> = action.exe.iter().map(Vec::as_slice).collect();
+    let program = if op.is_exec() { &names } else { &actor };
+    let glob = |globs: &[Glob], paths: &[&[u8]]| {
+        paths.iter().any(|path| globs.iter().any(|glob| matcher::matches(glob, &env.homes, path)))
+    };
+    let above = |globs: &[Glob], paths: &[&[u8]]| {
+        paths.iter().any(|path| globs.iter().any(|glob| matcher::is_above(glob, &env.homes, path)))
     };
     let mut checks: Vec<(&'static str, bool)> = vec![
         ("exe", m.exe.is_empty() || glob(&m.exe, program)),
@@ -172,8 +259,10 @@ fn failing(rule: &Rule, env: &Env, action: &Action, facet: Facet) -> Option<&'st
         ("not_uid", !m.not_uid.iter().any(|r| r.contains(action.uid))),
     ];
     if op.has_path() {
-        checks.push(("path", m.path.is_empty() || glob(&m.path, object)));
-        checks.push(("not_path", !glob(&m.not_path, object)));
+        let on_path =
+            m.path.is_empty() || glob(&m.path, &names) || action.moves_tree() && above(&m.path, &names);
+        checks.push(("path", on_path));
+        checks.push(("not_path", !glob(&m.not_path, &names)));
     }
     if op.has_socket() {
         checks.extend([
@@ -215,6 +304,9 @@ impl fmt::Display for Explanation {
         write!(f, ", as {}", self.facet.operation.name())?;
         if self.facet.end == End::Target {
             write!(f, " of the target")?;
+        }
+        if let Some(other) = &self.conflicts_with {
+            write!(f, ", which rule {other} contradicts")?;
         }
         match &self.reason {
             Some(reason) => write!(f, ": {reason}"),

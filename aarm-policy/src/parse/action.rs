@@ -6,17 +6,20 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::fields::{Fields, Shape, list, number, truth, wrong_type};
 use super::scalars::{self, MAX_UID};
-use crate::action::{Action, canonical, family_of, type_of};
+use crate::action::{Action, canonical, family_of, op_has, type_of};
 use crate::diagnostic::{Code, Diagnostic, Place, Sink};
-use crate::eval::Context;
 use crate::names;
 use crate::yaml::{self, Node, Value, shown};
+
+/// Most further paths of an object.
+const MAX_NAMES: usize = 64;
 
 const ACTION: Shape = Shape {
     what: "an action",
     known: &[
         "operation",
         "path",
+        "names",
         "path2",
         "exe",
         "uid",
@@ -28,14 +31,13 @@ const ACTION: Shape = Shape {
         "also_read",
         "truncates",
         "exchange",
+        "directory",
+        "raw_memory",
+        "sysctl",
+        "fast_open",
+        "writes",
     ],
     later: &["args", "host", "env", "tool"],
-};
-
-const CONTEXT: Shape = Shape {
-    what: "a context",
-    known: &[],
-    later: &["labels", "level", "prior", "rate", "elapsed", "intent", "drift", "declared", "identity"],
 };
 
 const AS: Shape = Shape { what: "`as`", known: &["exe", "uid"], later: &["ancestors", "container", "tool"] };
@@ -53,18 +55,8 @@ impl Action {
     }
 }
 
-impl Context {
-    /// Reads a session's context from JSON. There is nothing to be said about a session yet: `{}`.
-    pub fn from_json(text: &[u8]) -> Result<Context, Vec<Diagnostic>> {
-        let mut sink = Sink::default();
-        let context = yaml::read(text, &mut sink)
-            .and_then(|node| Fields::of(&node, &CONTEXT, &mut sink).map(|_| Context::default()));
-        finish(context, sink)
-    }
-}
-
 /// The value, if nothing was wrong.
-fn finish<T>(value: Option<T>, sink: Sink) -> Result<T, Vec<Diagnostic>> {
+pub(crate) fn finish<T>(value: Option<T>, sink: Sink) -> Result<T, Vec<Diagnostic>> {
     match value {
         Some(value) if sink.errors() == 0 => Ok(value),
         _ => Err(sink.into_sorted()),
@@ -123,15 +115,7 @@ pub(crate) fn read(node: &Node, sink: &mut Sink) -> Option<Action> {
     let fields = Fields::of(node, &ACTION, sink)?;
     let op = fields.need("operation", sink).and_then(|n| scalars::operation(n, sink))?;
     for name in fields.names() {
-        let applies = match name {
-            "path" => op.has_path(),
-            "path2" => has_target(op),
-            "addr" | "port" => op.has_address(),
-            "protocol" | "family" | "type" => op.has_socket(),
-            "also_read" | "truncates" => op == Operation::OpenWrite,
-            "exchange" => op == Operation::Rename,
-            _ => true,
-        };
+        let applies = op_has(op, name);
         if !applies {
             let place = fields.get(name).map_or(fields.place(), |n| n.place);
             sink.error(place, Code::Inapplicable, format!("`{}` has no \"{name}\"", op.name()));
@@ -140,24 +124,40 @@ pub(crate) fn read(node: &Node, sink: &mut Sink) -> Option<Action> {
     let mut action = Action::new(op);
     if op.has_path() {
         action.path = fields.need("path", sink).and_then(|n| object(n, op, sink));
+        action.names = names(&fields, op, sink);
     }
     if has_target(op) {
         action.path2 = fields.need("path2", sink).and_then(|n| path(n, sink));
     }
     subject(&fields, &mut action, sink);
-    if let Some(node) = fields.get("also_read") {
-        action.also_read = truth(node, sink)?;
-    }
-    if let Some(node) = fields.get("truncates") {
-        action.truncates = truth(node, sink)?;
-    }
-    if let Some(node) = fields.get("exchange") {
-        action.exchange = truth(node, sink)?;
+    for (name, flag) in [
+        ("also_read", &mut action.also_read),
+        ("truncates", &mut action.truncates),
+        ("exchange", &mut action.exchange),
+        ("directory", &mut action.directory),
+        ("raw_memory", &mut action.raw_memory),
+        ("sysctl", &mut action.sysctl),
+        ("fast_open", &mut action.fast_open),
+        ("writes", &mut action.writes),
+    ] {
+        if let Some(node) = fields.get(name) {
+            *flag = truth(node, sink)?;
+        }
     }
     if op.has_socket() {
         socket(&fields, &mut action, sink);
     }
     (sink.errors() == before).then_some(action)
+}
+
+/// Further paths of the object.
+fn names(fields: &Fields<'_>, op: Operation, sink: &mut Sink) -> Vec<Vec<u8>> {
+    let Some(node) = fields.get("names") else { return Vec::new() };
+    let items = list(node, "paths", sink);
+    if items.len() > MAX_NAMES {
+        sink.error(node.place, Code::TooMany, format!("{} paths; at most {MAX_NAMES}", items.len()));
+    }
+    items.iter().take(MAX_NAMES).filter_map(|item| object(item, op, sink)).collect()
 }
 
 /// `exe` and `uid`.
@@ -258,7 +258,7 @@ pub(crate) fn read_short(node: &Node, sink: &mut Sink) -> Option<Action> {
             if let Some(fields) = Fields::of(value, &AS, sink) {
                 subject(&fields, &mut actor, sink);
             }
-        } else if matches!(key.text.as_str(), "label" | "labels" | "receive") {
+        } else if matches!(key.text.as_str(), "receive" | "tool") {
             sink.push(super::fields::not_yet(key.place, &format!("`{}` in a test", key.text)));
         } else if found.is_some() {
             sink.error(key.place, Code::BadValue, "one action at a time");
@@ -304,6 +304,19 @@ fn short_object(op: Operation, node: &Node, sink: &mut Sink) -> Option<Action> {
     }
     if op.has_path() {
         return object(node, op, sink).map(|path| Action::on_path(op, path));
+    }
+    if !op.has_socket() {
+        if node.kind() != yaml::Kind::Nothing {
+            sink.push(
+                Diagnostic::error(
+                    node.place,
+                    Code::BadValue,
+                    format!("`{}` has no object that rules know", op.name()),
+                )
+                .help(format!("write {{ {}: }}", op.name())),
+            );
+        }
+        return None;
     }
     let Some(text) = node.text() else {
         sink.push(wrong_type(node, "an address or socket, as text"));

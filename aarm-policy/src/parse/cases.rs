@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use super::action::read_short;
 use super::fields::{Fields, Shape, list, text, wrong_type};
 use super::scalars;
-use crate::action::Action;
+use super::when::{declared_label, span};
+use crate::data::Label;
 use crate::diagnostic::{Code, Diagnostic, Sink, nearest};
-use crate::model::{DEFAULT_RULE, Expect, TestCase};
+use crate::model::{DEFAULT_RULE, Expect, Given, TestCase};
 use crate::yaml::{Node, shown};
 
 /// Most tests of one policy.
@@ -21,8 +22,8 @@ const CASE: Shape =
 const EXPECT: Shape =
     Shape { what: "`expect`", known: &["decision", "rule"], later: &["labels", "approvers", "modify"] };
 
-/// The tests of a policy with rules of these ids.
-pub(crate) fn cases(node: &Node, rules: &[String], sink: &mut Sink) -> Vec<TestCase> {
+/// The tests of a policy with rules of these ids and these labels.
+pub(crate) fn cases(node: &Node, rules: &[String], labels: &[Label], sink: &mut Sink) -> Vec<TestCase> {
     let items = list(node, "tests", sink);
     if items.len() > MAX_TESTS {
         sink.error(node.place, Code::TooMany, format!("{} tests; at most {MAX_TESTS}", items.len()));
@@ -43,7 +44,7 @@ pub(crate) fn cases(node: &Node, rules: &[String], sink: &mut Sink) -> Vec<TestC
             }
             Some(name)
         });
-        let given = fields.get("given").map(|n| given(n, sink)).unwrap_or_default();
+        let given = fields.get("given").map(|n| given(n, labels, sink)).unwrap_or_default();
         let action = fields.need("do", sink).and_then(|n| read_short(n, sink));
         let expect = fields.need("expect", sink).and_then(|n| expect(n, rules, sink));
         if let (Some(name), Some(action), Some(expect)) = (name, action, expect) {
@@ -53,7 +54,7 @@ pub(crate) fn cases(node: &Node, rules: &[String], sink: &mut Sink) -> Vec<TestC
     cases
 }
 
-fn given(node: &Node, sink: &mut Sink) -> Vec<Action> {
+fn given(node: &Node, labels: &[Label], sink: &mut Sink) -> Vec<Given> {
     let items = list(node, "earlier actions", sink);
     if items.len() > MAX_GIVEN {
         sink.error(
@@ -62,12 +63,21 @@ fn given(node: &Node, sink: &mut Sink) -> Vec<Action> {
             format!("{} earlier actions; at most {MAX_GIVEN}", items.len()),
         );
     }
-    items.iter().take(MAX_GIVEN).filter_map(|item| read_short(item, sink)).collect()
+    items.iter().take(MAX_GIVEN).filter_map(|item| step(item, labels, sink)).collect()
+}
+
+/// An earlier action, `{ wait: 5m }`, or `{ label: SECRET }`.
+fn step(node: &Node, labels: &[Label], sink: &mut Sink) -> Option<Given> {
+    match node.map() {
+        Some([(key, value)]) if key.text == "wait" => span(value, sink).map(Given::Wait),
+        Some([(key, value)]) if key.text == "label" => declared_label(value, labels, sink).map(Given::Label),
+        _ => read_short(node, sink).map(|action| Given::Action(Box::new(action))),
+    }
 }
 
 fn expect(node: &Node, rules: &[String], sink: &mut Sink) -> Option<Expect> {
     let fields = Fields::of(node, &EXPECT, sink)?;
-    let decision = fields.need("decision", sink).and_then(|n| scalars::decision(n, sink));
+    let decision = fields.need("decision", sink).and_then(|n| scalars::expected(n, sink));
     let rule = match fields.get("rule") {
         Some(n) => Some(rule_name(n, rules, sink)?),
         None => None,

@@ -5,17 +5,22 @@
 
 mod action;
 mod cases;
+mod context;
+mod data;
 mod fields;
 mod rule;
 mod scalars;
+mod when;
 
 pub use cases::MAX_TESTS;
+pub use data::MAX_LABEL;
 pub use rule::MAX_ID;
 
 use aarm_common::limits::AGENT_SELECTORS;
 use aarm_common::{Decision, Family};
 use std::collections::BTreeMap;
 
+use crate::data::Label;
 use crate::diagnostic::{Code, Diagnostic, Sink, nearest};
 use crate::model::{API_VERSION, AgentSelector, KIND, Metadata, Mode, Policy, Spec, TestCase};
 use crate::yaml::{self, Node, shown};
@@ -39,8 +44,8 @@ const METADATA: Shape =
 
 const SPEC: Shape = Shape {
     what: "`spec`",
-    known: &["mode", "agents", "defaults", "rules"],
-    later: &["data", "fail", "extends", "drift", "identity"],
+    known: &["mode", "agents", "defaults", "data", "record", "rules"],
+    later: &["fail", "extends", "drift", "identity"],
 };
 
 const AGENT: Shape = Shape {
@@ -57,7 +62,7 @@ impl Policy {
         match parts {
             Some((metadata, spec, tests)) if sink.errors() == 0 => {
                 let mut policy = Policy::new(metadata, spec, tests);
-                policy.warnings = rule::shadowed(&policy);
+                policy.warnings = rule::warnings(&policy);
                 Ok(policy)
             }
             _ => Err(sink.into_sorted()),
@@ -83,9 +88,10 @@ fn document(root: &Node, sink: &mut Sink) -> Option<(Metadata, Spec, Vec<TestCas
         }
     }
     let metadata = fields.need("metadata", sink).and_then(|n| metadata(n, sink));
-    let mut ids = Vec::new();
-    let spec = fields.need("spec", sink).and_then(|n| spec(n, &mut ids, sink));
-    let tests = fields.get("tests").map(|n| cases::cases(n, &ids, sink)).unwrap_or_default();
+    let mut named = Named::default();
+    let spec = fields.need("spec", sink).and_then(|n| spec(n, &mut named, sink));
+    let tests =
+        fields.get("tests").map(|n| cases::cases(n, &named.rules, &named.labels, sink)).unwrap_or_default();
     Some((metadata?, spec?, tests))
 }
 
@@ -119,16 +125,27 @@ fn metadata(node: &Node, sink: &mut Sink) -> Option<Metadata> {
     Some(Metadata { name: name?, version: version? })
 }
 
-/// Reads `spec`; `ids` gets the ids of the rules, also where the rest has errors.
-fn spec(node: &Node, ids: &mut Vec<String>, sink: &mut Sink) -> Option<Spec> {
+/// What a test can refer to, of entries with errors too.
+#[derive(Default)]
+struct Named {
+    rules: Vec<String>,
+    labels: Vec<Label>,
+}
+
+/// Reads `spec`, and into `named` the names in it.
+fn spec(node: &Node, named: &mut Named, sink: &mut Sink) -> Option<Spec> {
     let fields = Fields::of(node, &SPEC, sink)?;
     let mode = fields.get("mode").map_or(Some(Mode::Enforce), |n| mode(n, sink));
     let agents = fields.get("agents").map(|n| agents(n, sink)).unwrap_or_default();
     let defaults = fields.get("defaults").map(|n| defaults(n, sink)).unwrap_or_default();
-    let (rules, found) = fields.get("rules").map(|n| rule::rules(n, sink)).unwrap_or_default();
-    *ids = found;
-    rule::check_conflicts(&rules, sink);
-    Some(Spec { mode: mode?, agents, defaults, rules })
+    let (data, labels) = fields.get("data").map(|n| data::data(n, sink)).unwrap_or_default();
+    let record = fields.get("record").map(|n| data::record(n, sink)).unwrap_or_default();
+    let mut spec = Spec { mode: Mode::Enforce, agents, defaults, data, record, rules: Vec::new() };
+    let (rules, found) = fields.get("rules").map(|n| rule::rules(n, &labels, sink)).unwrap_or_default();
+    *named = Named { rules: found, labels };
+    spec.rules = rules;
+    spec.mode = mode?;
+    Some(spec)
 }
 
 fn mode(node: &Node, sink: &mut Sink) -> Option<Mode> {
@@ -167,7 +184,7 @@ fn defaults(node: &Node, sink: &mut Sink) -> BTreeMap<Family, Decision> {
             let names = Family::ALL.iter().map(|f| f.name());
             sink.push(match nearest(&key.text, names) {
                 Some(near) => error.help(format!("did you mean \"{near}\"?")),
-                None => error.help("there are exec, read, write and network"),
+                None => error.help("there are exec, read, write, network, process and privileged"),
             });
             continue;
         };

@@ -2,11 +2,13 @@
 
 use aarm_common::limits::MAX_RULES;
 use aarm_common::{Decision, Operation};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::fields::{Fields, Shape, each, list, not_yet, number, text, wrong_type};
 use super::scalars;
-use crate::diagnostic::{Code, Diagnostic, Place, Sink, nearest};
+use super::when::{Known, when};
+use crate::data::Label;
+use crate::diagnostic::{Code, Diagnostic, MAX_DIAGNOSTICS, Place, Sink, nearest};
 use crate::model::{Classification, DEFAULT_RULE, Match, OperationName, Policy, Rule};
 use crate::yaml::{Node, shown};
 
@@ -17,9 +19,8 @@ const MAX_PRIORITY: i128 = 1_000_000;
 
 const RULE: Shape = Shape {
     what: "a rule",
-    known: &["id", "match", "decision", "classification", "priority", "reason", "description"],
+    known: &["id", "match", "when", "decision", "classification", "priority", "reason", "description"],
     later: &[
-        "when",
         "subject",
         "approvers",
         "escalate",
@@ -68,7 +69,7 @@ fn applies(predicate: &str, op: Operation) -> bool {
 }
 
 /// The rules of a policy, and the ids of all its rules, of those with errors too.
-pub(crate) fn rules(node: &Node, sink: &mut Sink) -> (Vec<Rule>, Vec<String>) {
+pub(crate) fn rules(node: &Node, labels: &[Label], sink: &mut Sink) -> (Vec<Rule>, Vec<String>) {
     let items = list(node, "rules", sink);
     if items.len() > MAX_RULES {
         sink.error(
@@ -77,12 +78,18 @@ pub(crate) fn rules(node: &Node, sink: &mut Sink) -> (Vec<Rule>, Vec<String>) {
             format!("{} rules; a policy has at most {MAX_RULES}", items.len()),
         );
     }
+    // A condition may refer to a rule that comes later.
+    let ids = items.iter().take(MAX_RULES).filter_map(|item| {
+        item.map()?.iter().find(|(key, _)| key.text == "id").and_then(|(_, value)| value.text())
+    });
+    let ids: HashSet<&str> = ids.collect();
+    let known = Known { labels, rules: &ids };
     let mut rules: Vec<Rule> = Vec::new();
     let mut seen: HashMap<String, Place> = HashMap::new();
     for item in items.iter().take(MAX_RULES) {
         let Some(fields) = Fields::of(item, &RULE, sink) else { continue };
         let id = fields.need("id", sink).and_then(|n| rule_id(n, &mut seen, sink));
-        let rule = rule(&fields, sink);
+        let rule = rule(&fields, &known, sink);
         if let (Some(id), Some(rule)) = (id, rule) {
             rules.push(Rule { id, ..rule });
         }
@@ -120,25 +127,36 @@ fn rule_id(node: &Node, seen: &mut HashMap<String, Place>, sink: &mut Sink) -> O
 }
 
 /// A rule but for its id.
-fn rule(fields: &Fields<'_>, sink: &mut Sink) -> Option<Rule> {
+fn rule(fields: &Fields<'_>, known: &Known<'_>, sink: &mut Sink) -> Option<Rule> {
     let before = sink.errors();
     let matches = fields.need("match", sink).and_then(|n| matches(n, sink));
     let decision = fields.need("decision", sink).and_then(|n| scalars::decision(n, sink));
-    let classification =
-        fields.get("classification").map_or(Some(Classification::Static), |n| classification(n, sink));
+    let when = fields.get("when").map(|n| when(n, known, sink));
+    let classification = match fields.get("classification") {
+        Some(n) => classification(n, sink),
+        None => Some(match (&when, decision) {
+            (None, _) => Classification::Static,
+            (Some(_), Some(Decision::Allow)) => Classification::ContextDependentAllow,
+            (Some(_), _) => Classification::ContextDependentDeny,
+        }),
+    };
     let priority = fields
         .get("priority")
         .and_then(|n| number(n, "a priority", -MAX_PRIORITY, MAX_PRIORITY, sink))
         .map(|n| n as i32);
     let reason = fields.get("reason").and_then(|n| text(n, sink)).map(str::to_owned);
     let description = fields.get("description").and_then(|n| text(n, sink)).map(str::to_owned);
-    if classification == Some(Classification::Forbidden) && decision == Some(Decision::Allow) {
-        let place = fields.get("decision").map_or(fields.place(), |n| n.place);
-        sink.error(place, Code::BadValue, "a forbidden rule can only be DENY");
+    if let (Some(classification), Some(decision)) = (classification, decision) {
+        check_classification(fields, classification, decision, sink);
     }
+    let when = match when {
+        Some(when) => Some(when?),
+        None => None,
+    };
     let rule = Rule {
         id: String::new(),
         matches: matches?,
+        when,
         decision: decision?,
         classification: classification?,
         priority,
@@ -147,6 +165,44 @@ fn rule(fields: &Fields<'_>, sink: &mut Sink) -> Option<Rule> {
         place: fields.place(),
     };
     (sink.errors() == before).then_some(rule)
+}
+
+/// Whether decision and `when` are what the classification says.
+fn check_classification(
+    fields: &Fields<'_>,
+    classification: Classification,
+    decision: Decision,
+    sink: &mut Sink,
+) {
+    let (name, needed, contextual) = match classification {
+        Classification::Forbidden => ("forbidden", Some(Decision::Deny), false),
+        Classification::ContextDependentDeny => ("context_dependent_deny", Some(Decision::Deny), true),
+        Classification::ContextDependentAllow => ("context_dependent_allow", Some(Decision::Allow), true),
+        Classification::Static => ("static", None, false),
+    };
+    let place = |name: &str| fields.get(name).map_or(fields.place(), |n| n.place);
+    if let Some(needed) = needed.filter(|needed| *needed != decision) {
+        sink.error(place("decision"), Code::BadValue, format!("a {name} rule can only be {}", needed.name()));
+    }
+    match (contextual, fields.get("when")) {
+        (false, Some(when)) => sink.push(
+            Diagnostic::error(
+                when.place,
+                Code::BadValue,
+                format!("a {name} rule does not depend on the context"),
+            )
+            .help("leave out \"when\", or the classification"),
+        ),
+        (true, None) => sink.push(
+            Diagnostic::error(
+                place("classification"),
+                Code::MissingField,
+                format!("a {name} rule needs the field \"when\""),
+            )
+            .help("without one it is static"),
+        ),
+        _ => {}
+    }
 }
 
 fn classification(node: &Node, sink: &mut Sink) -> Option<Classification> {
@@ -164,6 +220,8 @@ fn classification(node: &Node, sink: &mut Sink) -> Option<Classification> {
     match text {
         "forbidden" => Some(Classification::Forbidden),
         "static" => Some(Classification::Static),
+        "context_dependent_deny" => Some(Classification::ContextDependentDeny),
+        "context_dependent_allow" => Some(Classification::ContextDependentAllow),
         _ if WORDS.contains(&text) => {
             sink.push(not_yet(node.place, &format!("the classification {text}")));
             None
@@ -193,20 +251,12 @@ fn matches(node: &Node, sink: &mut Sink) -> Option<Match> {
         not_path: each(get("not_path"), "globs", sink, scalars::glob),
         exe: each(get("exe"), "globs", sink, scalars::glob),
         not_exe: each(get("not_exe"), "globs", sink, scalars::glob),
-        cidr: each(get("cidr"), "networks", sink, scalars::network),
-        not_cidr: each(get("not_cidr"), "networks", sink, scalars::network),
-        port: each(get("port"), "ports", sink, scalars::ports),
-        not_port: each(get("not_port"), "ports", sink, scalars::ports),
-        protocol: each(get("protocol"), "protocols", sink, scalars::protocol),
-        not_protocol: each(get("not_protocol"), "protocols", sink, scalars::protocol),
-        family: each(get("family"), "address families", sink, scalars::family),
-        not_family: each(get("not_family"), "address families", sink, scalars::family),
-        sock_type: each(get("type"), "socket types", sink, scalars::sock_type),
-        not_sock_type: each(get("not_type"), "socket types", sink, scalars::sock_type),
         uid: each(get("uid"), "user ids", sink, scalars::uids),
         not_uid: each(get("not_uid"), "user ids", sink, scalars::uids),
         operations,
+        ..Match::default()
     };
+    let matches = address_predicates(&fields, matches, sink);
     check_applicable(&fields, &matches.operations, sink);
     (sink.errors() == before && !matches.operations.is_empty()).then_some(matches)
 }
@@ -244,31 +294,52 @@ fn check_applicable(fields: &Fields<'_>, operations: &[OperationName], sink: &mu
     }
 }
 
-/// Rules of one group with the same explicit priority that decide the same operation differently.
-pub(crate) fn check_conflicts(rules: &[Rule], sink: &mut Sink) {
+/// The predicates on addresses and sockets.
+pub(crate) fn address_predicates(fields: &Fields<'_>, rest: Match, sink: &mut Sink) -> Match {
+    let get = |name: &str| fields.get(name);
+    Match {
+        cidr: each(get("cidr"), "networks", sink, scalars::network),
+        not_cidr: each(get("not_cidr"), "networks", sink, scalars::network),
+        port: each(get("port"), "ports", sink, scalars::ports),
+        not_port: each(get("not_port"), "ports", sink, scalars::ports),
+        protocol: each(get("protocol"), "protocols", sink, scalars::protocol),
+        not_protocol: each(get("not_protocol"), "protocols", sink, scalars::protocol),
+        family: each(get("family"), "address families", sink, scalars::family),
+        not_family: each(get("not_family"), "address families", sink, scalars::family),
+        sock_type: each(get("type"), "socket types", sink, scalars::sock_type),
+        not_sock_type: each(get("not_type"), "socket types", sink, scalars::sock_type),
+        ..rest
+    }
+}
+
+/// What the author of a policy should look at.
+pub(crate) fn warnings(policy: &Policy) -> Vec<Diagnostic> {
+    let mut found = shadowed(policy);
+    found.extend(conflicts(policy));
+    found.sort_by_key(Diagnostic::place);
+    found.truncate(MAX_DIAGNOSTICS);
+    found
+}
+
+/// Rules with the same right that decide the same operation differently: what both match is deferred.
+fn conflicts(policy: &Policy) -> Vec<Diagnostic> {
+    let rules = policy.rules();
+    let operations: Vec<u64> = rules.iter().map(operations_of).collect();
+    let mut found = Vec::new();
     for (i, later) in rules.iter().enumerate() {
-        let Some(priority) = later.priority else { continue };
-        let earlier = rules[..i].iter().find(|earlier| {
-            earlier.priority == Some(priority)
-                && earlier.classification == later.classification
-                && earlier.decision != later.decision
-                && operations_of(earlier) & operations_of(later) != 0
-        });
-        if let Some(earlier) = earlier {
-            sink.push(
-                Diagnostic::error(
-                    later.place,
-                    Code::Conflict,
-                    format!(
-                        "rules \"{}\" and \"{}\" have the same priority {priority} and disagree: that would be \
-                         DEFER (conflict), which is not supported yet",
-                        earlier.id, later.id
-                    ),
-                )
-                .help("give one of them another priority, or none"),
+        let earlier = (0..i).find(|j| policy.conflict(i, *j) && operations[i] & operations[*j] != 0);
+        if let (Some(j), Some(priority)) = (earlier, later.priority) {
+            let message = format!(
+                "rules \"{}\" and \"{}\" have the same priority {priority} and disagree: what both match gets DEFER",
+                rules[j].id, later.id
+            );
+            found.push(
+                Diagnostic::warning(later.place, Code::Conflict, message)
+                    .help("give one of them another priority, or none"),
             );
         }
     }
+    found
 }
 
 /// The operations a rule names, as bits.
@@ -282,20 +353,22 @@ const _: () = assert!(aarm_common::op::OPERATIONS <= 64);
 const SHADOW_FUEL: u64 = 5_000_000;
 
 /// Warnings about rules that can never win, because an earlier one holds wherever they do.
-pub(crate) fn shadowed(policy: &Policy) -> Vec<Diagnostic> {
-    let rules: Vec<(&Rule, u64)> = policy
-        .order()
-        .into_iter()
-        .map(|i| &policy.rules()[i])
-        .map(|rule| (rule, operations_of(rule)))
-        .collect();
+fn shadowed(policy: &Policy) -> Vec<Diagnostic> {
+    let order = policy.order();
+    let rules: Vec<(&Rule, u64)> =
+        order.iter().map(|i| &policy.rules()[*i]).map(|rule| (rule, operations_of(rule))).collect();
     let mut compare = Compare { fuel: SHADOW_FUEL };
     let mut found = Vec::new();
     for (i, (rule, ops)) in rules.iter().enumerate() {
-        let by = rules[..i].iter().find(|(earlier, wider)| {
-            ops & !wider == 0 && compare.no_narrower(&earlier.matches, &rule.matches)
+        // A rule that contradicts the earlier one matters wherever both hold.
+        let by = (0..i).find(|j| {
+            let (earlier, wider) = rules[*j];
+            ops & !wider == 0
+                && (earlier.when.is_none() || earlier.when == rule.when)
+                && !policy.conflict(order[i], order[*j])
+                && compare.no_narrower(&earlier.matches, &rule.matches)
         });
-        if let Some((by, _)) = by {
+        if let Some((by, _)) = by.map(|j| rules[j]) {
             found.push(Diagnostic::warning(
                 rule.place,
                 Code::Shadowed,
@@ -306,7 +379,6 @@ pub(crate) fn shadowed(policy: &Policy) -> Vec<Diagnostic> {
             ));
         }
     }
-    found.sort_by_key(Diagnostic::place);
     found
 }
 

@@ -32,14 +32,23 @@ fn unknown_word<'a>(node: &Node, what: &str, words: impl Iterator<Item = &'a str
     }
 }
 
-/// A decision that this version carries out: ALLOW or DENY.
+/// A decision that a rule of this version can have: ALLOW or DENY.
 pub(crate) fn decision(node: &Node, sink: &mut Sink) -> Option<Decision> {
+    one_of(node, &[Decision::Allow, Decision::Deny], sink)
+}
+
+/// A decision that a test can expect: rules that contradict each other give DEFER.
+pub(crate) fn expected(node: &Node, sink: &mut Sink) -> Option<Decision> {
+    one_of(node, &[Decision::Allow, Decision::Deny, Decision::Defer], sink)
+}
+
+fn one_of(node: &Node, supported: &[Decision], sink: &mut Sink) -> Option<Decision> {
     let Some(text) = node.text() else {
         sink.push(wrong_type(node, "a decision, as text"));
         return None;
     };
     match Decision::from_name(text) {
-        Some(found @ (Decision::Allow | Decision::Deny)) => Some(found),
+        Some(found) if supported.contains(&found) => Some(found),
         Some(later) => {
             sink.push(not_yet(node.place, &format!("the decision {}", later.name())));
             None

@@ -21,7 +21,11 @@ const JSON_MAX: usize = 1 << 20;
 Examples:
   aarm policy eval -p p.yaml -a '{\"operation\":\"open_read\",\"path\":\"/root/.netrc\"}'
   aarm policy eval -p p.yaml -a '{\"operation\":\"connect\",\"addr\":\"::1\",\"port\":443}'
-  aarm policy eval -p p.yaml -a - < action.json")]
+  aarm policy eval -p p.yaml -a '{\"operation\":\"connect\",\"addr\":\"::1\",\"port\":443}' -c '{\"labels\":[\"SECRET\"],\"elapsed\":\"5m\"}'
+  aarm policy eval -p p.yaml -a - < action.json
+
+A context has `labels`, `elapsed` and `history`: earlier actions such as
+  {\"operation\":\"connect\",\"rule\":null,\"passed\":true,\"seconds_ago\":3}")]
 pub struct EvalArgs {
     /// Policy file
     #[arg(long, short, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
@@ -64,7 +68,8 @@ pub fn run(args: &EvalArgs, out: &mut Output) -> Result<Exit, CliError> {
         text => text.as_bytes().to_vec(),
     };
     let action = Action::from_json(&action).map_err(|e| usage("--action", &e))?;
-    let context = Context::from_json(args.context.as_bytes()).map_err(|e| usage("--context", &e))?;
+    let context =
+        Context::for_policy(args.context.as_bytes(), &parsed).map_err(|e| usage("--context", &e))?;
     let explanation = aarm_policy::eval(&parsed, &env, &action, &context);
     let policy = Label { name: parsed.name(), version: parsed.version(), hash: parsed.hash() };
     out.json(&Answer { policy, explanation })?;

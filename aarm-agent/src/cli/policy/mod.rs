@@ -46,13 +46,13 @@ pub fn run(args: &PolicyArgs, global: &Global, out: &mut Output) -> Result<Exit,
 }
 
 /// A policy file: what it says, and the policy in it or everything that is wrong with it.
-struct Document {
-    source: String,
-    policy: Result<Policy, Vec<Diagnostic>>,
+pub(super) struct Document {
+    pub(super) source: String,
+    pub(super) policy: Result<Policy, Vec<Diagnostic>>,
 }
 
 impl Document {
-    fn read(path: &Path) -> Result<Self, CliError> {
+    pub(super) fn read(path: &Path) -> Result<Self, CliError> {
         match files::read(path, aarm_policy::MAX_DOCUMENT) {
             Ok(bytes) => {
                 let policy = Policy::parse(&bytes);
@@ -78,6 +78,6 @@ impl Document {
 const PASSWD_MAX: usize = 4 << 20;
 
 /// Where `~` points on this host.
-fn host_env() -> Result<Env, CliError> {
+pub(super) fn host_env() -> Result<Env, CliError> {
     Ok(Env::from_passwd(&files::read(Path::new("/etc/passwd"), PASSWD_MAX)?))
 }

@@ -1,0 +1,192 @@
+//! Paths met lately.
+//!
+//! An agent opens the same files again and again, and a file's path, with the rules whose globs match it, changes only
+//! when something is renamed or mounted. So both are kept, under everything they were made from: the dentry with its
+//! parent and the hash of its name, the mount, the inode, the policy's compilation, and the kernel's two sequence numbers
+//! of renames and of mounts. Files with several hard links, and objects with another home mount, are not kept: their
+//! names say less than they are.
+//!
+//! The table is shared by all CPUs, so an entry carries a version, odd while it is being written; a reader that
+//! finds it changed has found nothing. Must never: hand out a path that was not built by `walk` in just this state.
+
+use aarm_common::policy::Bits;
+use aarm_common::state::Task;
+use core::ffi::c_void;
+
+use crate::kernel::*;
+use crate::maps::KNOWN;
+use crate::scratch::{self, END, Scratch};
+
+/// Entries; a power of two.
+pub const KNOWN_PATHS: u32 = 8192;
+/// Longest path kept, in bytes; a multiple of 8.
+pub const KNOWN_BYTES: usize = 168;
+
+/// One path.
+#[repr(C)]
+pub struct Known {
+    version: u64,
+    key: Key,
+    /// Its length.
+    pub path_len: u64,
+    /// Rules that are satisfied by the object's names.
+    pub object: Bits,
+    path: [u64; KNOWN_BYTES / 8],
+}
+
+/// What a path was made from.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Key {
+    dentry: u64,
+    parent: u64,
+    name: u64,
+    mnt: u64,
+    ino: u64,
+    /// Sequence numbers: of renames, of mounts.
+    moves: u64,
+    generation: u64,
+}
+
+/// Now, as far as names are concerned: `None` while something is just being renamed or mounted, or if this kernel does not
+/// show it.
+#[inline(always)]
+pub fn moves() -> Option<u64> {
+    let (renames, mounts) = (address(&ADDR_RENAME_LOCK), address(&ADDR_MOUNT_LOCK));
+    if renames == 0 || mounts == 0 {
+        return None;
+    }
+    let (Ok(r), Ok(m)) = (read::<u32>(renames, 0), read::<u32>(mounts, 0)) else { return None };
+    if (r | m) & 1 != 0 { None } else { Some((r as u64) << 32 | m as u64) }
+}
+
+const _: () = assert!(size_of::<Key>() == 7 * 8);
+
+impl Key {
+    /// The key of an object given by typed pointers; in the task's storage, because the stack is short, and because what
+    /// comes out of a map is a number. `None`: the path cannot be kept.
+    #[inline(always)]
+    pub unsafe fn of<'a>(
+        task: *mut Task,
+        place: Place,
+        dentry: *const c_void,
+        inode: *const c_void,
+        generation: u32,
+    ) -> Option<&'a Self> {
+        // SAFETY: typed pointers and a valid map value by contract.
+        unsafe {
+            if dentry.is_null() || inode.is_null() {
+                return None;
+            }
+            let links: u32 = typed(inode, &OFF_INODE_I_NLINK);
+            let mode: u16 = typed(inode, &OFF_INODE_I_MODE);
+            if links != 1 && mode as u32 & S_IFMT != S_IFDIR {
+                return None;
+            }
+            let moves = moves()?;
+            let hash: u32 = typed(dentry, &OFF_DENTRY_D_NAME_HASH);
+            let len: u32 = typed(dentry, &OFF_DENTRY_D_NAME_LEN);
+            let key: *mut Self = (&raw mut (*task).key).cast();
+            core::ptr::write_volatile(&raw mut (*key).dentry, place.dentry);
+            core::ptr::write_volatile(&raw mut (*key).parent, typed(dentry, &OFF_DENTRY_D_PARENT));
+            core::ptr::write_volatile(&raw mut (*key).mnt, place.mnt);
+            (*key).name = (len as u64) << 32 | hash as u64;
+            (*key).ino = typed(inode, &OFF_INODE_I_INO);
+            (*key).moves = moves;
+            (*key).generation = generation as u64;
+            Some(&*key)
+        }
+    }
+
+    #[inline(always)]
+    fn slot(&self) -> u32 {
+        // SAFETY: as numbers, see `of`.
+        let (dentry, mnt) =
+            unsafe { (core::ptr::read_volatile(&raw const self.dentry), core::ptr::read_volatile(&raw const self.mnt)) };
+        let mixed = (dentry ^ mnt.rotate_left(20)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed >> 40) as u32 & (KNOWN_PATHS - 1)
+    }
+
+    #[inline(always)]
+    unsafe fn is(&self, e: *const Known) -> bool {
+        // SAFETY: `e` is a valid map value.
+        unsafe {
+            let k = &raw const (*e).key;
+            let differ = ((*k).dentry ^ core::ptr::read_volatile(&raw const self.dentry))
+                | ((*k).parent ^ core::ptr::read_volatile(&raw const self.parent))
+                | ((*k).name ^ self.name)
+                | ((*k).mnt ^ core::ptr::read_volatile(&raw const self.mnt))
+                | ((*k).ino ^ self.ino)
+                | ((*k).moves ^ self.moves)
+                | ((*k).generation ^ self.generation);
+            differ == 0
+        }
+    }
+
+    /// The entry, and the version that [`still`] must find when everything needed was read from it.
+    #[inline(always)]
+    pub fn find(&self) -> Option<(*const Known, u64)> {
+        let e = KNOWN.get_ptr(self.slot())?;
+        // SAFETY: a valid map value.
+        unsafe {
+            let version = core::ptr::read_volatile(&raw const (*e).version);
+            if version & 1 != 0 || !self.is(e) { None } else { Some((e, version)) }
+        }
+    }
+
+    /// Puts a known path, and the rules it satisfies, where a walk would have; gives the path's length. The buffer must be
+    /// empty.
+    #[inline(always)]
+    pub unsafe fn recall(&self, s: *mut Scratch) -> Option<u16> {
+        let (e, version) = self.find()?;
+        // SAFETY: both are valid map values.
+        unsafe {
+            scratch::copy(&raw const (*e).object, &raw mut (*s).object);
+            let len = (*e).path_len;
+            let to = (&raw mut (*s).buf).cast::<u8>().add(END - KNOWN_BYTES).cast();
+            scratch::copy(&raw const (*e).path, to);
+            if !still(e, version) {
+                return None;
+            }
+            (*s).pos = (END as u32).wrapping_sub(len as u32);
+            Some(len as u16)
+        }
+    }
+
+    /// Keeps what a walk has just found: the path at the end of the buffer, and the rules it satisfies.
+    #[inline(always)]
+    pub unsafe fn keep(&self, s: *const Scratch, len: u16) {
+        if len as usize > KNOWN_BYTES || moves() != Some(self.moves) {
+            return;
+        }
+        let Some(e) = KNOWN.get_ptr_mut(self.slot()) else { return };
+        // SAFETY: both are valid map values; the exchange makes the entry ours.
+        unsafe {
+            let version = core::ptr::read_volatile(&raw const (*e).version);
+            if version & 1 != 0 {
+                return;
+            }
+            let (_, ours) = core::intrinsics::atomic_cxchg::<
+                u64,
+                { core::intrinsics::AtomicOrdering::SeqCst },
+                { core::intrinsics::AtomicOrdering::SeqCst },
+            >(&raw mut (*e).version, version, version + 1);
+            if !ours {
+                return;
+            }
+            scratch::copy(self, &raw mut (*e).key);
+            (*e).path_len = len as u64;
+            scratch::copy(&raw const (*s).object, &raw mut (*e).object);
+            let from = (&raw const (*s).buf).cast::<u8>().add(END - KNOWN_BYTES).cast();
+            scratch::copy(from, &raw mut (*e).path);
+            core::ptr::write_volatile(&raw mut (*e).version, version + 2);
+        }
+    }
+}
+
+/// Whether an entry is still what it was.
+#[inline(always)]
+pub unsafe fn still(e: *const Known, version: u64) -> bool {
+    // SAFETY: a valid map value.
+    unsafe { core::ptr::read_volatile(&raw const (*e).version) == version }
+}

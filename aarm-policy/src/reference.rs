@@ -1,0 +1,52 @@
+//! The generated reference of operations.
+
+use aarm_common::{Family, Operation};
+use std::fmt::Write;
+
+use crate::model::built_in_default;
+
+/// `docs/operations.md`: every operation with its family, the kernel hook that decides it, and the predicates
+/// that a rule on it can have.
+pub fn operations_md() -> String {
+    let mut out = String::from(
+        "# Operations\n\nGenerated from the code: `cargo run -p aarm-policy --example operations > docs/operations.md`.\n\n\
+         A family's name stands for all its operations in `operation`, `record` and `prior`; `exec` is always the family there. Every \
+         rule can also have `exe` (for the family `exec` the program that would run, otherwise the one that acts) and `uid`, and \
+         every predicate has a `not_` form.\n",
+    );
+    for family in Family::ALL {
+        let members: Vec<Operation> =
+            Operation::ALL.iter().copied().filter(|op| op.family() == *family).collect();
+        let default = built_in_default(*family).name();
+        let _ = write!(out, "\n## {}\n\n", family.name());
+        if !members.iter().any(|op| op.is_decided()) {
+            let _ = writeln!(out, "Not decided yet: rules on it are refused.");
+            continue;
+        }
+        let _ = writeln!(out, "Default, where a policy gives none: {default}.\n");
+        let _ = writeln!(out, "| operation | hook | predicates |\n|---|---|---|");
+        for op in members {
+            let hook = match op.is_decided() {
+                true => format!("`{}`", op.hook()),
+                false => "not decided yet".to_owned(),
+            };
+            let _ = writeln!(out, "| `{}` | {hook} | {} |", op.name(), predicates(op));
+        }
+    }
+    out
+}
+
+/// The predicates on the object of an operation.
+fn predicates(op: Operation) -> String {
+    let mut found = Vec::new();
+    if op.has_path() {
+        found.push("`path`");
+    }
+    if op.has_address() {
+        found.extend(["`cidr`", "`port`"]);
+    }
+    if op.has_socket() {
+        found.extend(["`protocol`", "`family`", "`type`"]);
+    }
+    found.join(", ")
+}
