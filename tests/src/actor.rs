@@ -77,7 +77,7 @@ fn family(address: &str) -> i32 {
 }
 
 /// A unix address; a name that begins with `@` is abstract.
-fn unix(name: &str) -> (libc::sockaddr_un, u32) {
+pub(crate) fn unix(name: &str) -> (libc::sockaddr_un, u32) {
     // SAFETY: an all-zero sockaddr_un is valid.
     let mut a: libc::sockaddr_un = unsafe { std::mem::zeroed() };
     a.sun_family = libc::AF_UNIX as u16;

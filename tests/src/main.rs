@@ -1,14 +1,18 @@
 //! `aarm-vm-tests [--list] [--skip NAME] [FILTER]`: runs the cases one after the other, as root in a VM.
 //! `aarm-vm-tests actor NAME ARG...`: one technique; exits with its errno.
+//! `aarm-vm-tests escape FAMILY NAME DIR`: one technique of the escape corpus.
 
 use std::process::ExitCode;
 
-use aarm_vm_tests::{actor, cases};
+use aarm_vm_tests::{actor, cases, escapes};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
     if args.get(1).is_some_and(|a| a == "actor") {
         return ExitCode::from(actor::run(&args[2..]));
+    }
+    if args.get(1).is_some_and(|a| a == "escape") {
+        return ExitCode::from(escapes::attempt(&args[2..]));
     }
     let mut options = libtest_mimic::Arguments::from_args();
     // The kernel side is one for the whole machine, so cases take turns.

@@ -8,6 +8,7 @@ mod cache;
 mod command;
 mod demo;
 mod deny;
+mod escapes;
 mod fuzz;
 mod image;
 mod man;
@@ -57,6 +58,8 @@ enum Task {
     Vm(vm::VmArgs),
     /// Run unit tests, then the VM suites.
     Test(test::TestArgs),
+    /// Print the table of the escape corpus from the last runs of its suites, as Markdown.
+    Escapes(escapes::EscapesArgs),
     /// Run the main job: a scripted agent under supervision.
     Demo(demo::DemoArgs),
     /// Measure: `kernel` and `daemon` count instructions in a VM, `receipts` measures the log here.
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Task::Build { release, debug_log } => build::all(release, debug_log).map(|_| 0),
         Task::Vm(args) => vm::command(args),
         Task::Test(args) => test::run(&args),
+        Task::Escapes(args) => escapes::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),

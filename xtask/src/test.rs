@@ -134,6 +134,21 @@ enum Boot {
 /// Topics that have a boot of their own, on one kernel.
 const OWN_BOOT: &[(Boot, &str, &str)] = &[(Boot::NoBpf, "6.1", "nobpf"), (Boot::Debian, "6.12", "debian")];
 
+/// What the escape corpus tries and a cloud kernel has as modules. Loaded by the techniques that need them.
+const MODULES: &[&str] = &[
+    "overlay",
+    "libcrc32c",
+    "udp_tunnel",
+    "ip6_udp_tunnel",
+    "sctp",
+    "dccp",
+    "dccp_ipv4",
+    "vsock",
+    "af_alg",
+    "binfmt_misc",
+    "dummy",
+];
+
 /// Boots one kernel and runs its cases.
 fn suite(kernel: &str, boot: Boot, filter: Option<&str>, built: &Built) -> Result<Tally> {
     let (name, only) = match boot {
@@ -154,12 +169,17 @@ fn suite(kernel: &str, boot: Boot, filter: Option<&str>, built: &Built) -> Resul
     spec.systemd = boot == Boot::Debian;
     spec.add = vec![(built.bin("aarm-vm-tests"), "/usr/local/bin/aarm-vm-tests".into())];
     spec.add.push((cache::repository().join("deploy"), "/usr/share/aarm/deploy".into()));
+    for module in crate::setup::kernel(kernel)?.modules(MODULES) {
+        let name = module.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        spec.add.push((module, format!("/lib/aarm-modules/{name}")));
+    }
     spec.timeout = Duration::from_secs(1500);
     spec.output = Some(File::create(&log)?);
     let began = Instant::now();
     let code = vm::run(&mut spec, built);
     let text = std::fs::read_to_string(&log).unwrap_or_default();
     let code = code.with_context(|| format!("output so far:\n{text}"))?;
+    crate::escapes::collect(kernel, &text)?;
     let tally = tally(&text).with_context(|| format!("no result line (status {code}):\n{text}"))?;
     println!(
         "kernel {name}: {} passed, {} failed in {} s",

@@ -3,9 +3,12 @@
 mod audit;
 mod badinput;
 mod cli;
+mod context;
 mod debian;
 mod disk;
+mod escapes;
 mod files;
+mod identity;
 mod lifecycle;
 mod network;
 mod paths;
@@ -23,10 +26,12 @@ type Case = (&'static str, fn() -> Result<()>);
 
 /// Every case.
 pub fn all() -> Vec<Trial> {
-    let topics: [(&str, &[Case]); 15] = [
+    let topics: [(&str, &[Case]); 18] = [
         ("files", files::CASES),
         ("paths", paths::CASES),
+        ("identity", identity::CASES),
         ("programs", programs::CASES),
+        ("context", context::CASES),
         ("network", network::CASES),
         ("session", session::CASES),
         ("audit", audit::CASES),
@@ -38,6 +43,7 @@ pub fn all() -> Vec<Trial> {
         ("disk", disk::CASES),
         ("unable", unable::CASES),
         ("nobpf", unable::NO_BPF),
+        ("escapes", escapes::CASES),
         ("debian", debian::CASES),
     ];
     topics

@@ -28,6 +28,32 @@ pub const MATRIX: &[Row] = &[
 pub struct Kernel {
     /// The compressed image.
     pub image: PathBuf,
+    dir: PathBuf,
+}
+
+impl Kernel {
+    /// The files of these modules, as far as its package has them.
+    pub fn modules(&self, names: &[&str]) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for root in ["lib/modules", "usr/lib/modules"] {
+            find(&self.dir.join(root), names, DEEPEST, &mut found);
+        }
+        found
+    }
+}
+
+/// Levels below the directory of all modules.
+const DEEPEST: usize = 12;
+
+fn find(dir: &Path, names: &[&str], levels: usize, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        if levels > 0 && entry.file_type().is_ok_and(|t| t.is_dir()) {
+            find(&path, names, levels - 1, found);
+        } else if name.to_str().and_then(|n| n.split_once(".ko")).is_some_and(|(n, _)| names.contains(&n)) {
+            found.push(path);
+        }
+    }
 }
 
 fn entry(row: &Row) -> String {
@@ -75,5 +101,5 @@ pub fn kernel(series: &str) -> Result<Kernel> {
         bail!("the {} suite has no kernel {}", row.suite, row.series)
     })?;
     let image = image(&dir).with_context(|| format!("{} has no kernel image: remove it", dir.display()))?;
-    Ok(Kernel { image })
+    Ok(Kernel { image, dir })
 }

@@ -1,0 +1,110 @@
+//! What a session has seen decides what it may do next.
+
+use anyhow::{Result, ensure};
+
+use super::Case;
+use crate::host::{Attempt, Host, ME, file, policy};
+
+pub const CASES: &[Case] = &[
+    ("what_was_read_decides_the_very_next_action", labels),
+    ("a_file_carries_labels_to_who_reads_it", carried),
+    ("what_happened_before_counts", prior),
+    ("a_contradiction_is_deferred", conflict),
+    ("routine_reads_are_only_counted", summary),
+];
+
+const DATA: &str = "
+data:
+  - { label: SECRET, level: RESTRICTED, on: { read: ['/tmp/c/secret/**'] } }
+rules:
+  - id: no-egress
+    match: { operation: [connect, send] }
+    when: { labels: { any: [SECRET] } }
+    decision: DENY
+";
+
+/// A policy whose spec has more than rules.
+fn document(spec: &str) -> String {
+    let spec: String = spec.trim().lines().map(|l| format!("  {l}\n")).collect();
+    policy("") + &spec
+}
+
+fn host(spec: &str) -> Result<Host> {
+    let _ = std::fs::remove_dir_all("/tmp/c");
+    file("/tmp/c/secret/key", "secret")?;
+    file("/tmp/c/plain", "plain")?;
+    Host::start(&document(spec))
+}
+
+fn shell(h: &Host, script: &str) -> Result<Attempt> {
+    h.run(&[], &["/bin/sh", "-c", &script.replace("ACT", &format!("{ME} actor"))])
+}
+
+fn labels() -> Result<()> {
+    let h = host(DATA)?;
+    let a = shell(&h, "ACT udp 127.0.0.1:9; cat /tmp/c/plain; ACT sendto 127.0.0.1:9")?;
+    a.allowed("send", "127.0.0.1")?;
+    let a = shell(&h, "cat /tmp/c/secret/key; ACT sendto 127.0.0.1:9")?;
+    a.refused("send", "127.0.0.1", "no-egress")?;
+    let read = a.receipts.iter().find(|r| r["action"]["path"] == "/tmp/c/secret/key");
+    ensure!(read.is_some_and(|r| r["context"]["adds"][0] == "SECRET"), "{}", a.tell());
+    let sent = a.receipts.iter().find(|r| r["action"]["operation"] == "send");
+    ensure!(sent.is_some_and(|r| r["context"]["labels"][0] == "SECRET"), "{}", a.tell());
+    // Any task of the session, also one that was there before.
+    let a = shell(&h, "(sleep 1; ACT sendto 127.0.0.1:9) & cat /tmp/c/secret/key; wait $!")?;
+    a.refused("send", "127.0.0.1", "no-egress")
+}
+
+fn carried() -> Result<()> {
+    let h = host(DATA)?;
+    shell(&h, "cat /tmp/c/secret/key > /tmp/c/copy")?;
+    let a = shell(&h, "cat /tmp/c/copy; ACT sendto 127.0.0.1:9")?;
+    a.refused("send", "127.0.0.1", "no-egress")?;
+    let a = shell(&h, "cat /tmp/c/plain; ACT sendto 127.0.0.1:9")?;
+    a.allowed("send", "127.0.0.1")
+}
+
+fn prior() -> Result<()> {
+    let h = host(
+        "rules:\n  - id: twice\n    match: { operation: send }\n    when: { prior: { operation: send, count: 2 } }\n    decision: DENY\n",
+    )?;
+    let a = shell(&h, "ACT sendto 127.0.0.1:9 && ACT sendto 127.0.0.1:9 && ACT sendto 127.0.0.1:9")?;
+    a.refused("send", "127.0.0.1", "twice")?;
+    let sent = a.receipts.iter().filter(|r| r["action"]["operation"] == "send").count();
+    ensure!(sent == 3, "{}", a.tell());
+    // Another session has not done it.
+    shell(&h, "ACT sendto 127.0.0.1:9")?.allowed("send", "127.0.0.1")
+}
+
+fn conflict() -> Result<()> {
+    let h = host(
+        "rules:\n  - { id: yes, priority: 5, match: { operation: open_read, path: '/tmp/c/**' }, decision: ALLOW }\n  - { id: no, priority: 5, match: { operation: open_read, path: '/tmp/**/plain' }, decision: DENY }\n",
+    )?;
+    h.act(&["read", "/tmp/c/secret/key"])?.allowed("open_read", "/tmp/c/secret/key")?;
+    let a = h.act(&["read", "/tmp/c/plain"])?;
+    ensure!(a.errno() == libc::EPERM, "{}", a.tell());
+    let r = a.receipts.iter().find(|r| r["action"]["path"] == "/tmp/c/plain");
+    ensure!(
+        r.is_some_and(|r| r["decision"]["result"] == "DEFER" && r["decision"]["cause"] == "conflict"),
+        "{}",
+        a.tell()
+    );
+    Ok(())
+}
+
+fn summary() -> Result<()> {
+    let h = host(
+        "record: { read: summary }\nrules:\n  - { id: no, match: { operation: open_read, path: '/tmp/c/secret/**' }, decision: DENY }\n",
+    )?;
+    let a = shell(&h, "for i in 1 2 3 4 5 6 7 8 9; do cat /tmp/c/plain; done; cat /tmp/c/secret/key")?;
+    ensure!(a.decision("open_read", "/tmp/c/plain").is_none(), "{}", a.tell());
+    ensure!(a.decision("open_read", "/tmp/c/secret/key").is_some_and(|d| d.0 == "DENY"), "{}", a.tell());
+    let counted: u64 = a
+        .receipts
+        .iter()
+        .filter(|r| r["kind"] == "summary")
+        .filter_map(|r| r["detail"]["counts"]["open_read"].as_u64())
+        .sum();
+    ensure!(counted >= 9, "{counted}\n{}", a.tell());
+    h.verified()
+}

@@ -1,0 +1,93 @@
+//! A rule protects an object, whatever it is called and however it is held.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, ensure};
+
+use super::Case;
+use crate::host::{Host, ME, file, policy};
+
+pub const CASES: &[Case] = &[
+    ("a_hard_link_from_before_is_no_way_around", hard_link),
+    ("a_bind_mount_from_before_is_no_way_around", bind_mount),
+    ("a_directory_above_cannot_be_renamed_away", rename_above),
+    ("a_descriptor_from_before_is_decided_when_it_is_used", inherited),
+    ("other_processes_are_beyond_the_session", processes),
+];
+
+const RULES: &str = "
+- { id: no-secrets, match: { operation: [read, write], path: '/tmp/i/home/secret/**' }, decision: DENY }
+- { id: no-signals, match: { operation: signal }, decision: DENY }
+";
+
+fn world() -> Result<()> {
+    let _ = std::fs::remove_dir_all("/tmp/i");
+    file("/tmp/i/home/secret/key", "secret")?;
+    file("/tmp/i/home/free", "free")
+}
+
+fn hard_link() -> Result<()> {
+    world()?;
+    std::fs::hard_link("/tmp/i/home/secret/key", "/tmp/i/link")?;
+    let h = Host::start(&policy(RULES))?;
+    h.act(&["read", "/tmp/i/link"])?.refused("open_read", "/tmp/i/link", "no-secrets")?;
+    h.act(&["read", "/tmp/i/home/free"])?.allowed("open_read", "/tmp/i/home/free")
+}
+
+fn bind_mount() -> Result<()> {
+    world()?;
+    std::fs::create_dir_all("/tmp/i/mnt")?;
+    let mount = |args: &[&str]| Command::new("/bin/busybox").args(args).status();
+    ensure!(mount(&["mount", "-o", "bind", "/tmp/i/home/secret", "/tmp/i/mnt"])?.success());
+    let a = Host::start(&policy(RULES)).and_then(|h| h.act(&["read", "/tmp/i/mnt/key"]));
+    ensure!(mount(&["umount", "/tmp/i/mnt"])?.success());
+    let a = a?;
+    a.refused("open_read", "/tmp/i/mnt/key", "no-secrets")?;
+    // The receipt says what it is on the host.
+    a.refused("open_read", "/tmp/i/home/secret/key", "no-secrets")
+}
+
+fn rename_above() -> Result<()> {
+    world()?;
+    let h = Host::start(&policy(RULES))?;
+    let a = h.act(&["rename", "/tmp/i/home", "/tmp/i/elsewhere"])?;
+    a.refused("rename", "/tmp/i/home", "no-secrets")?;
+    ensure!(std::path::Path::new("/tmp/i/home/secret/key").exists());
+    h.act(&["rename", "/tmp/i/home/free", "/tmp/i/home/freed"])?.allowed("rename", "/tmp/i/home/free")
+}
+
+fn inherited() -> Result<()> {
+    world()?;
+    let h = Host::start(&policy(RULES))?;
+    let read = |path: &str| -> Result<bool> {
+        let mut c = Command::new("/usr/local/bin/aarm");
+        c.args(["run", "--", "/bin/busybox", "cat"]).stdin(std::fs::File::open(path)?);
+        Ok(c.stdout(Stdio::piped()).output()?.stdout.is_empty())
+    };
+    ensure!(!read("/tmp/i/home/free")?, "a free file is not read");
+    ensure!(read("/tmp/i/home/secret/key")?, "the secret came through a descriptor from before");
+    let denied = h.recorded(&["--decision", "DENY"])?;
+    let held = |r: &serde_json::Value| {
+        r["action"]["path"] == "/tmp/i/home/secret/key"
+            && r["action"]["flags"].as_array().is_some_and(|f| f.iter().any(|f| f == "inherited"))
+    };
+    ensure!(denied.iter().any(held), "{denied:?}");
+    Ok(())
+}
+
+fn processes() -> Result<()> {
+    world()?;
+    let h = Host::start(&policy(RULES))?;
+    let mut victim = Command::new("/bin/busybox").args(["sleep", "60"]).process_group(0).spawn()?;
+    let script = format!("kill -TERM {0}; kill -0 $$ && exec {ME} actor nothing", victim.id());
+    let a = h.run(&[], &["/bin/sh", "-c", &script])?;
+    let alive = victim.try_wait()?.is_none();
+    victim.kill()?;
+    victim.wait()?;
+    ensure!(alive, "a process outside was ended\n{}", a.tell());
+    ensure!(a.decision("signal", "").is_some_and(|d| d.0 == "DENY"), "{}", a.tell());
+    // Within the session nothing is recorded of it.
+    ensure!(a.receipts.iter().filter(|r| r["action"]["operation"] == "signal").count() == 1, "{}", a.tell());
+    Ok(())
+}
