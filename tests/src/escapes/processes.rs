@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Dirs;
-use super::corpus::{Expect, Technique, contained, open};
+use super::corpus::{Technique, contained, open};
 use super::names::{Helper, done};
 use super::sys::*;
 
@@ -64,8 +64,7 @@ pub const OTHERS: &[Technique] = &[
         std::fs::copy(super::ME, d.work("reader"))?;
         std::fs::write(d.work("opener"), program(&OPENER))?;
         done(std::fs::set_permissions(d.work("opener"), std::fs::Permissions::from_mode(0o755)))
-    })
-    .on(&[("7.2", STORM)]),
+    }),
     contained(
         "process-vm-writev",
         "process_vm_writev into a process outside",
@@ -194,11 +193,6 @@ fn target(d: &Dirs) -> io::Result<(i32, u64)> {
     let (pid, address) = text.split_once(' ').ok_or_else(|| no_effect("no place"))?;
     Ok((pid.parse().map_err(io::Error::other)?, address.parse().map_err(io::Error::other)?))
 }
-
-const STORM: Expect = Expect::Open(
-    "a hole: this kernel preempts programs on tracepoints and skips one that is running on the same CPU already, so that \
-     some execs go unseen, and the new program keeps the rights of the old",
-);
 
 /// Opens the file that its first argument names; exits with 0 if it could.
 ///
