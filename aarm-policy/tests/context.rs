@@ -1,5 +1,7 @@
 //! What rules ask of a session: labels, levels, history, age; what sessions get; and the table of it all.
 
+mod sessions;
+
 use aarm_common::limits::*;
 use aarm_common::policy::*;
 use aarm_common::{Decision, Operation};
@@ -7,16 +9,7 @@ use aarm_policy::table::{self, TableContext};
 use aarm_policy::{
     Action, Cause, Code, Context, Diagnostic, Env, Explanation, Policy, compile, eval, run_tests,
 };
-
-const HEAD: &str =
-    "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {name: p, version: \"1\"}\nspec:\n";
-
-const DATA: &str = "  data:
-    - {label: SECRET, level: RESTRICTED, on: {read: [\"~/.ssh/**\", \"**/.env\"]}}
-    - {label: STAFF, level: INTERNAL, on: {read: /srv/staff/**, write: /srv/staff/**}}
-    - {label: WEB, level: PUBLIC, on: {receive: {not_cidr: 10.0.0.0/8}}}
-    - {label: SECRET, level: RESTRICTED, on: {exec: \"**/vault\"}}
-";
+use sessions::{DATA, HEAD};
 
 fn policy(spec: &str) -> Policy {
     let text = format!("{HEAD}{spec}");

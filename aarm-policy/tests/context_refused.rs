@@ -1,16 +1,9 @@
 //! What is wrong in `when`, `data`, `record` and contexts, and what is said about it.
 
+mod sessions;
+
 use aarm_policy::{Code, Context, Policy, Span};
-
-const HEAD: &str =
-    "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {name: p, version: \"1\"}\nspec:\n";
-
-const DATA: &str = "  data:
-    - {label: SECRET, level: RESTRICTED, on: {read: [\"~/.ssh/**\", \"**/.env\"]}}
-    - {label: STAFF, level: INTERNAL, on: {read: /srv/staff/**, write: /srv/staff/**}}
-    - {label: WEB, level: PUBLIC, on: {receive: {not_cidr: 10.0.0.0/8}}}
-    - {label: SECRET, level: RESTRICTED, on: {exec: \"**/vault\"}}
-";
+use sessions::{DATA, HEAD};
 
 #[track_caller]
 fn refused(text: &str, code: Code, shown: &str) {

@@ -2,17 +2,22 @@
 //!
 //! Promises: it never blocks on disk, network or people. What it cannot hand on it leaves in the ring, and a
 //! full ring makes the kernel refuse actions: nothing is dropped. Must never: be asked anything except through
-//! its queue of [`Command`]s.
+//! its queue of [`Command`]s. What each event means is in [`events`], what is answered in [`serve`].
+
+mod command;
+mod events;
+mod serve;
+
+pub use command::{Choice, Command, Numbers, RegisterError, Registered, Registration};
 
 use std::borrow::Cow;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aarm_common::event::{Event, Kind as EventKind};
+use aarm_common::event::Event;
 use aarm_common::limits::SESSIONS;
 use aarm_common::op::Decision;
-use aarm_common::state::{SESSION_ENDED, SESSION_INHERITS, Stat, session_id, session_slot};
+use aarm_common::state::{SESSION_ENDED, Stat, session_id, session_slot};
 use aarm_receipt::canonical::Encoded;
 use aarm_receipt::receipt::{Identity, Seq};
 use aarm_receipt::{Body, Common};
@@ -24,11 +29,10 @@ use super::gaps::{Gap, GapTracker};
 use super::policies::{Loaded, Policies, PolicyError};
 use super::port::{EventPort, KernelPort};
 use super::record::{self, Clock};
-use super::sessions::{Process, Session, Sessions};
+use super::sessions::{Session, Sessions};
 use super::snapshot::{self, SessionRecord, Snapshot};
-use crate::api::types::{ActionCounts, PolicyInfo, PolicyLabel, ReloadResponse, SessionInfo, SessionStart};
-use crate::kernel::KernelError;
-use crate::metrics::{Metrics, OUTCOME_AUDIT};
+use crate::api::types::{ActionCounts, PolicyLabel, SessionStart};
+use crate::metrics::Metrics;
 
 /// Events handled in one turn, between which requests are served.
 const TURN: usize = BATCH_RECEIPTS;
@@ -42,103 +46,6 @@ const SUMMARY: Duration = Duration::from_secs(10);
 const FAREWELL: Duration = Duration::from_secs(5);
 /// Exec decisions remembered until their outcome.
 const EXECS_MAX: usize = 4096;
-
-/// A new session, as asked for.
-#[derive(Debug)]
-pub struct Registration {
-    /// The process, which must have one thread.
-    pub pidfd: OwnedFd,
-    /// Its id.
-    pub pid: u32,
-    /// Its user.
-    pub uid: u32,
-    /// Its group.
-    pub gid: u32,
-    /// The policy.
-    pub policy: Choice,
-    /// What it is for.
-    pub intent: String,
-    /// On whose behalf.
-    pub human: String,
-}
-
-/// Which policy a session gets.
-#[derive(Debug)]
-pub enum Choice {
-    /// The default one.
-    Default,
-    /// A loaded one.
-    Named(String),
-    /// One of its own: name for diagnostics, text.
-    Text(String, String),
-}
-
-/// Why a session was not begun.
-#[derive(Debug, thiserror::Error)]
-pub enum RegisterError {
-    /// No such policy.
-    #[error("no policy `{0}` is loaded")]
-    UnknownPolicy(String),
-    /// None named, and no default.
-    #[error("no policy was named, and there is no default one")]
-    NoDefault,
-    /// The policy has errors, or there is no room for it.
-    #[error(transparent)]
-    Policy(#[from] PolicyError),
-    /// The kernel refused.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-}
-
-/// The answer to a registration.
-#[derive(Debug)]
-pub struct Registered {
-    /// Kernel session id.
-    pub id: u64,
-    /// UUID.
-    pub uuid: String,
-    /// Policy.
-    pub policy: PolicyLabel,
-    /// Told when its first receipt is durable.
-    pub durable: oneshot::Receiver<()>,
-}
-
-/// What the core can be asked.
-pub enum Command {
-    /// Begin a session.
-    Register(Registration, oneshot::Sender<Result<Registered, RegisterError>>),
-    /// Whether a process is in a session.
-    SessionOf(OwnedFd, oneshot::Sender<Result<Option<u64>, KernelError>>),
-    /// List sessions: with ended ones?
-    Sessions(bool, oneshot::Sender<Vec<SessionInfo>>),
-    /// One session by hexadecimal id or UUID, with its processes.
-    Session(String, oneshot::Sender<Option<SessionInfo>>),
-    /// List policies.
-    Policies(oneshot::Sender<Vec<PolicyInfo>>),
-    /// Read the policy directory again.
-    Reload(oneshot::Sender<Result<ReloadResponse, PolicyError>>),
-    /// Numbers for the status page: sessions, policies, ring fill, kernel counters.
-    Numbers(oneshot::Sender<Numbers>),
-}
-
-/// See [`Command::Numbers`].
-#[derive(Debug, Default)]
-pub struct Numbers {
-    /// Sessions alive.
-    pub sessions: u32,
-    /// Policies loaded.
-    pub policies: u32,
-    /// Name of the default policy.
-    pub default_policy: Option<String>,
-    /// Bytes in the ring.
-    pub fill: u64,
-    /// Events received.
-    pub received: u64,
-    /// Events lost.
-    pub lost: u64,
-    /// The kernel's counters.
-    pub counters: Vec<(&'static str, u64)>,
-}
 
 /// What the core is made of.
 pub struct Parts {
@@ -498,219 +405,6 @@ impl Core {
         }
     }
 
-    /// One event.
-    fn event(&mut self, record: &[u8]) {
-        let e = match Event::decode(record) {
-            Ok(e) => e,
-            Err(error) => {
-                self.p.metrics.undecodable.inc();
-                let detail = &record[..record.len().min(256)];
-                self.system(&Body::Gap { cpu: None, missing: 1, why: &error.to_string(), detail });
-                return;
-            }
-        };
-        self.gaps.note(e.header.cpu, e.header.seq, e.header.time_ns);
-        if !self.p.recorded.seen.is_empty() && self.p.recorded.seen.remove(&(e.header.cpu, e.header.seq)) {
-            // Recorded by a daemon that was killed before it could release it.
-            if e.kind == EventKind::SessionEnd && self.sessions.remove(e.header.session).is_some() {
-                self.recycle(session_slot(e.header.session));
-            }
-            return;
-        }
-        match e.kind {
-            EventKind::Action => self.action(&e),
-            EventKind::ExecCommitted => self.committed(&e),
-            EventKind::Fork | EventKind::Exit => self.process(&e),
-            EventKind::SessionBegin => self.begun(&e),
-            EventKind::SessionEnd => self.ended(e.header.session, Some(&e)),
-        }
-    }
-
-    fn action(&mut self, e: &Event<'_>) {
-        let outcome = if e.is_audit() { OUTCOME_AUDIT } else { e.decision as usize };
-        self.p.metrics.action(e.op, outcome);
-        self.decided.observe(f64::from(e.header.took_ns) / 1e9);
-        let id = e.header.session;
-        if let Some(s) = self.sessions.get_mut(id) {
-            match e.decision {
-                _ if e.is_audit() => s.counts.audit += 1,
-                Decision::Allow => s.counts.allow += 1,
-                _ => s.counts.deny += 1,
-            }
-        }
-        if e.op == aarm_common::Operation::Exec
-            && e.decision == Decision::Allow
-            && self.execs.len() < EXECS_MAX
-        {
-            let seq = Seq { cpu: e.header.cpu, n: e.header.seq };
-            self.execs.insert(e.header.tid, Exec { seq, exe: e.path.to_vec() });
-        }
-        let session = self.sessions.get(id);
-        let policy = self.policies.generation(e.header.policy);
-        let labels = self.policies.labels();
-        let owner = session.map_or(NO_OWNER, |s| s.uid);
-        let decision = e.decision as u8;
-        let (clock, host) = (self.clock, &self.p.host);
-        self.batch.push(owner, id, e.header.time_ns, decision, Kind::Action, |out| {
-            record::action(e, clock, host, session, policy, labels, out);
-        });
-    }
-
-    fn committed(&mut self, e: &Event<'_>) {
-        let exec = self.execs.remove(&e.header.tid);
-        let id = e.header.session;
-        if let Some(s) = self.sessions.get_mut(id) {
-            let exe = exec.as_ref().map(|x| x.exe.as_slice());
-            if s.exe.is_empty()
-                && let Some(exe) = exe
-            {
-                s.exe = exe.into();
-            }
-            s.executed(e.header.pid, e.header.ppid, exe, e.comm(), e.args);
-        }
-        let session = self.sessions.get(id);
-        let owner = session.map_or(NO_OWNER, |s| s.uid);
-        let (clock, host) = (self.clock, &self.p.host);
-        self.batch.push(owner, id, e.header.time_ns, 0, Kind::Outcome, |out| {
-            record::outcome(e, clock, host, session, exec.map(|x| x.seq), out);
-        });
-    }
-
-    fn process(&mut self, e: &Event<'_>) {
-        let id = e.header.session;
-        let fork = e.kind == EventKind::Fork;
-        let arg = e.header.arg as u32;
-        if let Some(s) = self.sessions.get_mut(id)
-            && fork
-        {
-            let parent = s.processes.get(&e.header.pid).cloned().unwrap_or_default();
-            if let Some(child) = s.process(arg, e.header.pid) {
-                *child = Process { ppid: e.header.pid, comm: e.comm().to_vec(), ..parent };
-            }
-        }
-        let session = self.sessions.get(id);
-        let owner = session.map_or(NO_OWNER, |s| s.uid);
-        let common = record::common(e, self.clock, &self.p.host, session);
-        let body = Body::Process {
-            what: e.kind.name(),
-            child: fork.then_some(arg),
-            status: (!fork).then_some(arg),
-            identity: record::identity(e, session),
-        };
-        self.batch.push(owner, id, e.header.time_ns, 0, Kind::Process, |out| {
-            aarm_receipt::encode(&common, &body, out)
-        });
-        if !fork {
-            self.execs.remove(&e.header.tid);
-            if let Some(s) = self.sessions.get_mut(id) {
-                s.processes.remove(&e.header.pid);
-            }
-        }
-    }
-
-    /// An agent selector began a session in the kernel; `policy` of the event is the slot.
-    fn begun(&mut self, e: &Event<'_>) {
-        let loaded = self.policies.slot(e.header.policy);
-        let (policy, generation) =
-            loaded.map_or_else(|| (unknown_policy(), 0), |l| (l.label.clone(), l.generation));
-        let id = e.header.session;
-        let session =
-            new_session(id, policy, generation, SessionStart::Agent, self.clock.unix(e.header.time_ns));
-        let session = Session { uid: e.header.uid, pid: e.header.pid, exe: e.path.into(), ..session };
-        self.sessions.insert(session);
-        if let Some(s) = self.sessions.get_mut(id)
-            && let Some(p) = s.process(e.header.pid, e.header.ppid)
-        {
-            p.exe = e.path.into();
-            p.comm = e.comm().to_vec();
-        }
-        self.p.metrics.sessions.set(self.sessions.live().into());
-        self.open_receipt(id, "agent", Some(e));
-        self.dirty = true;
-    }
-
-    /// The last process of a session ended.
-    fn ended(&mut self, id: u64, event: Option<&Event<'_>>) {
-        self.summarize(id);
-        let slot = session_slot(id);
-        if self.p.kernel.session(slot).is_ok_and(|s| s.flags & SESSION_INHERITS != 0)
-            && let Err(e) = self.p.kernel.forget_inherited(id)
-        {
-            tracing::warn!("files that session {id:016x} held open: {e}");
-        }
-        let refused = self.p.kernel.session(slot).map_or(0, |s| s.refused);
-        let Some(s) = self.sessions.remove(id) else {
-            // Unknown to us (begun and ended under a daemon that left no record): still a receipt.
-            if let Some(e) = event {
-                let common = record::common(e, self.clock, &self.p.host, None);
-                let body = Body::SessionClose { allowed: 0, denied: 0, audited: 0, refused };
-                self.batch.push(NO_OWNER, id, e.header.time_ns, 0, Kind::Session, |out| {
-                    aarm_receipt::encode(&common, &body, out);
-                });
-            }
-            self.recycle(slot);
-            return;
-        };
-        let boot_ns = event.map_or_else(crate::kernel::boot_ns, |e| e.header.time_ns);
-        let common = Common {
-            time_ns: self.clock.unix(boot_ns),
-            boot_ns,
-            host: &self.p.host,
-            session: Some(Cow::Borrowed(&s.encoded)),
-            seq: event.map(|e| Seq { cpu: e.header.cpu, n: e.header.seq }),
-        };
-        let body = Body::SessionClose {
-            allowed: s.counts.allow,
-            denied: s.counts.deny,
-            audited: s.counts.audit,
-            refused,
-        };
-        self.batch
-            .push(s.uid, id, boot_ns, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
-        self.sessions.remember(s.info(0, refused, Some(record::timestamp(self.clock.unix(boot_ns))), false));
-        self.p.metrics.sessions.set(self.sessions.live().into());
-        self.recycle(slot);
-        self.dirty = true;
-    }
-
-    /// Writes what a session was allowed and is only counted, since the last time.
-    fn summarize(&mut self, id: u64) {
-        let Some(s) = self.sessions.get_mut(id) else { return };
-        let Ok(now) = self.p.kernel.session(session_slot(id)) else { return };
-        let mut counts = Vec::new();
-        for op in aarm_common::Operation::ALL {
-            let (n, told) = (now.summary[*op as usize], &mut s.summary_told[*op as usize]);
-            if n > *told {
-                counts.push((op.name(), n - *told));
-                s.counts.allow += n - *told;
-                *told = n;
-            }
-        }
-        if counts.is_empty() {
-            return;
-        }
-        // As canonical JSON has them.
-        counts.sort_unstable();
-        let boot_ns = crate::kernel::boot_ns();
-        let common = Common {
-            time_ns: self.clock.unix(boot_ns),
-            boot_ns,
-            host: &self.p.host,
-            session: Some(Cow::Borrowed(&s.encoded)),
-            seq: None,
-        };
-        let body = Body::Summary { counts: &counts, policy: record::policy_ref(&s.policy) };
-        self.batch
-            .push(s.uid, id, boot_ns, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
-        self.dirty = true;
-    }
-
-    fn recycle(&mut self, slot: u32) {
-        if let Err(e) = self.p.kernel.recycle(slot) {
-            tracing::error!("session slot {slot} cannot be used again: {e}");
-        }
-    }
-
     /// Housekeeping, twice a second.
     async fn tick(&mut self) {
         let now = crate::kernel::boot_ns();
@@ -828,132 +522,6 @@ impl Core {
         if let Err(e) = snapshot.store(&self.p.state) {
             tracing::error!("state is not kept: {e}");
         }
-    }
-
-    fn serve(&mut self, command: Command) {
-        // Whoever asked may be gone: then there is nobody to tell.
-        match command {
-            Command::Register(r, answer) => {
-                let result = self.register(r);
-                let _ = answer.send(result);
-            }
-            Command::SessionOf(pidfd, answer) => {
-                let _ = answer.send(self.p.kernel.session_of(pidfd.as_fd()));
-            }
-            Command::Sessions(ended, answer) => {
-                let mut list: Vec<SessionInfo> = self.sessions.iter().map(|s| self.info(s, false)).collect();
-                if ended {
-                    list.extend(self.sessions.ended().cloned());
-                }
-                list.sort_by(|a, b| a.started.cmp(&b.started));
-                let _ = answer.send(list);
-            }
-            Command::Session(name, answer) => {
-                let live =
-                    self.sessions.iter().find(|s| s.uuid_text == name || format!("{:016x}", s.id) == name);
-                let found = live.map(|s| self.info(s, true));
-                let ended = || self.sessions.ended().find(|s| s.uuid == name || s.session == name).cloned();
-                let _ = answer.send(found.or_else(ended));
-            }
-            Command::Policies(answer) => {
-                let list = self
-                    .policies
-                    .all()
-                    .iter()
-                    .map(|l| PolicyInfo {
-                        label: l.label.clone(),
-                        file: l.file.clone(),
-                        slot: l.slot,
-                        generation: l.generation,
-                        rules: l.rules.len() as u32,
-                        agents: l.agents,
-                        sessions: self.sessions.iter().filter(|s| s.generation == l.generation).count()
-                            as u32,
-                    })
-                    .collect();
-                let _ = answer.send(list);
-            }
-            Command::Reload(answer) => {
-                let _ = answer.send(self.reload());
-            }
-            Command::Numbers(answer) => {
-                let stats = self.p.kernel.stats().unwrap_or_default();
-                let _ = answer.send(Numbers {
-                    sessions: self.sessions.live(),
-                    policies: self.policies.all().iter().filter(|l| !l.retired && l.file != "-").count()
-                        as u32,
-                    default_policy: self.default_policy().map(|l| l.label.name.clone()),
-                    fill: self.p.events.fill(),
-                    received: self.p.metrics.received.get(),
-                    lost: self.p.metrics.lost.get(),
-                    counters: Stat::ALL.iter().map(|s| (s.name(), stats[*s as usize])).collect(),
-                });
-            }
-        }
-    }
-
-    fn info(&self, s: &Session, processes: bool) -> SessionInfo {
-        let (tasks, refused) =
-            self.p.kernel.session(session_slot(s.id)).map_or((0, 0), |k| (k.tasks, k.refused));
-        s.info(tasks, refused, None, processes)
-    }
-
-    fn default_policy(&self) -> Option<&Loaded> {
-        match &self.p.default_policy {
-            Some(name) => self.policies.named(name),
-            None => self.policies.only(),
-        }
-    }
-
-    fn reload(&mut self) -> Result<ReloadResponse, PolicyError> {
-        let changes = self.policies.reload(&mut *self.p.kernel, false)?;
-        let sessions_moved = self.apply(&changes)?;
-        Ok(ReloadResponse {
-            loaded: changes.loaded,
-            unchanged: changes.unchanged,
-            removed: changes.removed,
-            sessions_moved,
-        })
-    }
-
-    fn register(&mut self, r: Registration) -> Result<Registered, RegisterError> {
-        let (slot, generation) = match &r.policy {
-            Choice::Default => {
-                let l = self.default_policy().ok_or(RegisterError::NoDefault)?;
-                (l.slot, l.generation)
-            }
-            Choice::Named(name) => {
-                let l =
-                    self.policies.named(name).ok_or_else(|| RegisterError::UnknownPolicy(name.clone()))?;
-                (l.slot, l.generation)
-            }
-            Choice::Text(file, text) => {
-                let placed = self.policies.load_text(&mut *self.p.kernel, file, text.as_bytes())?;
-                if let Some(l) = self.policies.generation(placed.1).cloned() {
-                    self.policy_receipt(&l);
-                }
-                placed
-            }
-        };
-        let policy = self.policies.generation(generation).map_or_else(unknown_policy, |l| l.label.clone());
-        let id = self.p.kernel.register(r.pidfd.as_fd(), slot)?;
-        let started = self.clock.unix(crate::kernel::boot_ns());
-        let session = new_session(id, policy.clone(), generation, SessionStart::Run, started);
-        let uuid = session.uuid_text.clone();
-        self.sessions.insert(Session {
-            intent: r.intent,
-            human: r.human.into(),
-            uid: r.uid,
-            pid: r.pid,
-            ..session
-        });
-        self.p.metrics.sessions.set(self.sessions.live().into());
-        self.open_receipt(id, "run", None);
-        let (told, durable) = oneshot::channel();
-        self.batch.waiters.push(told);
-        // The next daemon must know whose session this is, even if this one ends right now.
-        self.store(false);
-        Ok(Registered { id, uuid, policy, durable })
     }
 }
 

@@ -121,12 +121,7 @@ pub(crate) fn level(node: &Node, sink: &mut Sink) -> Option<Level> {
     };
     let found = Level::ALL.into_iter().find(|level| level.name() == text);
     if found.is_none() {
-        let names = Level::ALL.map(Level::name);
-        let error = Diagnostic::error(node.place, Code::BadValue, format!("\"{}\" is no level", shown(text)));
-        sink.push(match nearest(text, names) {
-            Some(near) => error.help(format!("did you mean \"{near}\"?")),
-            None => error.help(format!("there are {}", names.join(", "))),
-        });
+        sink.push(scalars::unknown_word(node, "level", Level::ALL.iter().map(|level| level.name())));
     }
     found
 }

@@ -8,7 +8,7 @@ use super::fields::{Fields, Shape, each, list, not_yet, number, text, wrong_type
 use super::scalars;
 use super::when::{Known, when};
 use crate::data::Label;
-use crate::diagnostic::{Code, Diagnostic, MAX_DIAGNOSTICS, Place, Sink, nearest};
+use crate::diagnostic::{Code, Diagnostic, MAX_DIAGNOSTICS, Place, Sink};
 use crate::model::{Classification, DEFAULT_RULE, Match, OperationName, Policy, Rule};
 use crate::yaml::{Node, shown};
 
@@ -227,15 +227,7 @@ fn classification(node: &Node, sink: &mut Sink) -> Option<Classification> {
             None
         }
         _ => {
-            let error = Diagnostic::error(
-                node.place,
-                Code::BadValue,
-                format!("\"{}\" is no classification", shown(text)),
-            );
-            sink.push(match nearest(text, WORDS) {
-                Some(near) => error.help(format!("did you mean \"{near}\"?")),
-                None => error.help(format!("there are {}", WORDS.join(", "))),
-            });
+            sink.push(scalars::unknown_word(node, "classification", WORDS.iter().copied()));
             None
         }
     }

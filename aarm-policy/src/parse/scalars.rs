@@ -20,7 +20,11 @@ pub(crate) const MAX_FAMILY: u16 = aarm_common::limits::SOCKET_FAMILIES as u16 -
 pub(crate) const MAX_TYPE: u16 = aarm_common::limits::SOCKET_TYPES as u16 - 2;
 
 /// "`x` is no …", with what was probably meant.
-fn unknown_word<'a>(node: &Node, what: &str, words: impl Iterator<Item = &'a str> + Clone) -> Diagnostic {
+pub(crate) fn unknown_word<'a>(
+    node: &Node,
+    what: &str,
+    words: impl Iterator<Item = &'a str> + Clone,
+) -> Diagnostic {
     let word = shown(node.written().unwrap_or_default());
     let error = Diagnostic::error(node.place, Code::BadValue, format!("\"{word}\" is no {what}"));
     match nearest(&word, words.clone()) {

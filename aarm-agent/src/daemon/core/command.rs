@@ -1,0 +1,106 @@
+//! What the core can be asked, and its answers.
+
+use std::os::fd::OwnedFd;
+
+use tokio::sync::oneshot;
+
+use crate::api::types::{PolicyInfo, PolicyLabel, ReloadResponse, SessionInfo};
+use crate::daemon::policies::PolicyError;
+use crate::kernel::KernelError;
+
+/// A new session, as asked for.
+#[derive(Debug)]
+pub struct Registration {
+    /// The process, which must have one thread.
+    pub pidfd: OwnedFd,
+    /// Its id.
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// The policy.
+    pub policy: Choice,
+    /// What it is for.
+    pub intent: String,
+    /// On whose behalf.
+    pub human: String,
+}
+
+/// Which policy a session gets.
+#[derive(Debug)]
+pub enum Choice {
+    /// The default one.
+    Default,
+    /// A loaded one.
+    Named(String),
+    /// One of its own: name for diagnostics, text.
+    Text(String, String),
+}
+
+/// Why a session was not begun.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    /// No such policy.
+    #[error("no policy `{0}` is loaded")]
+    UnknownPolicy(String),
+    /// None named, and no default.
+    #[error("no policy was named, and there is no default one")]
+    NoDefault,
+    /// The policy has errors, or there is no room for it.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    /// The kernel refused.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+/// The answer to a registration.
+#[derive(Debug)]
+pub struct Registered {
+    /// Kernel session id.
+    pub id: u64,
+    /// UUID.
+    pub uuid: String,
+    /// Policy.
+    pub policy: PolicyLabel,
+    /// Told when its first receipt is durable.
+    pub durable: oneshot::Receiver<()>,
+}
+
+/// What the core can be asked.
+pub enum Command {
+    /// Begin a session.
+    Register(Registration, oneshot::Sender<Result<Registered, RegisterError>>),
+    /// Whether a process is in a session.
+    SessionOf(OwnedFd, oneshot::Sender<Result<Option<u64>, KernelError>>),
+    /// List sessions: with ended ones?
+    Sessions(bool, oneshot::Sender<Vec<SessionInfo>>),
+    /// One session by hexadecimal id or UUID, with its processes.
+    Session(String, oneshot::Sender<Option<SessionInfo>>),
+    /// List policies.
+    Policies(oneshot::Sender<Vec<PolicyInfo>>),
+    /// Read the policy directory again.
+    Reload(oneshot::Sender<Result<ReloadResponse, PolicyError>>),
+    /// Numbers for the status page: sessions, policies, ring fill, kernel counters.
+    Numbers(oneshot::Sender<Numbers>),
+}
+
+/// See [`Command::Numbers`].
+#[derive(Debug, Default)]
+pub struct Numbers {
+    /// Sessions alive.
+    pub sessions: u32,
+    /// Policies loaded.
+    pub policies: u32,
+    /// Name of the default policy.
+    pub default_policy: Option<String>,
+    /// Bytes in the ring.
+    pub fill: u64,
+    /// Events received.
+    pub received: u64,
+    /// Events lost.
+    pub lost: u64,
+    /// The kernel's counters.
+    pub counters: Vec<(&'static str, u64)>,
+}
