@@ -155,3 +155,13 @@ pub fn inherit(fd: impl std::os::fd::IntoRawFd) -> io::Result<Keep> {
     }
     Ok(Box::new(Inherited))
 }
+
+/// A change of what must not be written, by the rule that all families have for it.
+pub const fn write(
+    name: &'static str,
+    what: &'static str,
+    attempt: fn(&Dirs) -> io::Result<()>,
+    operation: &'static str,
+) -> Technique {
+    contained(name, what, attempt, operation, "no-etc")
+}

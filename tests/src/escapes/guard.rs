@@ -167,8 +167,8 @@ const FILES: &[Technique] = &[
         "its log moved away",
         |d| {
             let log = daemon(d)?.1.join("log");
-            std::fs::rename(&log, d.work("log"))?;
-            std::fs::rename(d.work("log"), log)
+            std::fs::rename(&log, d.desk("log"))?;
+            std::fs::rename(d.desk("log"), log)
         },
         "rename",
     ),
@@ -177,8 +177,8 @@ const FILES: &[Technique] = &[
         "the directory above moved away",
         |d| {
             let dir = daemon(d)?.1;
-            std::fs::rename(&dir, d.work("dir"))?;
-            std::fs::rename(d.work("dir"), dir)
+            std::fs::rename(&dir, d.desk("dir"))?;
+            std::fs::rename(d.desk("dir"), dir)
         },
         "rename",
     ),
@@ -358,10 +358,10 @@ const KERNEL: &[Technique] = &[
         |d| {
             // SAFETY: the path ends in NUL.
             ok(unsafe {
-                libc::mknod(c(d.work("mem")).as_ptr(), libc::S_IFCHR | 0o600, libc::makedev(1, 1))
+                libc::mknod(c(d.desk("mem")).as_ptr(), libc::S_IFCHR | 0o600, libc::makedev(1, 1))
             }
             .into())?;
-            std::fs::File::open(d.work("mem")).map(drop)
+            std::fs::File::open(d.desk("mem")).map(drop)
         },
         "mknod",
         "no-nodes",
@@ -369,13 +369,13 @@ const KERNEL: &[Technique] = &[
     contained(
         "dev-mem-before",
         "`/dev/mem` by a device node that was there before",
-        |d| std::fs::File::open(d.work("mem")).map(drop),
+        |d| std::fs::File::open(d.desk("mem")).map(drop),
         "open_read",
         "no-privilege",
     )
     .setup(|d| {
         // SAFETY: the path ends in NUL.
-        ok(unsafe { libc::mknod(c(d.work("mem")).as_ptr(), libc::S_IFCHR | 0o600, libc::makedev(1, 1)) }
+        ok(unsafe { libc::mknod(c(d.desk("mem")).as_ptr(), libc::S_IFCHR | 0o600, libc::makedev(1, 1)) }
             .into())?;
         Ok(Box::new(()))
     }),

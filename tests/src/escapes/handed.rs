@@ -111,8 +111,8 @@ pub const HANDED: &[Technique] = &[
         "unix",
         "unix socket by a symlink",
         |d| {
-            std::os::unix::fs::symlink(d.path("run/s"), d.work("s"))?;
-            UnixStream::connect(d.work("s")).map(drop)
+            std::os::unix::fs::symlink(d.path("run/s"), d.desk("s"))?;
+            UnixStream::connect(d.desk("s")).map(drop)
         },
         "unix_connect",
     )
@@ -121,8 +121,8 @@ pub const HANDED: &[Technique] = &[
         "unix-hard-link",
         "unix socket by a hard link to its name",
         |d| {
-            std::fs::hard_link(d.path("run/s"), d.work("s"))?;
-            UnixStream::connect(d.work("s")).map(drop)
+            std::fs::hard_link(d.path("run/s"), d.desk("s"))?;
+            UnixStream::connect(d.desk("s")).map(drop)
         },
         "unix_connect",
     )
@@ -142,14 +142,14 @@ pub const HANDED: &[Technique] = &[
         "passed-socket",
         "a connected socket passed by a process outside",
         |d| {
-            let giver = UnixStream::connect(d.work("giver.sock"))?;
+            let giver = UnixStream::connect(d.desk("giver.sock"))?;
             talk(TcpStream::from(receive_fd(&giver)?))
         },
         "needs receive_fd",
     )
     .setup(|d| {
         let server = serve_tcp(&[OUTSIDE])?;
-        let listener = UnixListener::bind(d.work("giver.sock"))?;
+        let listener = UnixListener::bind(d.desk("giver.sock"))?;
         let connected = TcpStream::connect(OUTSIDE)?;
         std::thread::spawn(move || {
             if let Ok((stream, _)) = listener.accept() {
@@ -184,7 +184,7 @@ fn abstract_name(d: &Dirs) -> String {
 
 /// Tells the caller outside where to call, and succeeds if it does.
 pub fn called(d: &Dirs, listener: &TcpListener) -> io::Result<()> {
-    std::fs::write(d.work("port"), listener.local_addr()?.port().to_string())?;
+    std::fs::write(d.desk("port"), listener.local_addr()?.port().to_string())?;
     let (mut s, _) = listener.accept()?;
     s.write_all(b"x")
 }

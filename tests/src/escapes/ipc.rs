@@ -9,7 +9,7 @@ pub const IPC: &[Technique] = &[
         "shared-memory",
         "System V shared memory of a process outside",
         |d| {
-            let id = std::fs::read_to_string(d.work("id"))?.parse().map_err(std::io::Error::other)?;
+            let id = std::fs::read_to_string(d.desk("id"))?.parse().map_err(std::io::Error::other)?;
             // SAFETY: the segment has one page, which begins with the secret.
             unsafe {
                 let p = libc::shmat(id, std::ptr::null(), libc::SHM_RDONLY);
@@ -29,7 +29,7 @@ pub const IPC: &[Technique] = &[
             let p = libc::shmat(id, std::ptr::null(), 0);
             std::ptr::copy_nonoverlapping(super::SECRET.as_ptr(), p.cast(), super::SECRET.len());
             libc::shmdt(p);
-            std::fs::write(d.work("id"), id.to_string())?;
+            std::fs::write(d.desk("id"), id.to_string())?;
             Ok(Box::new(Segment(id)) as Keep)
         }
     }),
@@ -37,7 +37,7 @@ pub const IPC: &[Technique] = &[
         "message-queue",
         "a System V message queue of a process outside",
         |d| {
-            let id = std::fs::read_to_string(d.work("id"))?.parse().map_err(std::io::Error::other)?;
+            let id = std::fs::read_to_string(d.desk("id"))?.parse().map_err(std::io::Error::other)?;
             let message = [1u64, 2];
             // SAFETY: the message has a type and eight bytes.
             ok(unsafe { libc::msgsnd(id, message.as_ptr().cast(), 8, libc::IPC_NOWAIT) }.into())?;
@@ -49,7 +49,7 @@ pub const IPC: &[Technique] = &[
     .setup(|d| {
         // SAFETY: numbers only.
         let id = ok(unsafe { libc::msgget(libc::IPC_PRIVATE, 0o600) }.into())? as i32;
-        std::fs::write(d.work("id"), id.to_string())?;
+        std::fs::write(d.desk("id"), id.to_string())?;
         Ok(Box::new(Queue(id)))
     }),
     open(

@@ -59,7 +59,7 @@ pub const ORIGINAL: &str = "original\n";
 /// etc/passwd      must not be written
 /// bin/nc          must not be executed; exits with 42
 /// run/            sockets that must not be reached
-/// work/           free
+/// desk/           free
 /// ```
 pub struct Dirs {
     root: PathBuf,
@@ -76,8 +76,8 @@ impl Dirs {
     }
 
     /// A path in the free part.
-    pub fn work(&self, name: &str) -> PathBuf {
-        self.root.join("work").join(name)
+    pub fn desk(&self, name: &str) -> PathBuf {
+        self.root.join("desk").join(name)
     }
 
     /// The file that must not be read.
@@ -98,11 +98,11 @@ impl Dirs {
     /// Makes everything as new.
     fn build(&self) -> io::Result<()> {
         let _ = std::fs::remove_dir_all(&self.root);
-        for dir in ["home/.ssh", "etc", "bin", "run", "work"] {
+        for dir in ["home/.ssh", "etc", "bin", "run", "desk"] {
             std::fs::create_dir_all(self.path(dir))?;
         }
         // The work of techniques that drop to another user first.
-        std::fs::set_permissions(self.path("work"), std::fs::Permissions::from_mode(0o777))?;
+        std::fs::set_permissions(self.path("desk"), std::fs::Permissions::from_mode(0o777))?;
         std::fs::write(self.key(), SECRET)?;
         std::fs::write(self.passwd(), ORIGINAL)?;
         std::fs::write(self.nc(), sys::program_exiting_with(42))?;

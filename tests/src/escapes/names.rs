@@ -32,26 +32,26 @@ pub const fn read(name: &'static str, what: &'static str, attempt: fn(&Dirs) -> 
 
 const NAMES: &[Technique] = &[
     read("symlink", "symlink", |d| {
-        symlink(d.key(), d.work("a"))?;
-        read_secret(d.work("a"))
+        symlink(d.key(), d.desk("a"))?;
+        read_secret(d.desk("a"))
     }),
     read("symlink-chain", "chain of 30 symlinks", |d| {
-        symlink(d.key(), d.work("0"))?;
+        symlink(d.key(), d.desk("0"))?;
         for n in 1..30 {
-            symlink(d.work(&(n - 1).to_string()), d.work(&n.to_string()))?;
+            symlink(d.desk(&(n - 1).to_string()), d.desk(&n.to_string()))?;
         }
-        read_secret(d.work("29"))
+        read_secret(d.desk("29"))
     }),
     read("symlink-parent", "symlinked parent", |d| {
-        symlink(d.path("home/.ssh"), d.work("dir"))?;
-        read_secret(d.work("dir/key"))
+        symlink(d.path("home/.ssh"), d.desk("dir"))?;
+        read_secret(d.desk("dir/key"))
     }),
     contained(
         "hard-link",
         "hard link made in the session",
         |d| {
-            std::fs::hard_link(d.key(), d.work("x"))?;
-            read_secret(d.work("x"))
+            std::fs::hard_link(d.key(), d.desk("x"))?;
+            read_secret(d.desk("x"))
         },
         "link",
         "no-keys",
@@ -59,17 +59,17 @@ const NAMES: &[Technique] = &[
     contained(
         "hard-link-before",
         "hard link made before the policy loaded",
-        |d| read_secret(d.work("x")),
+        |d| read_secret(d.desk("x")),
         "open_read",
         "no-keys",
     )
-    .before(|d| done(std::fs::hard_link(d.key(), d.work("x")))),
+    .before(|d| done(std::fs::hard_link(d.key(), d.desk("x")))),
     contained(
         "rename",
         "rename of the file",
         |d| {
-            std::fs::rename(d.key(), d.work("x"))?;
-            read_secret(d.work("x"))
+            std::fs::rename(d.key(), d.desk("x"))?;
+            read_secret(d.desk("x"))
         },
         "rename",
         "no-keys",
@@ -78,8 +78,8 @@ const NAMES: &[Technique] = &[
         "rename-parent",
         "rename of the directory that a rule names",
         |d| {
-            std::fs::rename(d.path("home/.ssh"), d.work("x"))?;
-            read_secret(d.work("x/key"))
+            std::fs::rename(d.path("home/.ssh"), d.desk("x"))?;
+            read_secret(d.desk("x/key"))
         },
         "rename",
         "no-keys",
@@ -88,8 +88,8 @@ const NAMES: &[Technique] = &[
         "rename-above",
         "rename of a directory above the one that a rule names",
         |d| {
-            std::fs::rename(d.path("home"), d.work("x"))?;
-            read_secret(d.work("x/.ssh/key"))
+            std::fs::rename(d.path("home"), d.desk("x"))?;
+            read_secret(d.desk("x/.ssh/key"))
         },
         "rename",
         "no-keys",
@@ -103,15 +103,15 @@ const NAMES: &[Technique] = &[
         read_secret("/proc/self/cwd/.ssh/key")
     }),
     read("proc-fd-of-another", "`/proc/PID/fd/N` of a process outside", |d| {
-        read_secret(std::fs::read_to_string(d.work("where"))?)
+        read_secret(std::fs::read_to_string(d.desk("where"))?)
     })
     .setup(|d| {
         let file = std::fs::File::open(d.key())?;
-        std::fs::write(d.work("where"), format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()))?;
+        std::fs::write(d.desk("where"), format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()))?;
         Ok(Box::new(file))
     }),
     read("dot-dot", "`..` through 200 levels", |d| {
-        read_secret(d.work(&format!("{}{}", "../".repeat(200), d.key().display())))
+        read_secret(d.desk(&format!("{}{}", "../".repeat(200), d.key().display())))
     }),
     contained(
         "long-path",
@@ -203,10 +203,10 @@ static RACING: AtomicBool = AtomicBool::new(false);
 /// One thread exchanges an innocent directory with a link to the protected one; this one opens and hopes that what is
 /// decided is not what is opened.
 fn exchange_race(d: &Dirs) -> io::Result<()> {
-    std::fs::create_dir(d.work("a"))?;
-    std::fs::write(d.work("a/key"), "innocent")?;
-    symlink(d.path("home/.ssh"), d.work("b"))?;
-    let (a, b) = (d.work("a"), d.work("b"));
+    std::fs::create_dir(d.desk("a"))?;
+    std::fs::write(d.desk("a/key"), "innocent")?;
+    symlink(d.path("home/.ssh"), d.desk("b"))?;
+    let (a, b) = (d.desk("a"), d.desk("b"));
     std::thread::spawn(move || {
         loop {
             let _ = rename(&a, &b, 2);
@@ -216,7 +216,7 @@ fn exchange_race(d: &Dirs) -> io::Result<()> {
     while !RACING.load(Ordering::Relaxed) {
         std::thread::yield_now();
     }
-    super::sys::race(100, || read_secret(d.work("a/key")))
+    super::sys::race(100, || read_secret(d.desk("a/key")))
 }
 
 /// FS_CASEFOLD_FL.
@@ -276,7 +276,7 @@ fn by_handle(d: &Dirs) -> io::Result<()> {
             &raw mut mount,
             0,
         ))?;
-        let dir = open_file(d.work(""), libc::O_RDONLY)?;
+        let dir = open_file(d.desk(""), libc::O_RDONLY)?;
         ok(libc::syscall(libc::SYS_open_by_handle_at, dir.as_raw_fd(), &raw mut h, libc::O_RDONLY))?
     };
     read_secret_fd(fd as i32)

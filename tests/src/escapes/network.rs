@@ -21,7 +21,7 @@ pub const FAMILY: Family = Family {
 - { id: disconnect, match: { operation: connect, family: unspec }, decision: ALLOW }
 - { id: sockets, match: { operation: socket, family: [inet, inet6], type: [stream, dgram], protocol: [tcp, udp] }, decision: ALLOW }
 - { id: unix-sockets, match: { operation: socket, family: unix }, decision: ALLOW }
-- { id: unix-work, match: { operation: [unix_connect, unix_send], path: '/tmp/esc/*/*/work/**' }, decision: ALLOW }
+- { id: unix-work, match: { operation: [unix_connect, unix_send], path: '/tmp/esc/*/*/desk/**' }, decision: ALLOW }
 ",
     network: "DENY",
     daemon_first: false,
@@ -152,7 +152,7 @@ const REACHING: &[Technique] = &[
             // SAFETY: the option has the length given.
             ok(unsafe { libc::setsockopt(s.as_raw_fd(), level, name, ROUTE.as_ptr().cast(), 8) }.into())?;
             send_to(&s, libc::AF_INET, 8080, 0)?;
-            wait_for(&d.work("seen"))
+            wait_for(&d.desk("seen"))
         },
         SOURCE_ROUTE,
     )
@@ -427,7 +427,7 @@ fn route_in_message(d: &Dirs) -> io::Result<()> {
         libc::CMSG_DATA(head).cast::<[u8; 8]>().write_unaligned(ROUTE);
         ok(libc::sendmsg(s.as_raw_fd(), &raw const m, 0) as libc::c_long)?;
     }
-    wait_for(&d.work("seen"))
+    wait_for(&d.desk("seen"))
 }
 
 /// A segment routing header of two segments: the last hop, which the kernel fills in, and the first.
@@ -441,7 +441,7 @@ fn route6(d: &Dirs) -> io::Result<()> {
     // SAFETY: the option has the length given.
     ok(unsafe { libc::setsockopt(s.as_raw_fd(), level, name, header.as_ptr().cast(), 40) }.into())?;
     UdpSocket::from(s).send_to(b"ping", "[::1]:8080")?;
-    wait_for(&d.work("seen"))
+    wait_for(&d.desk("seen"))
 }
 
 const FIRST_HOP: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 9);
@@ -452,7 +452,7 @@ fn sniffer(d: &Dirs) -> io::Result<Keep> {
     let s = socket(libc::AF_PACKET, libc::SOCK_DGRAM, ETH_P_ALL.to_be().into())?;
     let s = UdpSocket::from(s);
     s.set_read_timeout(Some(Duration::from_millis(20)))?;
-    let seen = d.work("seen");
+    let seen = d.desk("seen");
     Ok(Box::new(Server::run(move |stop| {
         let mut packet = [0u8; 128];
         while !stop.load(Ordering::Relaxed) {

@@ -16,9 +16,9 @@ pub const MOUNTS: &[Technique] = &[
         "bind mount",
         |d| {
             own_mounts()?;
-            std::fs::create_dir(d.work("m"))?;
-            bind(d.path("home/.ssh"), d.work("m"))?;
-            read_secret(d.work("m/key"))
+            std::fs::create_dir(d.desk("m"))?;
+            bind(d.path("home/.ssh"), d.desk("m"))?;
+            read_secret(d.desk("m/key"))
         },
         "open_read",
         "no-keys",
@@ -26,14 +26,14 @@ pub const MOUNTS: &[Technique] = &[
     contained(
         "bind-mount-before",
         "bind mount made before the policy loaded",
-        |d| read_secret(d.work("m/key")),
+        |d| read_secret(d.desk("m/key")),
         "open_read",
         "no-keys",
     )
     .before(|d| {
-        std::fs::create_dir(d.work("m"))?;
-        bind(d.path("home/.ssh"), d.work("m"))?;
-        Ok(Box::new(Mounted(d.work("m"))))
+        std::fs::create_dir(d.desk("m"))?;
+        bind(d.path("home/.ssh"), d.desk("m"))?;
+        Ok(Box::new(Mounted(d.desk("m"))))
     }),
     contained(
         "detached-mount",
@@ -69,12 +69,12 @@ pub const MOUNTS: &[Technique] = &[
         |d| {
             own_mounts()?;
             for dir in ["u", "w", "m"] {
-                std::fs::create_dir(d.work(dir))?;
+                std::fs::create_dir(d.desk(dir))?;
             }
-            let (lower, work) = (d.path("home/.ssh"), d.work(""));
+            let (lower, work) = (d.path("home/.ssh"), d.desk(""));
             let data = format!("lowerdir={0},upperdir={1}u,workdir={1}w", lower.display(), work.display());
-            mount("overlay", d.work("m"), "overlay", 0, &data)?;
-            read_secret(d.work("m/key"))
+            mount("overlay", d.desk("m"), "overlay", 0, &data)?;
+            read_secret(d.desk("m/key"))
         },
         "open_read",
         "no-keys",
@@ -97,7 +97,7 @@ pub const MOUNTS: &[Technique] = &[
         |d| {
             // `struct mount_attr`: MOUNT_ATTR_NOSUID set, nothing cleared.
             let attr = [2u64, 0, 0, 0];
-            let (at, path) = (libc::AT_FDCWD, c(d.work("m")));
+            let (at, path) = (libc::AT_FDCWD, c(d.desk("m")));
             // SAFETY: the path ends in NUL, the structure has the length given.
             ok(unsafe { libc::syscall(libc::SYS_mount_setattr, at, path.as_ptr(), 0, attr.as_ptr(), 32) })?;
             Ok(())
@@ -105,20 +105,20 @@ pub const MOUNTS: &[Technique] = &[
         "needs mount, by something else than the mount hooks: none of them sees it",
     )
     .setup(|d| {
-        std::fs::create_dir(d.work("m"))?;
-        bind(d.work("m"), d.work("m"))?;
-        Ok(Box::new(Mounted(d.work("m"))))
+        std::fs::create_dir(d.desk("m"))?;
+        bind(d.desk("m"), d.desk("m"))?;
+        Ok(Box::new(Mounted(d.desk("m"))))
     }),
     contained("pivot-root", "pivot_root", pivot, "open_read", "no-keys"),
     contained(
         "user-namespace",
         "user and mount namespace of somebody without rights",
         |d| {
-            std::fs::create_dir(d.work("m"))?;
+            std::fs::create_dir(d.desk("m"))?;
             drop_user()?;
             unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS)?;
-            bind(d.path("home/.ssh"), d.work("m"))?;
-            read_secret(d.work("m/key"))
+            bind(d.path("home/.ssh"), d.desk("m"))?;
+            read_secret(d.desk("m/key"))
         },
         "open_read",
         "no-keys",
@@ -127,19 +127,19 @@ pub const MOUNTS: &[Technique] = &[
         "another-mount-namespace",
         "setns to a mount namespace in which the file has another name",
         |d| {
-            let pid = std::fs::read_to_string(d.work("pid"))?;
+            let pid = std::fs::read_to_string(d.desk("pid"))?;
             let ns = super::sys::open(format!("/proc/{}/ns/mnt", pid.trim()), libc::O_RDONLY)?;
             // SAFETY: numbers only.
             ok(unsafe { libc::setns(ns.as_raw_fd(), libc::CLONE_NEWNS) }.into())?;
-            read_secret(d.work("m/key"))
+            read_secret(d.desk("m/key"))
         },
         "open_read",
         "no-keys",
     )
     .setup(|d| {
-        std::fs::create_dir(d.work("m"))?;
+        std::fs::create_dir(d.desk("m"))?;
         let script = format!(
-            "mount --bind '{0}/home/.ssh' '{0}/work/m' && echo $$ > '{0}/work/pid' && exec sleep 60",
+            "mount --bind '{0}/home/.ssh' '{0}/desk/m' && echo $$ > '{0}/desk/pid' && exec sleep 60",
             d.path("").display().to_string().trim_end_matches('/')
         );
         let child = Helper(
@@ -147,7 +147,7 @@ pub const MOUNTS: &[Technique] = &[
                 .args(["unshare", "-m", "/bin/busybox", "sh", "-c", &script])
                 .spawn()?,
         );
-        wait_for(&d.work("pid"))?;
+        wait_for(&d.desk("pid"))?;
         Ok(Box::new(child))
     }),
 ];
@@ -158,14 +158,14 @@ pub const DESCRIPTORS: &[Technique] = &[
         "passed-descriptor",
         "a descriptor passed over a unix socket by a process outside",
         |d| {
-            let stream = UnixStream::connect(d.work("giver.sock"))?;
+            let stream = UnixStream::connect(d.desk("giver.sock"))?;
             read_secret_fd(receive_fd(&stream)?.as_raw_fd())
         },
         "receive_fd",
         "no-keys",
     )
     .setup(|d| {
-        let listener = UnixListener::bind(d.work("giver.sock"))?;
+        let listener = UnixListener::bind(d.desk("giver.sock"))?;
         let file = std::fs::File::open(d.key())?;
         std::thread::spawn(move || {
             if let Ok((stream, _)) = listener.accept() {
@@ -212,7 +212,7 @@ pub const DESCRIPTORS: &[Technique] = &[
         "pidfd-getfd",
         "`pidfd_getfd` from a process outside",
         |d| {
-            let place = std::fs::read_to_string(d.work("where"))?;
+            let place = std::fs::read_to_string(d.desk("where"))?;
             let mut numbers = place.split(' ').filter_map(|n| n.parse::<libc::c_long>().ok());
             let (pid, fd) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
             // SAFETY: numbers only.
@@ -226,12 +226,12 @@ pub const DESCRIPTORS: &[Technique] = &[
     )
     .setup(|d| {
         let file = std::fs::File::open(d.key())?;
-        std::fs::write(d.work("where"), format!("{} {}", std::process::id(), file.as_raw_fd()))?;
+        std::fs::write(d.desk("where"), format!("{} {}", std::process::id(), file.as_raw_fd()))?;
         Ok(Box::new(file))
     }),
     read("fanotify", "a descriptor made by fanotify when somebody outside opens the file", fanotify).setup(
         |d| {
-            let (key, stop) = (d.key(), d.work("stop"));
+            let (key, stop) = (d.key(), d.desk("stop"));
             std::thread::spawn(move || {
                 for _ in 0..600 {
                     if stop.exists() || std::fs::read(&key).is_err() {
@@ -249,7 +249,7 @@ pub const DESCRIPTORS: &[Technique] = &[
 /// pivoted, so a root in between comes first.
 fn pivot(d: &Dirs) -> io::Result<()> {
     own_mounts()?;
-    let between = d.work("between");
+    let between = d.desk("between");
     std::fs::create_dir(&between)?;
     mount("tmpfs", &between, "tmpfs", 0, "")?;
     for dir in ["new", "new/home", "new/old"] {
@@ -275,7 +275,7 @@ fn fanotify(d: &Dirs) -> io::Result<()> {
         ok(libc::fanotify_mark(fd, libc::FAN_MARK_ADD, libc::FAN_OPEN, at, c(d.key()).as_ptr()).into())?;
         ok(libc::read(fd, event.as_mut_ptr().cast(), size_of_val(&event)) as libc::c_long)
     };
-    let _ = std::fs::write(d.work("stop"), "");
+    let _ = std::fs::write(d.desk("stop"), "");
     result?;
     // SAFETY: the kernel has written at least one event.
     let event = unsafe { event.as_ptr().cast::<libc::fanotify_event_metadata>().read() };

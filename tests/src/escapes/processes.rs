@@ -43,14 +43,14 @@ pub const OTHERS: &[Technique] = &[
     .setup(|d| {
         std::fs::write(d.path("home/data"), super::SECRET)?;
         // A loop, and behind it the instruction of system calls.
-        std::fs::write(d.work("reader"), program(&[0xeb, 0xfe, 0x0f, 0x05]))?;
-        done(std::fs::set_permissions(d.work("reader"), std::fs::Permissions::from_mode(0o755)))
+        std::fs::write(d.desk("reader"), program(&[0xeb, 0xfe, 0x0f, 0x05]))?;
+        done(std::fs::set_permissions(d.desk("reader"), std::fs::Permissions::from_mode(0o755)))
     }),
     contained(
         "exec-storm",
         "300 programs at once, started by one that may do more, none of which may",
         |d| {
-            let status = Command::new(d.work("reader"))
+            let status = Command::new(d.desk("reader"))
                 .args(["escape", "programs", "storm"])
                 .arg(d.path(""))
                 .status()?;
@@ -61,9 +61,9 @@ pub const OTHERS: &[Technique] = &[
     )
     .setup(|d| {
         std::fs::write(d.path("home/data"), super::SECRET)?;
-        std::fs::copy(super::ME, d.work("reader"))?;
-        std::fs::write(d.work("opener"), program(&OPENER))?;
-        done(std::fs::set_permissions(d.work("opener"), std::fs::Permissions::from_mode(0o755)))
+        std::fs::copy(super::ME, d.desk("reader"))?;
+        std::fs::write(d.desk("opener"), program(&OPENER))?;
+        done(std::fs::set_permissions(d.desk("opener"), std::fs::Permissions::from_mode(0o755)))
     }),
     contained(
         "process-vm-writev",
@@ -117,7 +117,7 @@ pub const OTHERS: &[Technique] = &[
         |d| {
             drop_user()?;
             // Only its owner can remove what this makes.
-            let status = Command::new(d.work("su"))
+            let status = Command::new(d.desk("su"))
                 .args(["escape", "programs", "as-root"])
                 .arg(d.path(""))
                 .status()?;
@@ -130,14 +130,14 @@ pub const OTHERS: &[Technique] = &[
         "needs setuid",
     )
     .setup(|d| {
-        std::fs::copy(super::ME, d.work("su"))?;
-        done(std::fs::set_permissions(d.work("su"), std::fs::Permissions::from_mode(0o4755)))
+        std::fs::copy(super::ME, d.desk("su"))?;
+        done(std::fs::set_permissions(d.desk("su"), std::fs::Permissions::from_mode(0o4755)))
     }),
 ];
 
 /// Starts the permitted program and makes it open what only it may.
 fn in_permitted(d: &Dirs) -> io::Result<()> {
-    let child = Helper(Command::new(d.work("reader")).spawn()?);
+    let child = Helper(Command::new(d.desk("reader")).spawn()?);
     let pid = child.0.id() as i32;
     let path = c(d.path("home/data"));
     let none = std::ptr::null_mut::<libc::c_void>();
@@ -171,13 +171,13 @@ fn in_permitted(d: &Dirs) -> io::Result<()> {
 /// A process outside that does nothing.
 pub fn sleeper(d: &Dirs) -> io::Result<super::corpus::Keep> {
     let child = Command::new("/bin/busybox").args(["sleep", "60"]).spawn()?;
-    std::fs::write(d.work("pid"), child.id().to_string())?;
+    std::fs::write(d.desk("pid"), child.id().to_string())?;
     Ok(Box::new(Helper(child)))
 }
 
 /// Its number.
 pub fn victim(d: &Dirs) -> io::Result<i32> {
-    std::fs::read_to_string(d.work("pid"))?.trim().parse().map_err(io::Error::other)
+    std::fs::read_to_string(d.desk("pid"))?.trim().parse().map_err(io::Error::other)
 }
 
 /// A word in the memory of the process outside.
@@ -185,11 +185,11 @@ static WORD: AtomicU64 = AtomicU64::new(0x7365_6372_6574);
 
 fn word(d: &Dirs) -> io::Result<super::corpus::Keep> {
     WORD.store(0x7365_6372_6574, Ordering::Relaxed);
-    done(std::fs::write(d.work("where"), format!("{} {}", std::process::id(), WORD.as_ptr() as usize)))
+    done(std::fs::write(d.desk("where"), format!("{} {}", std::process::id(), WORD.as_ptr() as usize)))
 }
 
 fn target(d: &Dirs) -> io::Result<(i32, u64)> {
-    let text = std::fs::read_to_string(d.work("where"))?;
+    let text = std::fs::read_to_string(d.desk("where"))?;
     let (pid, address) = text.split_once(' ').ok_or_else(|| no_effect("no place"))?;
     Ok((pid.parse().map_err(io::Error::other)?, address.parse().map_err(io::Error::other)?))
 }
@@ -209,7 +209,7 @@ const OPENER: [u8; 26] = [
 pub fn storm(root: &str) -> io::Result<()> {
     let d = Dirs::at(root);
     let (hold, held) = pipe()?;
-    let (opener, data) = (c(d.work("opener")), c(d.path("home/data")));
+    let (opener, data) = (c(d.desk("opener")), c(d.path("home/data")));
     let argv = [opener.as_ptr(), data.as_ptr(), std::ptr::null()];
     let env = [std::ptr::null()];
     for _ in 0..300 {

@@ -20,7 +20,7 @@ pub const FAMILY: Family = Family {
 - { id: no-memory, match: { operation: [exec, mmap_exec], exe: ['/memfd:*', '/SYSV*', '/dev/zero'] }, decision: DENY }
 - { id: no-keys, match: { operation: [read, write], path: '/tmp/esc/*/*/home/.ssh/**' }, decision: DENY }
 - id: only-reader
-  match: { operation: open_read, path: '/tmp/esc/*/*/home/data', not_exe: '/tmp/esc/*/*/work/reader' }
+  match: { operation: open_read, path: '/tmp/esc/*/*/home/data', not_exe: '/tmp/esc/*/*/desk/reader' }
   decision: DENY
 - { id: no-process-memory, match: { operation: write, path: '/proc/*/mem' }, decision: DENY }
 - { id: no-fresh-code, match: { operation: mprotect_exec }, decision: DENY }
@@ -42,15 +42,15 @@ const fn exec(name: &'static str, what: &'static str, attempt: fn(&Dirs) -> io::
 const STARTED: &[Technique] = &[
     exec("by-name", "by its name", |d| runs(&mut Command::new(d.nc()))),
     exec("symlink", "symlink", |d| {
-        symlink(d.nc(), d.work("x"))?;
-        runs(&mut Command::new(d.work("x")))
+        symlink(d.nc(), d.desk("x"))?;
+        runs(&mut Command::new(d.desk("x")))
     }),
     open(
         "copy",
         "copy under another name",
         |d| {
-            std::fs::copy(d.nc(), d.work("x"))?;
-            runs(&mut Command::new(d.work("x")))
+            std::fs::copy(d.nc(), d.desk("x"))?;
+            runs(&mut Command::new(d.desk("x")))
         },
         CONTENT,
     ),
@@ -58,8 +58,8 @@ const STARTED: &[Technique] = &[
         "hard-link",
         "hard link",
         |d| {
-            std::fs::hard_link(d.nc(), d.work("x"))?;
-            runs(&mut Command::new(d.work("x")))
+            std::fs::hard_link(d.nc(), d.desk("x"))?;
+            runs(&mut Command::new(d.desk("x")))
         },
         IDENTITY,
     ),
@@ -67,8 +67,8 @@ const STARTED: &[Technique] = &[
         "rename",
         "rename",
         |d| {
-            std::fs::rename(d.nc(), d.work("x"))?;
-            runs(&mut Command::new(d.work("x")))
+            std::fs::rename(d.nc(), d.desk("x"))?;
+            runs(&mut Command::new(d.desk("x")))
         },
         IDENTITY,
     ),
@@ -76,9 +76,9 @@ const STARTED: &[Technique] = &[
         runs(&mut Command::new(format!("/proc/self/root{}", d.nc().display())))
     }),
     exec("script", "script with `#!`", |d| {
-        std::fs::write(d.work("x"), format!("#!{}\n", d.nc().display()))?;
-        std::fs::set_permissions(d.work("x"), std::fs::Permissions::from_mode(0o755))?;
-        runs(&mut Command::new(d.work("x")))
+        std::fs::write(d.desk("x"), format!("#!{}\n", d.nc().display()))?;
+        std::fs::set_permissions(d.desk("x"), std::fs::Permissions::from_mode(0o755))?;
+        runs(&mut Command::new(d.desk("x")))
     }),
     contained("memfd-fexecve", "`memfd_create`, then fexecve", memfd, "exec", "no-memory"),
     exec("execveat", "execveat with `AT_EMPTY_PATH` of an `O_PATH` descriptor", |d| {
@@ -101,8 +101,8 @@ const STARTED: &[Technique] = &[
         "arguments",
         "a permitted program with refused arguments (`git push --force`)",
         |d| {
-            std::fs::copy(d.nc(), d.work("git"))?;
-            runs(Command::new(d.work("git")).args(["push", "--force"]))
+            std::fs::copy(d.nc(), d.desk("git"))?;
+            runs(Command::new(d.desk("git")).args(["push", "--force"]))
         },
         "needs exec_args",
     ),
@@ -139,16 +139,16 @@ const STARTED: &[Technique] = &[
     absent("one-liner-python", "interpreter one-liner: `python -c`, `perl -e`", "needs the Debian root"),
     exec("binfmt-misc", "binfmt_misc with the program as interpreter", |d| {
         let line = format!(":escape{}:M::ESCAPE MAGIC::{}:", std::process::id(), d.nc().display());
-        std::fs::write(d.work("formats/register"), line)?;
-        std::fs::write(d.work("x"), "ESCAPE MAGIC")?;
-        std::fs::set_permissions(d.work("x"), std::fs::Permissions::from_mode(0o755))?;
-        runs(&mut Command::new(d.work("x")))
+        std::fs::write(d.desk("formats/register"), line)?;
+        std::fs::write(d.desk("x"), "ESCAPE MAGIC")?;
+        std::fs::set_permissions(d.desk("x"), std::fs::Permissions::from_mode(0o755))?;
+        runs(&mut Command::new(d.desk("x")))
     })
     .setup(|d| {
         super::modules::loaded(&["binfmt_misc"])?;
-        std::fs::create_dir(d.work("formats"))?;
-        mount("binfmt_misc", d.work("formats"), "binfmt_misc", 0, "")?;
-        Ok(Box::new(Mounted(d.work("formats"))))
+        std::fs::create_dir(d.desk("formats"))?;
+        mount("binfmt_misc", d.desk("formats"), "binfmt_misc", 0, "")?;
+        Ok(Box::new(Mounted(d.desk("formats"))))
     })
     .on(&[("7.2", super::modules::lacks("binfmt_misc"))]),
 ];
@@ -373,13 +373,13 @@ fn jump(p: *mut u8, offset: usize) -> io::Result<()> {
 /// Two names of equal length, one innocent, that another thread writes over each other while this one executes what
 /// the buffer says.
 fn path_race(d: &Dirs) -> io::Result<()> {
-    std::fs::write(d.work("ok"), program_exiting_with(43))?;
-    std::fs::set_permissions(d.work("ok"), std::fs::Permissions::from_mode(0o755))?;
-    symlink(d.nc(), d.work("nc"))?;
+    std::fs::write(d.desk("ok"), program_exiting_with(43))?;
+    std::fs::set_permissions(d.desk("ok"), std::fs::Permissions::from_mode(0o755))?;
+    symlink(d.nc(), d.desk("nc"))?;
     race(10, || {
         in_child(|| {
-            let buffer = c(d.work("ok")).into_raw();
-            flip(buffer as usize + d.work("").as_os_str().len(), [*b"ok", *b"nc"]);
+            let buffer = c(d.desk("ok")).into_raw();
+            flip(buffer as usize + d.desk("").as_os_str().len(), [*b"ok", *b"nc"]);
             let argv = [buffer.cast_const(), std::ptr::null()];
             // SAFETY: both arrays end in NULL; that the path changes is what is tried.
             unsafe { libc::execve(argv[0], argv.as_ptr(), [std::ptr::null()].as_ptr()) };

@@ -82,7 +82,7 @@ pub fn serve_udp(addresses: &[&str]) -> io::Result<Keep> {
 
 /// Somebody outside who calls as soon as there is a port to call.
 pub fn caller(d: &Dirs) -> io::Result<Keep> {
-    let path = d.work("port");
+    let path = d.desk("port");
     Ok(Box::new(Server::run(move |stop| {
         while !stop.load(Ordering::Relaxed) {
             let port = std::fs::read_to_string(&path).ok().and_then(|p| p.parse::<u16>().ok());

@@ -24,7 +24,7 @@ pub const FAMILY: Family = Family {
 - id: no-later
   match:
     operation: write
-    path: ['/tmp/esc/*/*/home/{.profile,.bashrc}', '/tmp/esc/*/*/home/.config/{autostart,systemd,nvim}/**', '/tmp/esc/*/*/work/.git/hooks/**']
+    path: ['/tmp/esc/*/*/home/{.profile,.bashrc}', '/tmp/esc/*/*/home/.config/{autostart,systemd,nvim}/**', '/tmp/esc/*/*/desk/.git/hooks/**']
   decision: DENY
 - { id: no-doors, match: { operation: [unix_connect, unix_send], path: '/tmp/esc/*/*/run/**' }, decision: DENY }
 - { id: no-ssh, match: { operation: connect, port: 22 }, decision: DENY }
@@ -103,7 +103,7 @@ const DESCENDANTS: &[Technique] = &[
         "no-privilege",
     ),
     read("late", "a daemon that waits until the command has ended", |d| {
-        let (key, to) = (d.key(), d.work("late"));
+        let (key, to) = (d.key(), d.desk("late"));
         // SAFETY: this program has one thread here; the grandchild ends by itself.
         unsafe {
             if ok(libc::fork().into())? == 0 {
@@ -120,20 +120,20 @@ const DESCENDANTS: &[Technique] = &[
         Ok(())
     })
     .later(|d| {
-        wait_for(&d.work("late"))?;
-        match std::fs::read_to_string(d.work("late"))?.as_str() {
+        wait_for(&d.desk("late"))?;
+        match std::fs::read_to_string(d.desk("late"))?.as_str() {
             "0" => Ok(()),
             errno => Err(io::Error::from_raw_os_error(errno.parse().unwrap_or(libc::EIO))),
         }
     }),
     read("setuid-helper", "exec of a setuid program that may read it", |d| {
         drop_user()?;
-        helper(Command::new(d.work("su")).args(["escape", "tree", "read-key"]).arg(d.path("")))
+        helper(Command::new(d.desk("su")).args(["escape", "tree", "read-key"]).arg(d.path("")))
     })
     .setup(|d| {
         std::fs::set_permissions(d.key(), std::fs::Permissions::from_mode(0o600))?;
-        std::fs::copy(super::ME, d.work("su"))?;
-        done(std::fs::set_permissions(d.work("su"), std::fs::Permissions::from_mode(0o4755)))
+        std::fs::copy(super::ME, d.desk("su"))?;
+        done(std::fs::set_permissions(d.desk("su"), std::fs::Permissions::from_mode(0o4755)))
     }),
     contained(
         "nsenter",
@@ -200,19 +200,19 @@ const ERRANDS: &[Technique] = &[
         "any-door",
         "any other service that reads files for whoever asks",
         |d| {
-            let mut s = UnixStream::connect(d.work("helpful"))?;
+            let mut s = UnixStream::connect(d.desk("helpful"))?;
             let mut text = Vec::new();
             s.read_to_end(&mut text)?;
             is_secret(&text)
         },
         "a service that is permitted acts by itself: do not permit it",
     )
-    .setup(|d| runner_at(d, d.work("helpful"))),
+    .setup(|d| runner_at(d, d.desk("helpful"))),
     contained(
         "core-pattern",
         "a program that the kernel starts on a crash (core_pattern)",
         |d| {
-            std::fs::write("/proc/sys/kernel/core_pattern", format!("|{} %p", d.work("handler").display()))?;
+            std::fs::write("/proc/sys/kernel/core_pattern", format!("|{} %p", d.desk("handler").display()))?;
             crash(d)
         },
         "open_write",
@@ -223,12 +223,12 @@ const ERRANDS: &[Technique] = &[
         "core-pattern-elsewhere",
         "core_pattern through another mount of procfs",
         |d| {
-            std::fs::create_dir(d.work("proc"))?;
+            std::fs::create_dir(d.desk("proc"))?;
             own_mounts()?;
-            mount("proc", d.work("proc"), "proc", 0, "")?;
+            mount("proc", d.desk("proc"), "proc", 0, "")?;
             std::fs::write(
-                d.work("proc/sys/kernel/core_pattern"),
-                format!("|{} %p", d.work("handler").display()),
+                d.desk("proc/sys/kernel/core_pattern"),
+                format!("|{} %p", d.desk("handler").display()),
             )?;
             crash(d)
         },
@@ -247,7 +247,7 @@ const ERRANDS: &[Technique] = &[
                 ok(libc::syscall(libc::SYS_fsmount, context, 0, 0))? as i32
             };
             let file = openat(mount, "sys/kernel/core_pattern", libc::O_WRONLY)?;
-            write!(std::fs::File::from(file), "|{} %p", d.work("handler").display())?;
+            write!(std::fs::File::from(file), "|{} %p", d.desk("handler").display())?;
             crash(d)
         },
         "needs sysctl_write, or mount that sees fsmount: sb_mount and move_mount do not",
@@ -257,15 +257,15 @@ const ERRANDS: &[Technique] = &[
         "release-agent",
         "a program that the kernel starts when a cgroup is empty (release_agent)",
         |d| {
-            let at = d.work("cg");
+            let at = d.desk("cg");
             std::fs::create_dir(&at)?;
             own_mounts()?;
             mount("none", &at, "cgroup", 0, "none,name=escape")?;
-            std::fs::write(at.join("release_agent"), d.work("handler").as_os_str().as_encoded_bytes())?;
+            std::fs::write(at.join("release_agent"), d.desk("handler").as_os_str().as_encoded_bytes())?;
             std::fs::create_dir(at.join("x"))?;
             std::fs::write(at.join("x/notify_on_release"), "1")?;
             in_fork(|| std::fs::write(at.join("x/cgroup.procs"), "0"))?;
-            let seen = wait_for(&d.work("made"));
+            let seen = wait_for(&d.desk("made"));
             let _ = std::fs::remove_dir(at.join("x"));
             seen
         },
@@ -277,7 +277,7 @@ const ERRANDS: &[Technique] = &[
         "tiocsti",
         "input pushed into a terminal of somebody outside (`TIOCSTI`)",
         |d| {
-            let name = std::fs::read_to_string(d.work("pts"))?;
+            let name = std::fs::read_to_string(d.desk("pts"))?;
             in_fork(|| {
                 // SAFETY: numbers, and one byte.
                 unsafe {
@@ -300,7 +300,7 @@ const ERRANDS: &[Technique] = &[
             let name = std::ffi::CStr::from_ptr(libc::ptsname(end)).to_string_lossy().into_owned();
             (<std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(end), name)
         };
-        std::fs::write(d.work("pts"), name)?;
+        std::fs::write(d.desk("pts"), name)?;
         Ok(Box::new(end))
     }),
 ];
@@ -326,8 +326,8 @@ const LATER: &[Technique] = &[
         "start-up-file-renamed",
         "a shell start-up file by rename",
         |d| {
-            std::fs::write(d.work("x"), "x")?;
-            std::fs::rename(d.work("x"), d.path("home/.bashrc"))
+            std::fs::write(d.desk("x"), "x")?;
+            std::fs::rename(d.desk("x"), d.path("home/.bashrc"))
         },
         "rename",
         "no-later",
@@ -335,19 +335,19 @@ const LATER: &[Technique] = &[
     contained(
         "start-up-file-linked",
         "a shell start-up file as a symlink",
-        |d| std::os::unix::fs::symlink(d.work("x"), d.path("home/.bashrc")),
+        |d| std::os::unix::fs::symlink(d.desk("x"), d.path("home/.bashrc")),
         "symlink",
         "no-later",
     ),
-    later("git-hook", "`.git/hooks`", |d| std::fs::write(d.work(".git/hooks/pre-commit"), "x"), "no-later")
-        .setup(|d| done(std::fs::create_dir_all(d.work(".git/hooks")))),
+    later("git-hook", "`.git/hooks`", |d| std::fs::write(d.desk(".git/hooks/pre-commit"), "x"), "no-later")
+        .setup(|d| done(std::fs::create_dir_all(d.desk(".git/hooks")))),
     open(
         "git-hooks-path",
         "`core.hooksPath` in `.git/config`",
-        |d| std::fs::write(d.work(".git/config"), "[core]\n\thooksPath = /tmp/hooks\n"),
+        |d| std::fs::write(d.desk(".git/config"), "[core]\n\thooksPath = /tmp/hooks\n"),
         "git itself writes this file: a rule on it stops git clone, one on what runs does not need it",
     )
-    .setup(|d| done(std::fs::create_dir_all(d.work(".git")))),
+    .setup(|d| done(std::fs::create_dir_all(d.desk(".git")))),
     contained(
         "autostart",
         "`~/.config/autostart`",
@@ -464,8 +464,8 @@ impl Drop for CorePattern {
 
 /// A program for the kernel to start, which leaves a file.
 fn handler(d: &Dirs) -> io::Result<Keep> {
-    std::fs::write(d.work("handler"), format!("#!/bin/sh\necho made > '{}'\n", d.work("made").display()))?;
-    std::fs::set_permissions(d.work("handler"), std::fs::Permissions::from_mode(0o755))?;
+    std::fs::write(d.desk("handler"), format!("#!/bin/sh\necho made > '{}'\n", d.desk("made").display()))?;
+    std::fs::set_permissions(d.desk("handler"), std::fs::Permissions::from_mode(0o755))?;
     Ok(Box::new(CorePattern(std::fs::read_to_string("/proc/sys/kernel/core_pattern")?.trim().to_owned())))
 }
 
@@ -481,5 +481,5 @@ fn crash(d: &Dirs) -> io::Result<()> {
         }
         libc::waitpid(pid, std::ptr::null_mut(), 0);
     }
-    wait_for(&d.work("made"))
+    wait_for(&d.desk("made"))
 }

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{IoUring, opcode, types};
 
-use super::corpus::{Expect, Family, Keep, Technique, contained, inherit, open};
+use super::corpus::{Expect, Family, Keep, Technique, contained, inherit, open, write};
 use super::handed::called;
 use super::names::done;
 use super::network::{OUTSIDE, address, received, socket};
@@ -101,15 +101,6 @@ const READS: &[Technique] = &[
     .setup(|d| inherit(std::fs::File::open(d.key())?)),
 ];
 
-const fn write(
-    name: &'static str,
-    what: &'static str,
-    attempt: fn(&Dirs) -> io::Result<()>,
-    operation: &'static str,
-) -> Technique {
-    contained(name, what, attempt, operation, "no-etc")
-}
-
 const WRITES: &[Technique] = &[
     write(
         "openat-write",
@@ -149,7 +140,7 @@ const WRITES: &[Technique] = &[
         "renameat",
         "renameat",
         |d| {
-            act(&mut ring()?, opcode::RenameAt::new(HERE, text(d.passwd()), HERE, text(d.work("x"))).build())
+            act(&mut ring()?, opcode::RenameAt::new(HERE, text(d.passwd()), HERE, text(d.desk("x"))).build())
                 .map(drop)
         },
         "rename",
@@ -158,10 +149,10 @@ const WRITES: &[Technique] = &[
         "linkat",
         "linkat",
         |d| {
-            std::fs::write(d.work("x"), "x")?;
+            std::fs::write(d.desk("x"), "x")?;
             act(
                 &mut ring()?,
-                opcode::LinkAt::new(HERE, text(d.work("x")), HERE, text(d.path("etc/new"))).build(),
+                opcode::LinkAt::new(HERE, text(d.desk("x")), HERE, text(d.path("etc/new"))).build(),
             )
             .map(drop)
         },
@@ -277,7 +268,7 @@ const SOCKETS: &[Technique] = &[
         "accept",
         "accept on a listening socket opened before the session",
         |d| {
-            std::fs::write(d.work("port"), "9191")?;
+            std::fs::write(d.desk("port"), "9191")?;
             let none = std::ptr::null_mut();
             act(&mut ring()?, opcode::Accept::new(types::Fd(INHERITED), none, none.cast()).build()).map(drop)
         },
@@ -309,14 +300,14 @@ const OTHERS: &[Technique] = &[
         "a polled ring made before the session: its thread belongs to its maker",
         |d| {
             // The path is the maker's: its thread reads the maker's memory.
-            let path = std::fs::read_to_string(d.work("path"))?.parse::<usize>().map_err(io::Error::other)?;
+            let path = std::fs::read_to_string(d.desk("path"))?.parse::<usize>().map_err(io::Error::other)?;
             let entry = opcode::UnlinkAt::new(HERE, path as *const libc::c_char).build();
             act(&mut inherited(d)?, entry).map(drop)
         },
         BEFORE,
     )
     .setup(|d| {
-        std::fs::write(d.work("path"), (text(d.passwd()) as usize).to_string())?;
+        std::fs::write(d.desk("path"), (text(d.passwd()) as usize).to_string())?;
         hand_over(d, polled()?)
     }),
 ];
@@ -377,7 +368,7 @@ fn hand_over(d: &Dirs, ring: IoUring) -> io::Result<Keep> {
         let p: *const io_uring::Parameters = ring.params();
         std::slice::from_raw_parts(p.cast::<u8>(), size_of::<io_uring::Parameters>())
     };
-    std::fs::write(d.work("params"), bytes)?;
+    std::fs::write(d.desk("params"), bytes)?;
     // SAFETY: the ring's own descriptor; the copy is our own.
     let copy = unsafe { OwnedFd::from_raw_fd(ok(libc::dup(ring.as_raw_fd()).into())? as RawFd) };
     Ok(Box::new((inherit(copy)?, ring)))
@@ -385,7 +376,7 @@ fn hand_over(d: &Dirs, ring: IoUring) -> io::Result<Keep> {
 
 /// The ring under the inherited number.
 fn inherited(d: &Dirs) -> io::Result<IoUring> {
-    let bytes = std::fs::read(d.work("params"))?;
+    let bytes = std::fs::read(d.desk("params"))?;
     if bytes.len() != size_of::<io_uring::Parameters>() {
         return Err(no_effect("no parameters"));
     }

@@ -4,18 +4,9 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 
-use super::corpus::{Expect, Technique, contained, open};
+use super::corpus::{Expect, Technique, contained, open, write};
 use super::sys::*;
 use super::{Dirs, ORIGINAL};
-
-const fn write(
-    name: &'static str,
-    what: &'static str,
-    attempt: fn(&Dirs) -> io::Result<()>,
-    operation: &'static str,
-) -> Technique {
-    contained(name, what, attempt, operation, "no-etc")
-}
 
 /// What changes something that must not be written.
 pub const WRITES: &[Technique] = &[
@@ -123,8 +114,8 @@ pub const WRITES: &[Technique] = &[
         "exchange",
         "renameat2 with `RENAME_EXCHANGE`",
         |d| {
-            std::fs::write(d.work("x"), "other")?;
-            rename(d.work("x"), d.passwd(), 2)?;
+            std::fs::write(d.desk("x"), "other")?;
+            rename(d.desk("x"), d.passwd(), 2)?;
             is_changed(d)
         },
         "rename",
@@ -133,8 +124,8 @@ pub const WRITES: &[Technique] = &[
         "rename-over",
         "rename of another file over it",
         |d| {
-            std::fs::write(d.work("x"), "other")?;
-            rename(d.work("x"), d.passwd(), 0)?;
+            std::fs::write(d.desk("x"), "other")?;
+            rename(d.desk("x"), d.passwd(), 0)?;
             is_changed(d)
         },
         "rename",
@@ -143,7 +134,7 @@ pub const WRITES: &[Technique] = &[
         "rename-away",
         "rename of its directory, and another in its place",
         |d| {
-            rename(d.path("etc"), d.work("x"), 0)?;
+            rename(d.path("etc"), d.desk("x"), 0)?;
             std::fs::create_dir(d.path("etc"))?;
             std::fs::write(d.passwd(), "other")
         },
@@ -154,7 +145,7 @@ pub const WRITES: &[Technique] = &[
         "tmpfile",
         "`O_TMPFILE`, linked into place",
         |d| {
-            let file = super::sys::open(d.work(""), libc::O_WRONLY | libc::O_TMPFILE)?;
+            let file = super::sys::open(d.desk(""), libc::O_WRONLY | libc::O_TMPFILE)?;
             let from = c(format!("/proc/self/fd/{}", file.as_raw_fd()));
             let (at, to) = (libc::AT_FDCWD, c(d.path("etc/new")));
             // SAFETY: both paths end in NUL.
@@ -180,7 +171,7 @@ pub const WRITES: &[Technique] = &[
         |d| {
             // SAFETY: the path ends in NUL.
             ok(unsafe {
-                libc::mknod(c(d.work("zero")).as_ptr(), libc::S_IFCHR | 0o644, libc::makedev(1, 5))
+                libc::mknod(c(d.desk("zero")).as_ptr(), libc::S_IFCHR | 0o644, libc::makedev(1, 5))
             }
             .into())?;
             Ok(())
@@ -384,7 +375,7 @@ static NO_FLAGS: libc::c_int = 0;
 
 /// A file that may be read, and the guarded one to write it to.
 fn permitted(d: &Dirs) -> io::Result<(std::os::fd::OwnedFd, std::os::fd::OwnedFd)> {
-    std::fs::write(d.work("from"), ORIGINAL.to_uppercase())?;
-    let from = super::sys::open(d.work("from"), libc::O_RDONLY)?;
+    std::fs::write(d.desk("from"), ORIGINAL.to_uppercase())?;
+    let from = super::sys::open(d.desk("from"), libc::O_RDONLY)?;
     Ok((from, super::sys::open(d.passwd(), libc::O_WRONLY)?))
 }
