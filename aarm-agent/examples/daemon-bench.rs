@@ -108,6 +108,10 @@ struct Tables {
 struct Kernel(Arc<Tables>);
 
 impl KernelPort for Kernel {
+    fn learns_names(&self) -> bool {
+        true
+    }
+
     fn load_policy(&mut self, slot: u32, policy: &Policy) -> Result<(), KernelError> {
         self.0.generations.lock().map_err(|_| KernelError::Slot(slot))?[slot as usize] = policy.generation;
         Ok(())

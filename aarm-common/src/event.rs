@@ -5,7 +5,8 @@
 //! HEADER_BYTES        gap    (0 to 7 bytes without meaning: the path is built backwards, the header is aligned)
 //! + gap               path   (path_len bytes, absolute, no NUL)
 //! + path_len          path2  (path2_len bytes: rename and link target; cwd of an exec)
-//! + path2_len         args   (args_len bytes: argv, each argument ended by NUL; a symlink's target)
+//! + path2_len         args   (args_len bytes: argv, each argument ended by NUL; a symlink's target; the names by which
+//!                             an address was known, each ended by NUL)
 //! = len
 //! ```
 //!
@@ -32,6 +33,10 @@ named_u8! {
         SessionBegin = 5 => "session_begin",
         /// The last task of a session ended.
         SessionEnd = 6 => "session_end",
+        /// A resolver gave a name addresses, and the session knows them by it from now on. `path` is the name, `args` the
+        /// addresses (16 bytes each, IPv4 mapped), `addr` the resolver, `arg` the seconds for which the first one holds.
+        /// Nobody acts: process, user and command are zero.
+        Name = 7 => "name",
     }
 }
 

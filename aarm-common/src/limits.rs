@@ -61,6 +61,18 @@ pub const LINKED_MAX: u32 = 16384;
 pub const CARRIED_MAX: u32 = 262_144;
 /// Files that sessions hold open since before they began, of all sessions.
 pub const INHERITED_MAX: u32 = 65536;
+/// Addresses whose names are known, of all sessions; the ones used longest ago make room.
+pub const HOSTS_MAX: u32 = 4096;
+/// Names known of one address in one session; the one that expires first makes room.
+pub const HOST_NAMES: usize = 3;
+/// Networks of the resolvers that one policy trusts.
+pub const RESOLVERS: usize = 16;
+/// Queries of one socket that wait for their answers; the oldest makes room.
+pub const QUERIES: usize = 8;
+/// A name holds at least so many seconds: time to connect, also where a resolver says 0.
+pub const HOST_SECONDS_MIN: u32 = 5;
+/// A name holds at most so many seconds, whatever the resolver says.
+pub const HOST_SECONDS_MAX: u32 = 86_400;
 /// Descriptors of a process that becomes a session; one with more is refused.
 pub const DESCRIPTORS_MAX: u32 = 4096;
 /// Bytes of the event ring buffer.

@@ -233,6 +233,40 @@ impl Operation {
             )
     }
 
+    /// Hooks that decide the operation as well, and since which kernel where that is later than the first that is supported,
+    /// 6.1. Source: `include/linux/lsm_hook_defs.h` of the releases.
+    pub const fn other_hooks(self) -> &'static str {
+        match self {
+            Operation::OpenRead | Operation::OpenWrite => {
+                "`file_permission`, `mmap_file` for descriptors from before the session"
+            }
+            Operation::Truncate => "`file_truncate` from 6.2, `file_open` for O_TRUNC",
+            Operation::Setxattr => "`inode_removexattr`, `inode_set_acl` from 6.2",
+            Operation::IoctlWrite => "`file_ioctl_compat` from 6.8",
+            Operation::Ptrace => "`ptrace_traceme`, `task_prctl`",
+            Operation::Shm => "`shm_alloc_security` for whose it is",
+            Operation::Mqueue => "`msg_queue_msgrcv`; `msg_queue_alloc_security` for whose it is",
+            Operation::Key => "`key_alloc` for whose it is",
+            Operation::Mount => "`move_mount`",
+            Operation::Chroot => "`sb_pivotroot`",
+            Operation::Setuid => "`bprm_creds_from_file`",
+            Operation::Module => "`kernel_module_request`, `kernel_load_data`",
+            Operation::UringCmd => "`uring_override_creds`",
+            _ => "",
+        }
+    }
+
+    /// Why an action of this operation cannot wait for its decision in the kernel; empty where it can, because its system call can
+    /// be begun anew without having had an effect.
+    pub const fn cannot_wait(self) -> &'static str {
+        match self {
+            Operation::ReceiveFd => "the message has left its queue",
+            Operation::Signal => "others of the group may have got it",
+            Operation::UringCmd => "requests of a ring do not restart",
+            _ => "",
+        }
+    }
+
     /// Whether `exe` in a rule means the program that would run rather than the one acting.
     pub const fn is_exec(self) -> bool {
         matches!(self.family(), Family::Exec)

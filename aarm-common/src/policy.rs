@@ -24,6 +24,10 @@
 //! bit in `path` says that one of its globs matched. So a glob with a free start costs no memory of having
 //! matched in the automaton's states, which is what keeps the automaton small.
 //!
+//! # Hosts
+//! A host's name is a path to the automaton: reversed as a whole, with `/` for the dots and before it. So it is read in the
+//! order in which it is written, dots as `/`, with a `/` at the end. No rule asks for both a path and a host.
+//!
 //! # Ranges
 //! Addresses and user ids are looked up in a sorted table of range starts: the entry is the last one whose
 //! start is not above the value. The first start is always 0. Tables are padded to their full length with the
@@ -116,6 +120,20 @@ pub const ANY_RULE: u32 = u32::MAX;
 /// No conflicting rules, see [`Policy::conflicts`].
 pub const NO_SET: u16 = u16::MAX;
 
+/// Flag in [`Policy::rule_decision`]: an ALLOW that holds because of a host's name. A network that some rule refuses stays
+/// refused: see [`Policy::guards`].
+pub const BY_NAME: u8 = 0x80;
+
+/// A network, its bits in host byte order; IPv4 ones are mapped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Network {
+    /// High and low half of the address.
+    pub addr: [u64; 2],
+    /// Of the bits that count.
+    pub mask: [u64; 2],
+}
+
 /// A cgroup subtree named by an agent selector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -164,7 +182,16 @@ pub struct Policy {
     pub history_conditions: u32,
     /// Operations of which an allowed action is only counted, a bit for each.
     pub summary: u64,
-    /// Decision of each rule, as [`crate::Decision`].
+    /// Entries of [`Policy::resolvers`] in use; 0 where no rule asks for a host's name.
+    pub resolver_count: u32,
+    /// Index into [`Policy::hits`]: what an address without a known name satisfies.
+    pub host_unknown: u32,
+    /// Networks of the resolvers whose answers are believed.
+    pub resolvers: [Network; RESOLVERS],
+    /// Where the winner is [`BY_NAME`], the first of these that matches as well is looked at: DENY rules that name networks, and
+    /// ALLOW rules that do not depend on a name. If it is a DENY, it wins.
+    pub guards: Bits,
+    /// Decision of each rule, as [`crate::Decision`], and [`BY_NAME`].
     pub rule_decision: [u8; MAX_RULES],
     /// For the agents matcher: the policy slot that a selector's sessions run under.
     pub rule_slot: [u8; MAX_RULES],
@@ -235,12 +262,14 @@ const _: () = {
         + FAMILIES
         + 8
         + 8
+        + 8
+        + size_of::<Network>() * RESOLVERS
         + 4 * MAX_RULES
         + 8 * MAX_DATA
         + size_of::<LabelCondition>() * LABEL_CONDITIONS
         + size_of::<HistoryCondition>() * HISTORY_CONDITIONS
         + size_of::<Watch>() * WATCHES
-        + size_of::<Bits>() * (OPERATIONS + 3 + RULE_SETS)
+        + size_of::<Bits>() * (OPERATIONS + 4 + RULE_SETS)
         + 256
         + 2 * DFA_CELLS
         + 4 * DFA_STATES

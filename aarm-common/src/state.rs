@@ -156,6 +156,72 @@ pub struct InheritedKey {
     pub reserved: u32,
 }
 
+/// Key of `HOSTS`: an address as one session sees it. Names are learnt by a session for itself, and hold in the network
+/// namespace in which they were learnt: who makes a namespace of its own can answer itself there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct HostKey {
+    /// The address in network order, IPv4 mapped.
+    pub addr: [u64; 2],
+    /// Session.
+    pub session: u64,
+    /// Inode number of the network namespace.
+    pub netns: u64,
+}
+
+/// One name of an address.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct HostName {
+    /// Boot-time nanoseconds until which it holds.
+    pub expires_ns: u64,
+    /// FNV-1a of the text.
+    pub hash: u64,
+    /// Bytes of the text.
+    pub len: u64,
+    /// The text: lower case, without a final dot.
+    pub text: [u64; crate::dns::NAME_MAX / 8],
+}
+
+/// Names of an address. A value may be given to another key while it is being read; so it has its key, and a reader looks at
+/// that again in the end.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Hosts {
+    /// Whose they are.
+    pub key: HostKey,
+    /// The names.
+    pub names: [HostName; HOST_NAMES],
+}
+
+/// A query that waits for its answer.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Query {
+    /// Whom it was sent to, as [`HostKey::addr`].
+    pub resolver: [u64; 2],
+    /// FNV-1a of the name asked for.
+    pub question: u64,
+    /// Its number, and 1 << 16; 0: none.
+    pub id: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// What is kept for a socket of a session that asks resolvers (socket storage `RESOLVING`).
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Resolving {
+    /// The session.
+    pub session: u64,
+    /// Inode number of the socket's network namespace.
+    pub netns: u64,
+    /// Queries so far.
+    pub count: u64,
+    /// The latest.
+    pub queries: [Query; QUERIES],
+}
+
 /// What was decided of reading a file through a descriptor from before.
 pub const INHERITED_READ: u32 = 1;
 /// What was decided of writing.
@@ -263,6 +329,10 @@ const _: () = assert!(size_of::<Cpu>() == 8 + 8 * STATS);
 const _: () = assert!(size_of::<ObjectKey>() == 16 && size_of::<LinkedKey>() == 16);
 const _: () = assert!(size_of::<InheritedKey>() == 24 && size_of::<Inherited>() == 8);
 const _: () = assert!(size_of::<Config>() == 32);
+const _: () =
+    assert!(crate::dns::NAME_MAX.is_multiple_of(8) && size_of::<HostName>() == 24 + crate::dns::NAME_MAX);
+const _: () = assert!(size_of::<Hosts>() == 32 + size_of::<HostName>() * HOST_NAMES);
+const _: () = assert!(size_of::<Resolving>() == 24 + 32 * QUERIES && QUERIES.is_power_of_two());
 
 #[cfg(feature = "user")]
 mod pod {

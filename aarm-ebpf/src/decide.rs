@@ -6,7 +6,7 @@
 use aarm_common::event::{Cause, NO_RULE};
 use aarm_common::limits::*;
 use aarm_common::op::{Decision, FAMILIES, OPERATIONS, Operation};
-use aarm_common::policy::{NO_SET, Policy};
+use aarm_common::policy::{BY_NAME, NO_SET, Policy};
 use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
 
 use crate::kernel::opaque;
@@ -125,12 +125,39 @@ pub extern "C" fn aarm_decide(scratch: u32, slot: u32, op: u32, shape: u32) -> u
                 if set != NO_SET && contradicted(s, p, op, shape, set) {
                     return Decision::Defer as u32 | CONFLICT | rule << 16;
                 }
-                return (*p).rule_decision[rule as usize] as u32 | rule << 16;
+                let decision = (*p).rule_decision[rule as usize];
+                if decision & BY_NAME != 0 {
+                    return guarded(s, p, op, shape, rule);
+                }
+                return decision as u32 | rule << 16;
             }
             w += 1;
         }
         (*p).defaults[family] as u32 | (NO_RULE as u32) << 16
     }
+}
+
+/// The decision where `rule` allows because of a name: an answer of a resolver, true or forged, opens no network that a rule
+/// refuses.
+#[inline(always)]
+unsafe fn guarded(s: *const Scratch, p: *const Policy, op: usize, shape: u32, rule: u32) -> u32 {
+    let mut w = 0;
+    while w < DATA_WORD {
+        // SAFETY: valid map values; masks keep indices inside.
+        unsafe {
+            let m = matching(s, p, op, shape, w) & (*p).guards[w];
+            if m != 0 {
+                let guard = opaque((w as u64) << 6 | m.trailing_zeros() as u64) as u32 & RULE_MASK;
+                let decision = (*p).rule_decision[guard as usize];
+                if decision == Decision::Deny as u8 {
+                    return decision as u32 | guard << 16;
+                }
+                break;
+            }
+        }
+        w += 1;
+    }
+    Decision::Allow as u32 | rule << 16
 }
 
 /// Whether a rule of the set matches as well.

@@ -46,6 +46,27 @@ pub fn has_room() -> bool {
 #[unsafe(no_mangle)]
 pub extern "C" fn aarm_emit(scratch: u32) -> i32 {
     let Some(s) = SCRATCH.get_ptr_mut(scratch) else { return -EAGAIN };
+    // SAFETY: a valid map value that is ours.
+    unsafe {
+        let h = &raw mut (*s).head;
+        let pid = bpf_get_current_pid_tgid();
+        if (*h).version == 0 {
+            let uid = bpf_get_current_uid_gid();
+            (*h).uid = uid as u32;
+            (*h).gid = (uid >> 32) as u32;
+        }
+        let parent: *const c_void = typed(current(), &OFF_TASK_STRUCT_REAL_PARENT);
+        (*h).pid = (pid >> 32) as u32;
+        (*h).tid = pid as u32;
+        (*h).ppid = typed(parent, &OFF_TASK_STRUCT_TGID);
+        bpf_get_current_comm((&raw mut (*h).comm).cast(), 16);
+        publish(s, scratch)
+    }
+}
+
+/// The part of [`aarm_emit`] that does not ask who acts.
+#[inline(always)]
+unsafe fn publish(s: *mut Scratch, scratch: u32) -> i32 {
     // SAFETY: a valid map value that is ours; positions are masked and bounded.
     unsafe {
         let pos = (*s).pos as usize;
@@ -59,21 +80,10 @@ pub extern "C" fn aarm_emit(scratch: u32) -> i32 {
         }
         let Some(cpu) = CPU.get_ptr_mut(0) else { return -EAGAIN };
         let h = &raw mut (*s).head;
-        let pid = bpf_get_current_pid_tgid();
-        if (*h).version == 0 {
-            let uid = bpf_get_current_uid_gid();
-            (*h).uid = uid as u32;
-            (*h).gid = (uid >> 32) as u32;
-        }
-        let parent: *const c_void = typed(current(), &OFF_TASK_STRUCT_REAL_PARENT);
         (*h).version = ABI_VERSION;
         (*h).len = len as u32;
         (*h).cpu = scratch / scratch::PER_CPU;
-        (*h).pid = (pid >> 32) as u32;
-        (*h).tid = pid as u32;
-        (*h).ppid = typed(parent, &OFF_TASK_STRUCT_TGID);
         (*h).gap = pos.wrapping_sub(HEADER_BYTES) as u32 & 7;
-        bpf_get_current_comm((&raw mut (*h).comm).cast(), 16);
         (*h).took_ns = now().wrapping_sub((*h).time_ns) as u32;
         (*h).seq = core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(
             &raw mut (*cpu).seq,
@@ -191,5 +201,21 @@ pub unsafe fn report(s: *mut Scratch, scratch: u32, kind: Kind, session: u64) {
         if aarm_emit(scratch) != 0 {
             count(Stat::Lost);
         }
+    }
+}
+
+/// Emits an event that nobody's action is, from a program that runs for whatever task is interrupted. Whether it is in the ring:
+/// what it tells must have no effect otherwise.
+#[inline(always)]
+pub unsafe fn told(s: *mut Scratch, scratch: u32, kind: Kind, session: u64) -> bool {
+    // SAFETY: `s` is a valid map value that is ours.
+    unsafe {
+        let h = &raw mut (*s).head;
+        (*h).kind = kind as u8;
+        (*h).session = session;
+        (*h).decision = Decision::Allow as u8;
+        (*h).cause = Cause::None as u8;
+        (*h).rule = NO_RULE;
+        has_room() && publish(s, scratch) == 0
     }
 }

@@ -6,6 +6,7 @@
 //! - [`scratch`]: buffers for building paths and events.
 //! - [`walk`]: the one path walker, which drives the policy's automaton on its way.
 //! - [`known`], [`names`]: paths met lately; the other names of an object.
+//! - [`hosts`]: by which names an address is known.
 //! - [`context`]: who acts, and what the session has seen.
 //! - [`decide`]: the one decision function.
 //! - [`emit`]: putting events into the ring.
@@ -24,6 +25,7 @@ mod context;
 mod decide;
 mod emit;
 mod hooks;
+mod hosts;
 mod kernel;
 mod known;
 mod maps;

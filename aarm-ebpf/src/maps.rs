@@ -1,12 +1,15 @@
 //! Every map. Names, types and sizes are part of the ABI: the daemon pins and opens them by name.
 
 use aarm_common::limits::{
-    CARRIED_MAX, INHERITED_MAX, LINKED_MAX, POLICY_SLOTS, RING_BYTES, SESSIONS as SESSION_SLOTS,
+    CARRIED_MAX, HOSTS_MAX, INHERITED_MAX, LINKED_MAX, POLICY_SLOTS, RING_BYTES, SESSIONS as SESSION_SLOTS,
 };
 use aarm_common::policy::{Hits, Policy};
-use aarm_common::state::{Config, Cpu, Inherited, InheritedKey, LinkedKey, ObjectKey, STATS, Session, Stat, Task};
+use aarm_common::state::{
+    Config, Cpu, HostKey, Hosts, Inherited, InheritedKey, LinkedKey, ObjectKey, Resolving, STATS, Session,
+    Stat, Task,
+};
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::helpers::generated::bpf_task_storage_get;
+use aya_ebpf::helpers::generated::{bpf_sk_storage_get, bpf_task_storage_get};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf};
 use core::ffi::c_void;
@@ -15,20 +18,25 @@ use crate::known::{KNOWN_PATHS, Known};
 use crate::names::HomeMount;
 use crate::scratch::Scratch;
 
-/// `BPF_MAP_TYPE_TASK_STORAGE` as a BTF map definition, which aya-ebpf does not have.
+/// Storage that belongs to a kernel object, as a BTF map definition for LSM programs, which aya-ebpf does not have.
 #[repr(C)]
-pub struct TaskStorage<T> {
-    r#type: *const [i32; 29],
+pub struct Storage<T, const TYPE: usize> {
+    r#type: *const [i32; TYPE],
     key: *const i32,
     value: *const T,
     max_entries: *const [i32; 0],
     map_flags: *const [i32; 1],
 }
 
-// SAFETY: the struct is a description for the loader; its pointers are never followed.
-unsafe impl<T> Sync for TaskStorage<T> {}
+/// `BPF_MAP_TYPE_TASK_STORAGE`.
+pub type TaskStorage<T> = Storage<T, 29>;
+/// `BPF_MAP_TYPE_SK_STORAGE`.
+pub type SocketStorage<T> = Storage<T, 24>;
 
-impl<T> TaskStorage<T> {
+// SAFETY: the struct is a description for the loader; its pointers are never followed.
+unsafe impl<T, const TYPE: usize> Sync for Storage<T, TYPE> {}
+
+impl<T, const TYPE: usize> Storage<T, TYPE> {
     const fn new() -> Self {
         Self {
             r#type: core::ptr::null(),
@@ -38,14 +46,43 @@ impl<T> TaskStorage<T> {
             map_flags: core::ptr::null(),
         }
     }
+}
 
+impl<T> SocketStorage<T> {
+    /// The socket's value, or null. `sk` must be a socket pointer that the verifier knows as one.
+    #[inline(always)]
+    pub fn get(&self, sk: *mut c_void) -> *mut T {
+        // SAFETY: the verifier checks both arguments.
+        unsafe {
+            bpf_sk_storage_get(core::ptr::from_ref(self).cast_mut().cast(), sk, core::ptr::null_mut(), 0)
+                .cast()
+        }
+    }
+
+    /// The socket's value, made (zeroed) if need be; null without memory.
+    #[inline(always)]
+    pub fn get_or_create(&self, sk: *mut c_void) -> *mut T {
+        // SAFETY: the verifier checks both arguments.
+        unsafe {
+            bpf_sk_storage_get(core::ptr::from_ref(self).cast_mut().cast(), sk, core::ptr::null_mut(), 1)
+                .cast()
+        }
+    }
+}
+
+impl<T> TaskStorage<T> {
     /// The task's value, or null. `task` must be a `task_struct` pointer that the verifier knows as one.
     #[inline(always)]
     pub fn get(&self, task: *mut c_void) -> *mut T {
         // SAFETY: the verifier checks both arguments.
         unsafe {
-            bpf_task_storage_get(core::ptr::from_ref(self).cast_mut().cast(), task.cast(), core::ptr::null_mut(), 0)
-                .cast()
+            bpf_task_storage_get(
+                core::ptr::from_ref(self).cast_mut().cast(),
+                task.cast(),
+                core::ptr::null_mut(),
+                0,
+            )
+            .cast()
         }
     }
 
@@ -54,8 +91,13 @@ impl<T> TaskStorage<T> {
     pub fn get_or_create(&self, task: *mut c_void) -> *mut T {
         // SAFETY: the verifier checks both arguments.
         unsafe {
-            bpf_task_storage_get(core::ptr::from_ref(self).cast_mut().cast(), task.cast(), core::ptr::null_mut(), 1)
-                .cast()
+            bpf_task_storage_get(
+                core::ptr::from_ref(self).cast_mut().cast(),
+                task.cast(),
+                core::ptr::null_mut(),
+                1,
+            )
+            .cast()
         }
     }
 }
@@ -99,10 +141,17 @@ pub static CARRIED: HashMap<ObjectKey, u64> = HashMap::with_max_entries(CARRIED_
 pub static CARRIES: Array<u64> = Array::with_max_entries(1, 0);
 /// Files that a session has held open since before it began.
 #[map]
-pub static INHERITED: HashMap<InheritedKey, Inherited> = HashMap::with_max_entries(INHERITED_MAX, BPF_F_NO_PREALLOC);
+pub static INHERITED: HashMap<InheritedKey, Inherited> =
+    HashMap::with_max_entries(INHERITED_MAX, BPF_F_NO_PREALLOC);
 /// Sessions that own kernel objects (System V IPC, keys), by the object's address.
 #[map]
 pub static OWNERS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(8192, 0);
+/// Names by which sessions know addresses, see `hosts`.
+#[map]
+pub static HOSTS: LruHashMap<HostKey, Hosts> = LruHashMap::with_max_entries(HOSTS_MAX, 0);
+/// Sockets of sessions that ask resolvers.
+#[btf_map]
+pub static RESOLVING: SocketStorage<Resolving> = SocketStorage::new();
 /// Scratch buffers, `scratch::PER_CPU` for each CPU; the daemon sets the size when it creates the map.
 #[map]
 pub static SCRATCH: Array<Scratch> = Array::with_max_entries(crate::scratch::PER_CPU, 0);

@@ -11,6 +11,7 @@ use aarm_common::state::Stat;
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 
 use crate::decide::Scalars;
+use crate::hosts::Dns;
 use crate::maps::{SCRATCH, count};
 
 /// Buffers for each CPU: how deeply programs can preempt each other before one is refused.
@@ -59,6 +60,8 @@ pub struct Scratch {
     pub sb: u64,
     /// See `sb`.
     pub home: u64,
+    /// What is known of a DNS message, or of the address whose name is looked for.
+    pub dns: Dns,
     /// Globs that match the names walked.
     pub hits: Hits,
     /// The event: used from `pos` to [`END`]. Twice as long, because the verifier bounds position and
@@ -106,7 +109,13 @@ pub fn take() -> Option<(*mut Scratch, u32)> {
     while i < PER_CPU {
         if let Some(s) = SCRATCH.get_ptr_mut(base + i) {
             // SAFETY: a valid map value; the exchange is what makes it ours.
-            if unsafe { core::intrinsics::atomic_xchg::<u64, { core::intrinsics::AtomicOrdering::SeqCst }>(&raw mut (*s).busy, 1) } == 0 {
+            if unsafe {
+                core::intrinsics::atomic_xchg::<u64, { core::intrinsics::AtomicOrdering::SeqCst }>(
+                    &raw mut (*s).busy,
+                    1,
+                )
+            } == 0
+            {
                 // SAFETY: ours now.
                 unsafe {
                     (*s).pos = END as u32;

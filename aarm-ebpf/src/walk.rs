@@ -75,7 +75,7 @@ unsafe fn step(p: *const Policy, state: u32, byte: u8) -> u32 {
 
 /// Adds a hit set to the result.
 #[inline(never)]
-fn add_hits(s: *mut Scratch, p: *const Policy, hit: u32) {
+pub fn add_hits(s: *mut Scratch, p: *const Policy, hit: u32) {
     if s.is_null() || p.is_null() {
         return;
     }
@@ -264,5 +264,52 @@ pub extern "C" fn aarm_walk(scratch: u32, slot: u32, also: u32) -> u32 {
             add_hits(s, p, hit);
         }
         DONE
+    }
+}
+
+/// What the callback of [`spell`] needs.
+#[repr(C)]
+struct Spelling {
+    s: *mut Scratch,
+    p: *const Policy,
+    at: u32,
+    len: u32,
+}
+
+/// Feeds the automaton the `len` bytes of a host's name at `at` in the buffer, as `aarm_common::policy` says, and adds the globs
+/// that match it to what is there. A name without a byte satisfies none.
+#[inline(always)]
+pub unsafe fn spell(s: *mut Scratch, p: *const Policy, at: u32, len: u32) {
+    // SAFETY: both are valid map values.
+    unsafe {
+        (*s).state = (*p).dfa_start;
+        let mut ctx = Spelling { s, p, at, len };
+        // One step more than bytes: the end.
+        bpf_loop(len + 1, spell_byte as *mut c_void, (&raw mut ctx).cast(), 0);
+    }
+}
+
+#[inline(never)]
+extern "C" fn spell_byte(index: u32, ctx: *mut Spelling) -> i64 {
+    // SAFETY: the context is the caller's; the pointers in it are map values; masks keep indices inside.
+    unsafe {
+        let (s, p) = ((*ctx).s, (*ctx).p);
+        if s.is_null() || p.is_null() {
+            return 1;
+        }
+        let end = index >= (*ctx).len;
+        let byte = (*s).buf[((*ctx).at.wrapping_add(index) & BUF_MASK) as usize];
+        if end || byte == b'.' {
+            boundary(s, p);
+        } else {
+            (*s).state = step(p, (*s).state, byte);
+        }
+        if end {
+            let hit = (*p).hit_end[((*s).state & STATE_MASK) as usize] as u32;
+            if hit != 0 {
+                add_hits(s, p, hit);
+            }
+        }
+        0
     }
 }

@@ -24,6 +24,8 @@ pub struct Action {
     pub uid: u32,
     /// The address, for `connect`, `send`, `bind`, `listen` and `accept`; none where the address is not IP.
     pub addr: Option<IpAddr>,
+    /// Names by which the address is known, for `connect` and `send`.
+    pub hosts: Vec<String>,
     /// The port that goes with the address.
     pub port: Option<u16>,
     /// The IP protocol of the socket, `IPPROTO_*`; 0 where it has none.
@@ -64,6 +66,7 @@ impl Action {
             exe: None,
             uid: DEFAULT_UID,
             addr: None,
+            hosts: Vec::new(),
             port: None,
             protocol: 0,
             family: 0,
@@ -136,6 +139,7 @@ pub(crate) fn op_has(op: Operation, field: &str) -> bool {
         "path" | "names" | "directory" => op.has_path(),
         "path2" => matches!(op, Operation::Rename | Operation::Link),
         "addr" | "port" => op.has_address(),
+        "host" => matches!(op, Operation::Connect | Operation::Send),
         "protocol" | "family" | "type" => op.has_socket(),
         "also_read" | "truncates" | "sysctl" => op == Operation::OpenWrite,
         "raw_memory" => matches!(op, Operation::OpenRead | Operation::OpenWrite),
@@ -163,6 +167,8 @@ impl Serialize for Action {
             uid: u32,
             #[serde(skip_serializing_if = "Option::is_none")]
             addr: Option<IpAddr>,
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            host: Vec<String>,
             #[serde(skip_serializing_if = "Option::is_none")]
             port: Option<u16>,
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -203,6 +209,7 @@ impl Serialize for Action {
             exe: text(&self.exe),
             uid: self.uid,
             addr: self.addr.filter(|_| op.has_address()),
+            host: if op_has(op, "host") { self.hosts.clone() } else { Vec::new() },
             port: self.port.filter(|_| op.has_address() && self.addr.is_some()),
             protocol: socket.then_some(self.protocol),
             family: socket.then_some(self.family),

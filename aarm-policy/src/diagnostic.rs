@@ -52,6 +52,10 @@ pub enum Code {
     BadValue,
     /// A glob that is not well formed.
     BadGlob,
+    /// A host that is no name and no glob over names.
+    BadHost,
+    /// Rules ask for names of hosts, and nobody is trusted to tell them.
+    NoResolver,
     /// An address or network that is not well formed.
     BadAddress,
     /// Two things with one name.

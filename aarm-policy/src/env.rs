@@ -1,11 +1,17 @@
 //! What a policy needs to know of the host it is for.
 
+use aarm_common::limits::RESOLVERS;
+use ipnet::IpNet;
+use std::net::IpAddr;
+
 /// Facts of a host that give a policy its meaning there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Env {
     /// Where `~` points: the home directories, absolute, without a final `/`. The root directory is the
     /// empty path.
     pub homes: Vec<Vec<u8>>,
+    /// Resolvers that the host asks: whose answers are believed by a policy that names none.
+    pub resolvers: Vec<IpNet>,
 }
 
 /// Home directories taken over from one host.
@@ -48,7 +54,7 @@ impl Env {
                 kept.push(home);
             }
         }
-        Env { homes: kept }
+        Env { homes: kept, resolvers: Vec::new() }
     }
 
     /// The environment of a host whose `passwd` file has this content. Every entry counts, of system users
@@ -65,9 +71,25 @@ impl Env {
         Env::new(homes)
     }
 
-    /// What the `tests` section of a policy runs with, on any host: the homes are `/root` and `/home/u`.
+    /// With the name servers of a resolv.conf of this content. More than a policy can trust, and what is no address, are left
+    /// out.
+    pub fn with_resolv_conf(mut self, text: &[u8]) -> Self {
+        let servers = text.split(|b| *b == b'\n').filter_map(|line| {
+            let line = std::str::from_utf8(line).ok()?;
+            let mut words = line.split_ascii_whitespace();
+            // An address may be of a link: what is after the `%` says of which.
+            let address = words.next().filter(|w| *w == "nameserver").and_then(|_| words.next())?;
+            address.split('%').next()?.parse::<IpAddr>().ok()
+        });
+        self.resolvers = servers.take(RESOLVERS).map(|a| IpNet::from(a.to_canonical())).collect();
+        self
+    }
+
+    /// What the `tests` section of a policy runs with, on any host: the homes are `/root` and `/home/u`, and there is a
+    /// resolver.
     pub fn for_tests() -> Self {
-        Env { homes: vec![b"/root".to_vec(), b"/home/u".to_vec()] }
+        Env { homes: vec![b"/root".to_vec(), b"/home/u".to_vec()], ..Env::default() }
+            .with_resolv_conf(b"nameserver 127.0.0.53")
     }
 }
 
@@ -84,6 +106,15 @@ fn is_plain(path: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn resolv_conf_gives_resolvers() {
+        let text = b"# x\nnameserver 127.0.0.53\nsearch a\n nameserver\tfe80::1%eth0\nnameserver x\n\xff\noptions edns0\n";
+        let found = Env::default().with_resolv_conf(text).resolvers;
+        assert_eq!(found, ["127.0.0.53/32".parse::<IpNet>().unwrap(), "fe80::1/128".parse().unwrap()]);
+        let many = "nameserver 10.0.0.1\n".repeat(40);
+        assert_eq!(Env::default().with_resolv_conf(many.as_bytes()).resolvers.len(), RESOLVERS);
+    }
 
     #[test]
     fn passwd_gives_homes() {

@@ -13,6 +13,7 @@ use crate::action::Action;
 use crate::data::{DataEntry, Label};
 use crate::diagnostic::{Diagnostic, Place};
 use crate::glob::Glob;
+use crate::host::Host;
 use crate::when::{Span, When};
 
 /// The one `apiVersion` this version reads.
@@ -57,6 +58,8 @@ pub(crate) struct Spec {
     pub data: Vec<DataEntry>,
     #[serde(serialize_with = "as_map", skip_serializing_if = "Vec::is_empty")]
     pub record: Vec<(OperationName, Record)>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resolvers: Vec<IpNet>,
     pub rules: Vec<Rule>,
 }
 
@@ -179,6 +182,12 @@ pub struct Match {
     /// Not the address.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub not_cidr: Vec<IpNet>,
+    /// A name by which the address is known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub host: Vec<Host>,
+    /// No name by which the address is known.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_host: Vec<Host>,
     /// The port.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub port: Vec<Range<u16>>,
@@ -241,6 +250,22 @@ impl OperationName {
 impl Serialize for OperationName {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name())
+    }
+}
+
+impl Rule {
+    /// Whether it allows because of a name: then a network that another rule refuses stays refused.
+    pub(crate) fn allows_by_name(&self) -> bool {
+        self.decision == Decision::Allow && !self.matches.host.is_empty()
+    }
+
+    /// Whether it is looked at where a rule allows by name: it refuses networks, or allows whatever the name.
+    pub(crate) fn is_guard(&self) -> bool {
+        match self.decision {
+            Decision::Allow => self.matches.host.is_empty(),
+            Decision::Deny => !self.matches.cidr.is_empty(),
+            _ => false,
+        }
     }
 }
 
@@ -375,6 +400,18 @@ impl Policy {
     /// `spec.rules`, in file order.
     pub fn rules(&self) -> &[Rule] {
         &self.spec.rules
+    }
+
+    /// `spec.resolvers`; empty: those of the host.
+    pub fn resolvers(&self) -> &[IpNet] {
+        &self.spec.resolvers
+    }
+
+    /// Whether some rule or `data` entry asks for a host's name.
+    pub fn asks_for_hosts(&self) -> bool {
+        let asks = |m: &Match| !m.host.is_empty() || !m.not_host.is_empty();
+        self.spec.rules.iter().any(|rule| asks(&rule.matches))
+            || self.spec.data.iter().filter_map(|entry| entry.on.receive.as_ref()).any(asks)
     }
 
     /// `spec.data`, in file order.

@@ -5,14 +5,17 @@ use std::fmt::Write;
 
 use crate::model::built_in_default;
 
-/// `docs/operations.md`: every operation with its family, the kernel hook that decides it, and the predicates
-/// that a rule on it can have.
+/// `docs/operations.md`: every operation with its family, the kernel hooks that decide it, whether it can be held, and the
+/// predicates that a rule on it can have.
 pub fn operations_md() -> String {
     let mut out = String::from(
         "# Operations\n\nGenerated from the code: `cargo run -p aarm-policy --example operations > docs/operations.md`.\n\n\
          A family's name stands for all its operations in `operation`, `record` and `prior`; `exec` is always the family there. Every \
          rule can also have `exe` (for the family `exec` the program that would run, otherwise the one that acts) and `uid`, and \
-         every predicate has a `not_` form.\n",
+         every predicate has a `not_` form.\n\n\
+         Hooks without a release are in every kernel from 6.1 on; where one came later, others decide before it. *Held*: whether the \
+         system call can wait for its decision (to come: until then what is not allowed is refused at once). An operation of an io_uring \
+         is decided by the same hooks, and cannot be held.\n",
     );
     for family in Family::ALL {
         let members: Vec<Operation> =
@@ -24,13 +27,20 @@ pub fn operations_md() -> String {
             continue;
         }
         let _ = writeln!(out, "Default, where a policy gives none: {default}.\n");
-        let _ = writeln!(out, "| operation | hook | predicates |\n|---|---|---|");
+        let _ =
+            writeln!(out, "| operation | hook | further hooks | held | predicates |\n|---|---|---|---|---|");
         for op in members {
             let hook = match op.is_decided() {
                 true => format!("`{}`", op.hook()),
                 false => "not decided yet".to_owned(),
             };
-            let _ = writeln!(out, "| `{}` | {hook} | {} |", op.name(), predicates(op));
+            let held = match (op.is_decided(), op.cannot_wait()) {
+                (false, _) => "at the first instruction".to_owned(),
+                (true, "") => "yes".to_owned(),
+                (true, why) => format!("no: {why}"),
+            };
+            let (name, others) = (op.name(), op.other_hooks());
+            let _ = writeln!(out, "| `{name}` | {hook} | {others} | {held} | {} |", predicates(op));
         }
     }
     out
@@ -44,6 +54,9 @@ fn predicates(op: Operation) -> String {
     }
     if op.has_address() {
         found.extend(["`cidr`", "`port`"]);
+    }
+    if matches!(op, Operation::Connect | Operation::Send) {
+        found.push("`host`");
     }
     if op.has_socket() {
         found.extend(["`protocol`", "`family`", "`type`"]);

@@ -5,7 +5,7 @@
 
 use aarm_common::limits::*;
 use aarm_common::op::{FAMILIES, OPERATIONS};
-use aarm_common::policy::{ANY_RULE, Bits, Hits, MODE_AUDIT, NO_SET, Policy as Table};
+use aarm_common::policy::{ANY_RULE, BY_NAME, Bits, Hits, MODE_AUDIT, NO_SET, Policy as Table};
 use aarm_common::{Decision, Operation};
 use std::net::IpAddr;
 
@@ -13,6 +13,7 @@ use crate::action::{Action, canonical};
 use crate::compile::CgroupId;
 use crate::conditions::{Conditions, LabelTest};
 use crate::eval::{Cause, Context, End, Facet, facets};
+use crate::host::as_path;
 use crate::model::Policy;
 
 /// What a table asks of a session.
@@ -187,6 +188,16 @@ fn matching(table: &Table, action: &Action, facet: Facet, who: &Bits) -> Bits {
         and(&mut m, &table.sets[table.type_set[kind] as usize]);
         and(&mut m, &table.sets[table.proto_set[action.protocol as usize] as usize]);
     }
+    if matches!(op, Operation::Connect | Operation::Send) {
+        let names: Vec<Vec<u8>> = action.hosts.iter().map(|name| as_path(name)).collect();
+        let hits = match names.is_empty() {
+            true => table.hits[table.host_unknown as usize],
+            false => walk_all(table, names.iter()),
+        };
+        predicate(&mut m, &table.path_free, &hits.path, &hits.not_path);
+    } else if op.has_socket() {
+        and(&mut m, &table.path_free);
+    }
     if op.has_address() {
         let (addr, port) = match action.addr.map(canonical) {
             Some(addr) => {
@@ -214,6 +225,14 @@ fn outcome(table: &Table, m: &Bits, op: Operation) -> Verdict {
     };
     let (found, cause) = match contradicted {
         true => (Decision::Defer, Cause::Conflict),
+        false if table.rule_decision[rule] & BY_NAME != 0 => {
+            // A name opens no network that a rule refuses.
+            let mut guards = *m;
+            and(&mut guards, &table.guards);
+            let deny = lowest(&guards).filter(|g| table.rule_decision[*g] == Decision::Deny as u8);
+            let found = if deny.is_some() { Decision::Deny } else { Decision::Allow };
+            return decided(found, Some(deny.unwrap_or(rule) as u16), op, Cause::Rule);
+        }
         false => (decision(table.rule_decision[rule]), Cause::Rule),
     };
     decided(found, Some(rule as u16), op, cause)

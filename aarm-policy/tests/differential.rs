@@ -68,6 +68,20 @@ fn nets() -> impl Strategy<Value = Vec<String>> {
     prop::collection::vec(prop_oneof![v4_net(), v6_net()], 1..4)
 }
 
+/// Globs over names; few letters, as with paths.
+fn hosts() -> impl Strategy<Value = Vec<String>> {
+    let label = || "[ab*?]{1,2}".prop_map(|l| l.replace("**", "*"));
+    let host = prop_oneof![
+        3 => (label(), "[ab]").prop_map(|(a, b)| format!("{a}.{b}")),
+        3 => (label(), "[ab]").prop_map(|(a, b)| format!("**.{a}.{b}")),
+        2 => "[ab]\\.[ab]",
+        1 => Just("**".to_owned()),
+        1 => Just("*".to_owned()),
+        1 => Just("unknown".to_owned()),
+    ];
+    prop::collection::vec(host, 1..3)
+}
+
 fn range(max: u64) -> impl Strategy<Value = String> {
     let small = 0..12u64;
     let edge = max - 3..=max;
@@ -173,12 +187,27 @@ fn matching(deep: bool) -> impl Strategy<Value = String> {
         socket(),
         subject(),
         (prop::option::weighted(0.6, nets()), maybe(nets()), maybe(ranges(65535)), maybe(ranges(65535))),
+        (maybe(hosts()), maybe(hosts())),
     )
-        .prop_map(move |(ops, socket, subject, (cidr, not_cidr, port, not_port))| {
-            let more =
-                flow(vec![("cidr", cidr), ("not_cidr", not_cidr), ("port", port), ("not_port", not_port)]);
-            sockets(ops, socket, subject, more)
-        });
+        .prop_map(
+            move |(mut ops, socket, subject, (cidr, not_cidr, port, not_port), (host, not_host))| {
+                if host.is_some() || not_host.is_some() {
+                    ops.retain(|op| op == "connect" || op == "send");
+                    if ops.is_empty() {
+                        ops.push("connect".to_owned());
+                    }
+                }
+                let more = flow(vec![
+                    ("cidr", cidr),
+                    ("not_cidr", not_cidr),
+                    ("port", port),
+                    ("not_port", not_port),
+                    ("host", host),
+                    ("not_host", not_host),
+                ]);
+                sockets(ops, socket, subject, more)
+            },
+        );
     let plain = (words(&["socket"]), socket(), subject())
         .prop_map(move |(ops, socket, subject)| sockets(ops, socket, subject, String::new()));
     let any = (words(&["exec", "read", "write", "network", "process", "privileged"]), subject()).prop_map(
@@ -223,8 +252,8 @@ fn data_entry(deep: bool) -> impl Strategy<Value = String> {
         2 => globs(deep).prop_map(|g| flow(vec![("write", Some(g))])),
         1 => globs(deep).prop_map(|g| flow(vec![("exec", Some(g))])),
         1 => (globs(deep), globs(deep)).prop_map(|(r, x)| flow(vec![("read", Some(r)), ("exec", Some(x))])),
-        2 => (maybe(nets()), maybe(nets()), maybe(ranges(65535))).prop_map(|(cidr, not_cidr, port)| {
-            let predicates = flow(vec![("cidr", cidr), ("not_cidr", not_cidr), ("port", port)]);
+        2 => (maybe(nets()), maybe(nets()), maybe(ranges(65535)), maybe(hosts())).prop_map(|(cidr, not_cidr, port, host)| {
+            let predicates = flow(vec![("cidr", cidr), ("not_cidr", not_cidr), ("port", port), ("not_host", host)]);
             format!(", receive: {{{}}}", predicates.trim_start_matches(", "))
         }),
     ];
@@ -246,7 +275,7 @@ fn policy(deep: bool, most: usize) -> impl Strategy<Value = String> {
     )
         .prop_map(|(rules, (exec, read, write, network), entries, (all, one, net), (mode, tied))| {
             let mut text = format!(
-                "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p, version: \"1\"}}\nspec:\n  mode: {mode}\n  defaults: {{",
+                "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p, version: \"1\"}}\nspec:\n  mode: {mode}\n  resolvers: [127.0.0.53]\n  defaults: {{",
             );
             for (name, value) in [("exec", exec), ("read", read), ("write", write), ("network", network)] {
                 if let Some(value) = value {
@@ -351,7 +380,7 @@ fn action() -> impl Strategy<Value = Action> {
             prop::sample::select(&[1u16, 2, 3, 14, 15, 99][..]),
         ),
         (any::<bool>(), any::<bool>(), any::<bool>(), any::<[bool; 5]>()),
-        prop::collection::vec(path(), 0..3),
+        (prop::collection::vec(path(), 0..3), prop::collection::vec("([ab]\\.)?[abx]{1,2}\\.[ab]", 0..3)),
     )
         .prop_map(
             |(
@@ -359,7 +388,7 @@ fn action() -> impl Strategy<Value = Action> {
                 (addr, port, protocol),
                 (family, sock_type),
                 (also_read, truncates, exchange, [directory, raw_memory, sysctl, fast_open, writes]),
-                names,
+                (names, hosts),
             )| {
                 Action {
                     path: Some(path.into_bytes()),
@@ -379,6 +408,7 @@ fn action() -> impl Strategy<Value = Action> {
                     sysctl,
                     fast_open,
                     writes,
+                    hosts,
                     names: names.into_iter().map(String::into_bytes).collect(),
                     ..Action::new(op)
                 }

@@ -41,6 +41,7 @@ pub const TEXT_MAX: usize = 4096;
 pub const KINDS: &[&str] = &[
     "action",
     "gap",
+    "name",
     "outcome",
     "policy",
     "process",
@@ -151,7 +152,7 @@ impl PolicyRef<'_> {
 
 /// A socket's side of an action.
 #[derive(Clone, Copy, Debug)]
-pub struct Network {
+pub struct Network<'a> {
     /// `AF_*`.
     pub family: u16,
     /// `SOCK_*`.
@@ -162,6 +163,8 @@ pub struct Network {
     pub addr: Option<IpAddr>,
     /// Port.
     pub port: u16,
+    /// Names by which the address was known, each ended by NUL.
+    pub hosts: &'a [u8],
 }
 
 /// A file's identity.
@@ -210,7 +213,7 @@ pub struct Action<'a> {
     /// Text of a symbolic link.
     pub target: &'a [u8],
     /// Socket.
-    pub network: Option<Network>,
+    pub network: Option<Network<'a>>,
     /// File.
     pub object: FileId,
     /// Open flags, mode, owner: by operation.
@@ -307,6 +310,17 @@ pub enum Body<'a> {
         counts: &'a [(&'a str, u64)],
         /// The policy.
         policy: PolicyRef<'a>,
+    },
+    /// A resolver told the session a name's addresses; from then on it knows them by it.
+    Name {
+        /// The name.
+        name: &'a [u8],
+        /// The addresses, 16 bytes each, IPv4 mapped.
+        addresses: &'a [u8],
+        /// Who told.
+        resolver: IpAddr,
+        /// For how long the first of them holds.
+        seconds: u64,
     },
     /// Events that are missing.
     Gap {
@@ -458,7 +472,7 @@ pub fn family_number(name: &str) -> Option<u16> {
     FAMILIES.iter().find(|(_, known)| *known == name).map(|(number, _)| *number)
 }
 
-fn network(o: &mut Object<'_>, n: &Network) {
+fn network(o: &mut Object<'_>, n: &Network<'_>) {
     use std::io::Write;
     o.object(key!("network"), |o| {
         if let Some(addr) = n.addr {
@@ -468,6 +482,9 @@ fn network(o: &mut Object<'_>, n: &Network) {
         match family_name(n.family) {
             Some(name) => o.name(key!("family"), name),
             None => o.number(key!("family"), n.family.into()),
+        }
+        if !n.hosts.is_empty() {
+            argv(o.key(key!("hosts")), n.hosts);
         }
         o.number(key!("port"), n.port.into());
         o.number(key!("protocol"), n.protocol.into());
@@ -510,6 +527,7 @@ pub fn encode(c: &Common<'_>, body: &Body<'_>, out: &mut Vec<u8>) {
         Body::SessionClose { .. } => ("session_close", None),
         Body::Process { identity, .. } => ("process", Some(identity)),
         Body::Summary { .. } => ("summary", None),
+        Body::Name { .. } => ("name", None),
         Body::Gap { .. } => ("gap", None),
         Body::Recovery { .. } => ("recovery", None),
         Body::Policy { .. } => ("policy", None),
@@ -655,6 +673,23 @@ fn detail(o: &mut Object<'_>, body: &Body<'_>) {
             out.push(b'}');
             policy(o, p);
         }
+        Body::Name { name, addresses, resolver, seconds } => {
+            use std::io::Write;
+            let out = o.key(key!("addresses"));
+            for (i, address) in addresses.as_chunks::<16>().0.iter().enumerate() {
+                // Writing to a vector cannot fail.
+                let _ = write!(
+                    out,
+                    "{}\"{}\"",
+                    if i == 0 { '[' } else { ',' },
+                    IpAddr::from(*address).to_canonical()
+                );
+            }
+            out.push(b']');
+            o.bytes(key!("name"), name);
+            let _ = write!(o.key(key!("resolver")), "\"{resolver}\"");
+            o.number(key!("seconds"), *seconds);
+        }
         Body::Gap { cpu, missing, why, detail } => {
             o.number_if_any(key!("cpu"), cpu.map(u64::from));
             o.bytes_if_any(key!("found"), cut(detail));
@@ -708,6 +743,7 @@ mod tests {
                 protocol: 6,
                 addr: Some([127, 0, 0, 1].into()),
                 port: 80,
+                hosts: b"a.example\0b.example\0",
             }),
             object: FileId { dev: 1, ino: u64::MAX, mode: 0o100644 },
             arg: 0,
@@ -796,6 +832,13 @@ mod tests {
             Body::Policy { policy: p, file: b"/f", mode: "enforce", rules: 3 },
             Body::Start { version: "1", kernel: "6.1", adopted: false },
             Body::Summary { counts: &[("create", 2), ("open_read", 7)], policy: p },
+            Body::Name {
+                name: b"a.example",
+                addresses:
+                    b"\0\0\0\0\0\0\0\0\0\0\xff\xff\xcb\0\x71\x09\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x09",
+                resolver: [127, 0, 0, 53].into(),
+                seconds: 60,
+            },
             Body::Stop { version: "1" },
         ];
         let mut seen = Vec::new();
@@ -822,6 +865,7 @@ mod tests {
             (r#""reason":"r","#, r#""reason":null,"#),
             (r#""reason":"r","#, r#""reason":"","#),
             (r#""flags":["also_read"]"#, r#""flags":[]"#),
+            (r#""hosts":["a.example","b.example"]"#, r#""hosts":[]"#),
             (r#""facet":"open_write""#, r#""facet":"open_read""#),
             (r#""uid":0"#, r#""tid":0,"uid":0"#),
             (r#""time""#, r#""session":null,"time""#),

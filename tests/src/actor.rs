@@ -5,6 +5,8 @@ use std::ffi::CString;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
+use crate::resolver;
+
 /// Exit status for a technique that does not exist or lacks arguments.
 const USAGE: u8 = 200;
 
@@ -13,7 +15,7 @@ fn c(text: &str) -> CString {
 }
 
 /// The result of a system call as errno.
-fn check(result: libc::c_long) -> Result<i32, i32> {
+pub(crate) fn check(result: libc::c_long) -> Result<i32, i32> {
     if result < 0 {
         Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
     } else {
@@ -93,7 +95,7 @@ pub(crate) fn unix(name: &str) -> (libc::sockaddr_un, u32) {
     (a, 2 + bytes.len() as u32)
 }
 
-fn connect(address: &str, kind: i32) -> Result<i32, i32> {
+pub(crate) fn connect(address: &str, kind: i32) -> Result<i32, i32> {
     let s = socket(family(address), kind, 0)?;
     let (a, n) = sockaddr(address)?;
     // SAFETY: the address is valid for its length.
@@ -332,6 +334,8 @@ fn attempt(args: &[String]) -> Option<Result<i32, i32>> {
         "listen" => bind(a(0)?, true),
         "unix" => unix_client(a(0)?, libc::SOCK_STREAM),
         "unix-send" => unix_client(a(0)?, libc::SOCK_DGRAM),
+        "ask" => resolver::ask(rest),
+        "ask-elsewhere" => resolver::ask_elsewhere(rest),
         "raw" => socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP),
         "packet" => socket(libc::AF_PACKET, libc::SOCK_RAW, 0x0300),
         "fork" | "clone-parent" => in_child(name, rest),

@@ -3,6 +3,7 @@
 //! - [`actor`]: one technique each, in the plainest system calls: what a supervised process may try.
 //! - [`host`]: a daemon with a policy of the case's own, and the questions a case asks afterwards.
 //! - [`escapes`]: the corpus of ways around a policy, and what became of each.
+//! - [`resolver`]: a resolver whose answers may be wrong, and programs that ask it.
 //! - [`cases`]: the cases, by what a user relies on.
 //!
 //! Must never: look into the product's internals. A case knows what a user knows: files, commands, the API.
@@ -11,3 +12,4 @@ pub mod actor;
 pub mod cases;
 pub mod escapes;
 pub mod host;
+pub mod resolver;

@@ -16,6 +16,8 @@ use crate::setup;
 const TARGETS: &[(&str, &[&str], &[&str])] = &[
     // The largest event, and a little more.
     ("event", &["fuzz/corpus/event"], &["-max_len=12600"]),
+    // The largest message, and a little more.
+    ("dns", &["fuzz/corpus/dns"], &["-max_len=4200", "-len_control=20"]),
     ("policy", &["fuzz/corpus/policy", "policies"], &["-dict=fuzz/policy.dict"]),
     (
         "action_json",
@@ -31,7 +33,7 @@ const TARGETS: &[(&str, &[&str], &[&str])] = &[
   cargo xtask fuzz policy --keep         take what adds coverage into fuzz/corpus/policy
 An input that fails is left in fuzz/artifacts/TARGET; keep it in fuzz/corpus/TARGET under the defect's name.")]
 pub struct FuzzArgs {
-    /// event, policy or action_json
+    /// event, dns, policy or action_json
     target: String,
     /// For how long.
     #[arg(long, default_value_t = 300)]

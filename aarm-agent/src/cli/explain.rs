@@ -200,6 +200,8 @@ fn action(receipt: &Value) -> Result<Action, CliError> {
     let n = &a["network"];
     if n.is_object() {
         action.addr = n["addr"].as_str().and_then(|t| t.parse().ok());
+        let hosts = n["hosts"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        action.hosts = hosts.map(str::to_owned).collect();
         action.port = action.addr.map(|_| number(&n["port"]) as u16);
         action.protocol = number(&n["protocol"]) as u8;
         action.sock_type = number(&n["type"]) as u16;

@@ -1,29 +1,34 @@
-//! Facts of the host that policies refer to: home directories and cgroups.
+//! Facts of the host that policies refer to: home directories, name servers and cgroups.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use aarm_policy::{CgroupId, Env};
 
-/// Largest passwd file read, in bytes.
-const PASSWD_MAX: u64 = 4 << 20;
+/// Largest file read, in bytes.
+const FILE_MAX: u64 = 4 << 20;
 /// Where cgroup v2 is mounted.
 pub const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 /// Home directories from a passwd file. Without one (a container of a single binary) there are none.
 pub fn homes(passwd: &Path) -> std::io::Result<Env> {
+    Ok(Env::from_passwd(&text(passwd)?))
+}
+
+/// Content of a configuration file; empty where there is none.
+pub fn text(path: &Path) -> std::io::Result<Vec<u8>> {
     use std::io::Read;
     let mut text = Vec::new();
-    match std::fs::File::open(passwd) {
+    match std::fs::File::open(path) {
         Ok(file) => {
-            if file.take(PASSWD_MAX + 1).read_to_end(&mut text)? as u64 > PASSWD_MAX {
-                return Err(std::io::Error::other(format!("over {PASSWD_MAX} bytes")));
+            if file.take(FILE_MAX + 1).read_to_end(&mut text)? as u64 > FILE_MAX {
+                return Err(std::io::Error::other(format!("over {FILE_MAX} bytes")));
             }
         }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
         Err(e) => return Err(e),
     }
-    Ok(Env::from_passwd(&text))
+    Ok(text)
 }
 
 /// Ids and depths of those cgroups, absolute within the hierarchy at `root`, that exist now.

@@ -29,6 +29,8 @@ const FILES_MAX: usize = POLICY_SLOTS - 1;
 const QUARANTINE: Duration = Duration::from_secs(10);
 /// Where users and their homes are.
 const PASSWD: &str = "/etc/passwd";
+/// Whom the host asks for names.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// Why policies were not loaded. What was loaded before stays.
 #[derive(Debug, thiserror::Error)]
@@ -130,6 +132,24 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> PolicyError {
     move |source| PolicyError::Io { path, source }
 }
 
+/// What policies need to know of this host.
+fn environment() -> Result<Env, PolicyError> {
+    let env = host::homes(Path::new(PASSWD)).map_err(io(Path::new(PASSWD)))?;
+    let servers = host::text(Path::new(RESOLV_CONF)).map_err(io(Path::new(RESOLV_CONF)))?;
+    Ok(env.with_resolv_conf(&servers))
+}
+
+/// The error of a policy that asks for names where none are learnt.
+fn nameless(file: &str) -> Diagnostic {
+    Diagnostic {
+        file: file.to_owned(),
+        line: 0,
+        column: 0,
+        message: "rules ask for names of hosts, and this host has no unified cgroup hierarchy, at whose root answers of resolvers are read".into(),
+        help: Some("mount -t cgroup2 none /sys/fs/cgroup/unified, and start aarm-agent again".into()),
+    }
+}
+
 /// Diagnostics of one document in the API's form.
 fn diagnostics(file: &str, found: Vec<aarm_policy::Diagnostic>) -> Vec<Diagnostic> {
     found
@@ -158,7 +178,7 @@ fn label(policy: &Policy) -> PolicyLabel {
 /// Parses one document and compiles it once, so that every error is found before anything is touched.
 pub fn check(file: &str, text: &[u8]) -> Result<(PolicyLabel, u32), PolicyError> {
     let document = parse(file, text)?;
-    let env = host::homes(Path::new(PASSWD)).map_err(io(Path::new(PASSWD)))?;
+    let env = environment()?;
     let compiled =
         compile(&document.policy, &env, 1).map_err(|d| PolicyError::Invalid(diagnostics(file, d)))?;
     Ok((label(&document.policy), compiled.rules.len() as u32))
@@ -394,12 +414,15 @@ impl Policies {
     /// Reads the directory again. On any error nothing changes.
     pub fn reload(&mut self, kernel: &mut dyn KernelPort, force: bool) -> Result<Changes, PolicyError> {
         let documents = self.read_dir()?;
-        let env = host::homes(Path::new(PASSWD)).map_err(io(Path::new(PASSWD)))?;
+        let env = environment()?;
         let mut problems = Vec::new();
         let mut compiled = Vec::new();
         for d in &documents {
             let generation = self.take_generation();
             match compile(&d.policy, &env, generation) {
+                Ok(c) if c.table.resolver_count > 0 && !kernel.learns_names() => {
+                    problems.push(nameless(&d.file))
+                }
                 Ok(c) => compiled.push(c),
                 Err(found) => problems.extend(diagnostics(&d.file, found)),
             }
@@ -470,7 +493,7 @@ impl Policies {
         if self.resolved() == self.agents {
             return Ok(());
         }
-        let env = host::homes(Path::new(PASSWD)).map_err(io(Path::new(PASSWD)))?;
+        let env = environment()?;
         self.place_agents(kernel, &env)
     }
 
@@ -512,10 +535,13 @@ impl Policies {
         text: &[u8],
     ) -> Result<(u32, u32), PolicyError> {
         let document = parse(file, text)?;
-        let env = host::homes(Path::new(PASSWD)).map_err(io(Path::new(PASSWD)))?;
+        let env = environment()?;
         let generation = self.take_generation();
         let compiled = compile(&document.policy, &env, generation)
             .map_err(|d| PolicyError::Invalid(diagnostics(file, d)))?;
+        if compiled.table.resolver_count > 0 && !kernel.learns_names() {
+            return Err(PolicyError::Invalid(vec![nameless(file)]));
+        }
         let generation = self.place(kernel, &document.policy, &env, "-", &compiled)?;
         let slot = self.loaded.last().map_or(AGENTS_SLOT, |l| l.slot);
         Ok((slot, generation))

@@ -33,6 +33,8 @@ pub trait KernelPort: Send {
     fn forget_links(&mut self, generation: u32) -> Result<(), KernelError>;
     /// See [`Kernel::forget_inherited`].
     fn forget_inherited(&mut self, session: u64) -> Result<(), KernelError>;
+    /// See [`Kernel::learns_names`].
+    fn learns_names(&self) -> bool;
     /// See [`Kernel::stats`].
     fn stats(&self) -> Result<[u64; STATS], KernelError>;
 }
@@ -104,6 +106,10 @@ impl KernelPort for Kernel {
 
     fn forget_inherited(&mut self, session: u64) -> Result<(), KernelError> {
         Self::forget_inherited(self, session)
+    }
+
+    fn learns_names(&self) -> bool {
+        Self::learns_names(self)
     }
 
     fn stats(&self) -> Result<[u64; STATS], KernelError> {

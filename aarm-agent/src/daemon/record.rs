@@ -111,7 +111,7 @@ fn flags(e: &Event<'_>, names: &mut [&'static str; 9]) -> usize {
     n
 }
 
-fn network(e: &Event<'_>) -> Option<Network> {
+fn network<'a>(e: &Event<'a>) -> Option<Network<'a>> {
     if !e.op.has_socket() && e.header.family == 0 {
         return None;
     }
@@ -131,6 +131,7 @@ fn network(e: &Event<'_>) -> Option<Network> {
         protocol: e.header.protocol,
         addr,
         port: e.header.port,
+        hosts: if e.op.has_address() { e.args } else { b"" },
     })
 }
 
@@ -159,7 +160,7 @@ pub fn action(
         operation: e.op.name(),
         path: e.path,
         path2: e.path2,
-        target: e.args,
+        target: if e.op.has_address() { b"" } else { e.args },
         network: network(e),
         object: FileId { dev: e.header.object.dev, ino: e.header.object.ino, mode: e.header.object.mode },
         arg: e.header.arg,
@@ -203,6 +204,13 @@ pub fn outcome(
         cwd: e.path2,
         identity: identity(e, session),
     });
+    aarm_receipt::encode(&common(e, clock, host, session), &body, out);
+}
+
+/// The receipt of what a resolver told.
+pub fn name(e: &Event<'_>, clock: Clock, host: &Encoded, session: Option<&Session>, out: &mut Vec<u8>) {
+    let resolver = IpAddr::from(e.header.addr).to_canonical();
+    let body = Body::Name { name: e.path, addresses: e.args, resolver, seconds: e.header.arg };
     aarm_receipt::encode(&common(e, clock, host, session), &body, out);
 }
 

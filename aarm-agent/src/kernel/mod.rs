@@ -276,6 +276,11 @@ impl Kernel {
         Ok(())
     }
 
+    /// Whether sessions can learn names of hosts: answers of resolvers are read at the root of the unified cgroup hierarchy.
+    pub fn learns_names(&self) -> bool {
+        programs::cgroup_root().is_some()
+    }
+
     /// The kernel's counters, summed over the CPUs.
     pub fn stats(&self) -> Result<[u64; STATS], KernelError> {
         let mut sums = [0u64; STATS];

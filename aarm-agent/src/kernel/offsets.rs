@@ -59,6 +59,8 @@ const OFFSETS: &[(&str, &str, &str)] = &[
     ("OFF_SOCK_SKC_NUM", "sock_common", "skc_num"),
     ("OFF_SOCK_SKC_RCV_SADDR", "sock_common", "skc_rcv_saddr"),
     ("OFF_SOCK_SKC_V6_RCV_SADDR", "sock_common", "skc_v6_rcv_saddr"),
+    // `possible_net_t`, which holds nothing but the pointer.
+    ("OFF_SOCK_SKC_NET", "sock_common", "skc_net"),
     ("OFF_MSGHDR_MSG_NAME", "msghdr", "msg_name"),
     ("OFF_MSGHDR_MSG_NAMELEN", "msghdr", "msg_namelen"),
     ("OFF_MSGHDR_MSG_FLAGS", "msghdr", "msg_flags"),
@@ -88,6 +90,8 @@ pub fn resolve(btf: &Btf) -> Result<Vec<(&'static str, u32)>, BtfError> {
     ));
     let number = btf.offset("mnt_namespace", "ns")? + btf.offset("ns_common", "inum")?;
     found.push(("OFF_MNT_NAMESPACE_INUM", number));
+    let number = btf.offset("net", "ns")? + btf.offset("ns_common", "inum")?;
+    found.push(("OFF_NET_INUM", number));
     // The mounts of a filesystem: a list before 6.18, then a chain. The other one is 0.
     let list = btf.offset("mount", "mnt_instance").unwrap_or(0);
     let chain = if list == 0 { btf.offset("mount", "mnt_next_for_sb")? } else { 0 };

@@ -32,6 +32,8 @@ pub const MAPS: &[&str] = &[
     "CARRIES",
     "INHERITED",
     "OWNERS",
+    "HOSTS",
+    "RESOLVING",
 ];
 
 /// The tree of pins.

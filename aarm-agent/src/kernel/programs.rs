@@ -1,7 +1,10 @@
 //! Which programs the object holds and where each attaches. The one list of hooks in user space.
 
-use aya::programs::links::FdLink;
-use aya::programs::{BtfTracePoint, Lsm, ProgramError};
+use std::fs::File;
+
+use aya::programs::cgroup_skb::CgroupSkbLink;
+use aya::programs::links::{CgroupAttachMode, FdLink};
+use aya::programs::{BtfTracePoint, CgroupSkb, CgroupSkbAttachType, Lsm, ProgramError};
 use aya::{Btf, Ebpf};
 
 use super::error::KernelError;
@@ -98,11 +101,33 @@ pub fn is_optional(name: &str) -> bool {
 /// Programs on tracepoints; a program has the name of its tracepoint.
 pub const TRACEPOINTS: &[&str] = &["sched_process_exec", "sched_process_fork", "sched_process_exit"];
 
+/// Programs on the packets of all cgroups, from which names of hosts are learnt; see [`cgroup_root`].
+pub const PACKETS: &[(&str, CgroupSkbAttachType)] =
+    &[("dns_answers", CgroupSkbAttachType::Ingress), ("dns_queries", CgroupSkbAttachType::Egress)];
+
+/// Where the unified hierarchy of cgroups may be mounted: alone, or beside the older ones.
+const CGROUP_ROOTS: &[&str] = &["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
+
+/// The root of the unified hierarchy. Without one no names are learnt, and a policy that needs them is refused.
+pub fn cgroup_root() -> Option<File> {
+    use std::os::fd::AsRawFd;
+    CGROUP_ROOTS.iter().filter_map(|path| File::open(path).ok()).find(|dir| {
+        // SAFETY: an all-zero `statfs` is valid, and the descriptor is open.
+        unsafe {
+            let mut fs: libc::statfs = std::mem::zeroed();
+            libc::fstatfs(dir.as_raw_fd(), &mut fs) == 0 && fs.f_type as i64 == CGROUP2_SUPER_MAGIC
+        }
+    })
+}
+
 /// The names that this kernel has a place for, in the order of attachment: inheritance and exit first, so that no
 /// session can leak.
 pub fn names(kernel: &super::btf::Btf) -> impl Iterator<Item = &'static str> {
     let there = |name: &&&str| !is_optional(name) || kernel.has_function(&format!("bpf_lsm_{name}"));
-    TRACEPOINTS.iter().chain(LSM.iter().rev().filter(there)).copied()
+    let packets = if cgroup_root().is_some() { PACKETS } else { &[] };
+    let packets = packets.iter().map(|(name, _)| *name);
+    TRACEPOINTS.iter().chain(LSM.iter().rev().filter(there)).copied().chain(packets)
 }
 
 /// Loads and attaches one program.
@@ -114,6 +139,16 @@ pub fn attach(object: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<FdLink
         p.load(name, btf).map_err(refused)?;
         let id = p.attach().map_err(refused)?;
         p.take_link(id).map(Into::into)
+    } else if let Some((_, direction)) = PACKETS.iter().find(|(packets, _)| *packets == name) {
+        let root = cgroup_root().ok_or(KernelError::NoProgram(name))?;
+        let p: &mut CgroupSkb = program.try_into().map_err(refused)?;
+        p.load().map_err(refused)?;
+        // A link takes no flags, and always stands beside those of others.
+        let id = p.attach(root, *direction, CgroupAttachMode::Single).map_err(refused)?;
+        let link: CgroupSkbLink = p.take_link(id).map_err(refused)?;
+        // Links of cgroups are descriptors since 5.7.
+        return FdLink::try_from(link)
+            .map_err(|e| KernelError::io(format!("cannot pin {name}"))(std::io::Error::other(e)));
     } else {
         let p: &mut Lsm = program.try_into().map_err(refused)?;
         p.load(hook(name), btf).map_err(refused)?;

@@ -1,6 +1,7 @@
 //! One file for each family of hooks. A hook normalises what the kernel hands it, asks `decide`, and ends in
 //! `emit::conclude`; it must never decide by itself.
 
+mod dns;
 mod exec;
 mod file;
 mod inherited;

@@ -12,6 +12,7 @@ use aya_ebpf::programs::LsmContext;
 use super::*;
 use crate::decide::{v4_set, v6_set};
 use crate::emit;
+use crate::hosts;
 use crate::maps::CARRIED;
 use crate::scratch::Scratch;
 use crate::session::{framed, subject, supervised};
@@ -107,16 +108,23 @@ unsafe fn set_v6(s: *mut Scratch, addr: [u32; 4]) {
     }
 }
 
-/// Decides an action on a socket from the fields in the event's header; `also` is a facet of it.
+/// Decides an action on a socket from the fields in the event's header; `also` is a facet of it. `sk`, a typed `struct sock *`:
+/// the address is one that is reached for, and so may have a name; else null.
 #[inline(always)]
-unsafe fn socket_action(f: &Frame, op: Operation, shape: Shape, also: Option<Operation>) -> i32 {
+unsafe fn socket_action(
+    f: &Frame,
+    op: Operation,
+    shape: Shape,
+    also: Option<Operation>,
+    sk: *const c_void,
+) -> i32 {
     // SAFETY: the frame's pointers are valid map values.
     unsafe {
         if let Err(cause) = prepare(f) {
             return fail_closed(f, op, cause);
         }
         let p = f.policy;
-        names::pathless(f.s, p);
+        hosts::satisfied(f, sk);
         let h = &raw mut (*f.s).head;
         let v = &raw mut (*f.s).scalars;
         (*v).family = (*p).family_set[((*h).family as usize).min(aarm_common::limits::SOCKET_FAMILIES - 1)];
@@ -165,7 +173,7 @@ pub fn socket_create(ctx: LsmContext) -> i32 {
                 };
             }
             (*h).arg = protocol as u64;
-            socket_action(f, Operation::Socket, Shape::Socket, None)
+            socket_action(f, Operation::Socket, Shape::Socket, None, core::ptr::null())
         }
     })
 }
@@ -190,7 +198,15 @@ unsafe fn with_address(
         if let Err(cause) = address_fields(f.s, family, address, len) {
             return fail_closed(f, op, cause);
         }
-        socket_action(f, op, Shape::Address, also)
+        if op as u8 == Operation::Bind as u8 {
+            return socket_action(f, op, Shape::Address, also, core::ptr::null());
+        }
+        let sk: *mut c_void = typed(sock, &OFF_SOCKET_SK);
+        let result = socket_action(f, op, Shape::Address, also, sk);
+        if result == 0 {
+            hosts::watch(f, sk);
+        }
+        result
     }
 }
 
@@ -330,7 +346,7 @@ fn local(ctx: &LsmContext, op: Operation) -> i32 {
                 };
                 set_v6(f.s, addr);
             }
-            socket_action(f, op, Shape::Address, None)
+            socket_action(f, op, Shape::Address, None, core::ptr::null())
         }
     })
 }

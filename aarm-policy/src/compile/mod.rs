@@ -6,6 +6,7 @@
 
 mod agents;
 mod dfa;
+mod hosts;
 mod nfa;
 mod report;
 mod session;
@@ -16,7 +17,7 @@ pub use report::{Report, Use};
 
 use aarm_common::limits::*;
 use aarm_common::op::FAMILIES;
-use aarm_common::policy::{Bits, Hits, MODE_AUDIT, MODE_ENFORCE, NO_SET, Policy as Table};
+use aarm_common::policy::{BY_NAME, Bits, Hits, MODE_AUDIT, MODE_ENFORCE, NO_SET, Policy as Table};
 use aarm_common::{Decision, Family, Operation};
 use ipnet::IpNet;
 use std::collections::HashMap;
@@ -125,13 +126,17 @@ pub fn compile(policy: &Policy, env: &Env, generation: u32) -> Result<Compiled, 
         table.defaults[*family as usize] = policy.default_for(*family) as u8;
     }
     for (i, rule) in ordered.iter().enumerate() {
-        table.rule_decision[i] = rule.decision as u8;
+        table.rule_decision[i] = rule.decision as u8 | if rule.allows_by_name() { BY_NAME } else { 0 };
+        if rule.is_guard() {
+            set_bit(&mut table.guards, i);
+        }
     }
     // A policy is not selected by cgroup.
     entries.iter().for_each(|entry| set_bit(&mut table.cgroup_free, entry.bit));
     let mut sets = Sets::default();
     let mut report = Report::default();
-    let errors = session::fill(&mut table, policy, &order, &mut sets, &mut report);
+    let mut errors = session::fill(&mut table, policy, &order, &mut sets, &mut report);
+    errors.extend(hosts::resolvers(&mut table, policy, env));
     let report = fill(&mut table, &entries, env, sets, report, errors)?;
     let rules = ordered
         .iter()
@@ -170,7 +175,7 @@ fn fill(
         for op in Operation::ALL.iter().filter(|op| entry.matches.names(**op)) {
             set_bit(&mut table.op_rules[*op as usize], entry.bit);
         }
-        if entry.matches.path.is_empty() {
+        if entry.matches.path.is_empty() && entry.matches.host.is_empty() {
             set_bit(&mut table.path_free, entry.bit);
         }
         if entry.matches.exe.is_empty() {
@@ -321,6 +326,13 @@ fn automaton(
             }
         }
     }
+    for (i, entry) in entries.iter().enumerate().filter(|(i, _)| only(*i)) {
+        for (predicate, host) in hosts::globs(entry.matches) {
+            if let Some(pattern) = host.pattern() {
+                nfa.add(&pattern, i as u16, predicate)?;
+            }
+        }
+    }
     Dfa::build(&nfa, fuel)
 }
 
@@ -382,6 +394,14 @@ fn paths(
     for (state, output) in dfa.output.iter().enumerate() {
         [table.hit_end[state], table.hit_boundary[state]] = by_output[*output as usize];
     }
+    let mut unknown = NOTHING;
+    for entry in entries {
+        hosts::globs(entry.matches).filter(|(_, host)| host.is_unknown()).for_each(|(predicate, _)| {
+            let bits = if predicate == Predicate::Path { &mut unknown.path } else { &mut unknown.not_path };
+            set_bit(bits, entry.bit);
+        });
+    }
+    table.host_unknown = id(unknown).into();
     report.states = Use::new(dfa.states(), DFA_STATES);
     report.cells = Use::new(dfa.next.len(), DFA_CELLS);
     report.hits = Use::new(hits.len(), HIT_SETS);

@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use crate::action::{Action, canonical};
 use crate::env::Env;
 use crate::glob::Glob;
+use crate::host::Host;
 use crate::model::{Match, Mode, Policy, Record, decision_name, operation_name};
 use context::Seen;
 pub use context::{Context, MAX_HISTORY, Past};
@@ -190,6 +191,14 @@ pub fn eval(policy: &Policy, env: &Env, action: &Action, context: &Context) -> E
     }
 }
 
+/// Whether a `host` or `not_host` predicate that asks for these holds of an address known by some names.
+fn is_host(asked: &[Host], names: &[String]) -> bool {
+    asked.iter().any(|host| match host.is_unknown() {
+        true => names.is_empty(),
+        false => names.iter().any(|name| host.matches(name)),
+    })
+}
+
 /// Decides one facet.
 fn decide(
     policy: &Policy,
@@ -215,6 +224,14 @@ fn decide(
         let rest = order[at + 1..].iter().copied().filter(|other| policy.conflict(winner, *other));
         rest.into_iter().find(|other| matches(other))
     });
+    // A name opens no network that a rule refuses.
+    let guard =
+        at.zip(winner).filter(|(_, w)| contradicted_by.is_none() && policy.rules()[*w].allows_by_name());
+    let guard = guard.and_then(|(at, _)| {
+        let rest = order[at + 1..].iter().copied().filter(|other| policy.rules()[*other].is_guard());
+        rest.into_iter().find(|other| matches(other))
+    });
+    let winner = guard.filter(|guard| policy.rules()[*guard].decision == Decision::Deny).or(winner);
     let decision = match (winner, contradicted_by) {
         (Some(_), Some(_)) => Decision::Defer,
         (Some(winner), None) => policy.rules()[winner].decision,
@@ -283,7 +300,10 @@ fn failing(m: &Match, env: &Env, action: &Action, facet: Facet) -> Option<&'stat
         let among = |ports: &[crate::model::Range<u16>]| {
             port.is_some_and(|port| ports.iter().any(|r| r.contains(port)))
         };
+        let named = matches!(op, Operation::Connect | Operation::Send);
         checks.extend([
+            ("host", m.host.is_empty() || named && is_host(&m.host, &action.hosts)),
+            ("not_host", !(named && is_host(&m.not_host, &action.hosts))),
             ("cidr", m.cidr.is_empty() || within(&m.cidr)),
             ("not_cidr", !within(&m.not_cidr)),
             ("port", m.port.is_empty() || among(&m.port)),

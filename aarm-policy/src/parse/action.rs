@@ -1,10 +1,10 @@
 //! Reading actions: from the JSON that `eval` is given, and from `given` and `do` of a test.
 
 use aarm_common::Operation;
-use aarm_common::limits::PATH_MAX;
+use aarm_common::limits::{HOST_NAMES, PATH_MAX};
 use std::net::{IpAddr, SocketAddr};
 
-use super::fields::{Fields, Shape, list, number, truth, wrong_type};
+use super::fields::{Fields, Shape, each, list, number, truth, wrong_type};
 use super::scalars::{self, MAX_UID};
 use crate::action::{Action, canonical, family_of, op_has, type_of};
 use crate::diagnostic::{Code, Diagnostic, Place, Sink};
@@ -24,6 +24,7 @@ const ACTION: Shape = Shape {
         "exe",
         "uid",
         "addr",
+        "host",
         "port",
         "protocol",
         "family",
@@ -37,7 +38,7 @@ const ACTION: Shape = Shape {
         "fast_open",
         "writes",
     ],
-    later: &["args", "host", "env", "tool"],
+    later: &["args", "env", "tool"],
 };
 
 const AS: Shape = Shape { what: "`as`", known: &["exe", "uid"], later: &["ancestors", "container", "tool"] };
@@ -147,7 +148,25 @@ pub(crate) fn read(node: &Node, sink: &mut Sink) -> Option<Action> {
     if op.has_socket() {
         socket(&fields, &mut action, sink);
     }
+    action.hosts = hosts(fields.get("host"), sink);
     (sink.errors() == before).then_some(action)
+}
+
+/// Names by which an address is known.
+fn hosts(node: Option<&Node>, sink: &mut Sink) -> Vec<String> {
+    let Some(node) = node else { return Vec::new() };
+    let found = each(Some(node), "names", sink, |node, sink| {
+        let name = node.text().and_then(crate::host::name);
+        if name.is_none() {
+            let written = shown(node.written().unwrap_or_default());
+            sink.error(node.place, Code::BadHost, format!("bad name of a host \"{written}\""));
+        }
+        name
+    });
+    if found.len() > HOST_NAMES {
+        sink.error(node.place, Code::TooMany, format!("{} names; at most {HOST_NAMES}", found.len()));
+    }
+    found
 }
 
 /// Further paths of the object.
@@ -253,11 +272,14 @@ pub(crate) fn read_short(node: &Node, sink: &mut Sink) -> Option<Action> {
     let before = sink.errors();
     let mut actor = Action::new(Operation::Exec);
     let mut found: Option<Action> = None;
+    let mut names = None;
     for (key, value) in map {
         if key.text == "as" {
             if let Some(fields) = Fields::of(value, &AS, sink) {
                 subject(&fields, &mut actor, sink);
             }
+        } else if key.text == "host" {
+            names = Some((key.place, hosts(Some(value), sink)));
         } else if matches!(key.text.as_str(), "receive" | "tool") {
             sink.push(super::fields::not_yet(key.place, &format!("`{}` in a test", key.text)));
         } else if found.is_some() {
@@ -266,8 +288,16 @@ pub(crate) fn read_short(node: &Node, sink: &mut Sink) -> Option<Action> {
             found = Some(short_object(op, value, sink).unwrap_or_else(|| Action::new(op)));
         }
     }
+    if let (Some(action), Some((place, _))) = (&found, &names)
+        && !op_has(action.operation, "host")
+    {
+        sink.error(*place, Code::Inapplicable, format!("`{}` has no \"host\"", action.operation.name()));
+    }
+    let names = names.map(|(_, names)| names).unwrap_or_default();
     match found {
-        Some(action) if sink.errors() == before => Some(Action { exe: actor.exe, uid: actor.uid, ..action }),
+        Some(action) if sink.errors() == before => {
+            Some(Action { exe: actor.exe, uid: actor.uid, hosts: names, ..action })
+        }
         None if sink.errors() == before => {
             sink.error(node.place, Code::MissingField, "no action: write for example { read: /etc/hosts }");
             None

@@ -23,6 +23,8 @@ const ON: Shape =
 const RECEIVE: Shape = Shape {
     what: "`receive`",
     known: &[
+        "host",
+        "not_host",
         "cidr",
         "not_cidr",
         "port",
@@ -34,7 +36,7 @@ const RECEIVE: Shape = Shape {
         "type",
         "not_type",
     ],
-    later: &["host", "not_host"],
+    later: &[],
 };
 
 /// The entries of `data`, and the labels of all its entries, of those with errors too.

@@ -16,7 +16,7 @@ pub use cases::MAX_TESTS;
 pub use data::MAX_LABEL;
 pub use rule::MAX_ID;
 
-use aarm_common::limits::AGENT_SELECTORS;
+use aarm_common::limits::{AGENT_SELECTORS, RESOLVERS};
 use aarm_common::{Decision, Family};
 use std::collections::BTreeMap;
 
@@ -44,7 +44,7 @@ const METADATA: Shape =
 
 const SPEC: Shape = Shape {
     what: "`spec`",
-    known: &["mode", "agents", "defaults", "data", "record", "rules"],
+    known: &["mode", "agents", "defaults", "data", "record", "resolvers", "rules"],
     later: &["fail", "extends", "drift", "identity"],
 };
 
@@ -140,7 +140,8 @@ fn spec(node: &Node, named: &mut Named, sink: &mut Sink) -> Option<Spec> {
     let defaults = fields.get("defaults").map(|n| defaults(n, sink)).unwrap_or_default();
     let (data, labels) = fields.get("data").map(|n| data::data(n, sink)).unwrap_or_default();
     let record = fields.get("record").map(|n| data::record(n, sink)).unwrap_or_default();
-    let mut spec = Spec { mode: Mode::Enforce, agents, defaults, data, record, rules: Vec::new() };
+    let resolvers = fields.get("resolvers").map(|n| resolvers(n, sink)).unwrap_or_default();
+    let mut spec = Spec { mode: Mode::Enforce, agents, defaults, data, record, resolvers, rules: Vec::new() };
     let (rules, found) = fields.get("rules").map(|n| rule::rules(n, &labels, sink)).unwrap_or_default();
     *named = Named { rules: found, labels };
     spec.rules = rules;
@@ -197,6 +198,15 @@ fn defaults(node: &Node, sink: &mut Sink) -> BTreeMap<Family, Decision> {
         }
     }
     out
+}
+
+/// Whose answers are believed.
+fn resolvers(node: &Node, sink: &mut Sink) -> Vec<ipnet::IpNet> {
+    let found: Vec<ipnet::IpNet> = each(Some(node), "networks", sink, scalars::network);
+    if found.len() > RESOLVERS {
+        sink.error(node.place, Code::TooMany, format!("{} resolvers; at most {RESOLVERS}", found.len()));
+    }
+    found
 }
 
 fn agents(node: &Node, sink: &mut Sink) -> Vec<AgentSelector> {

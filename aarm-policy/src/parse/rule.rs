@@ -42,6 +42,8 @@ const MATCH: Shape = Shape {
         "not_path",
         "exe",
         "not_exe",
+        "host",
+        "not_host",
         "cidr",
         "not_cidr",
         "port",
@@ -55,13 +57,14 @@ const MATCH: Shape = Shape {
         "uid",
         "not_uid",
     ],
-    later: &["host", "not_host", "args", "not_args", "env", "not_env", "hash", "not_hash", "tool"],
+    later: &["args", "not_args", "env", "not_env", "hash", "not_hash", "tool"],
 };
 
 /// Which operations a predicate can be asked of.
 fn applies(predicate: &str, op: Operation) -> bool {
     match predicate.strip_prefix("not_").unwrap_or(predicate) {
         "path" => op.has_path(),
+        "host" => matches!(op, Operation::Connect | Operation::Send),
         "cidr" | "port" => op.has_address(),
         "protocol" | "family" | "type" => op.has_socket(),
         _ => true,
@@ -290,6 +293,8 @@ fn check_applicable(fields: &Fields<'_>, operations: &[OperationName], sink: &mu
 pub(crate) fn address_predicates(fields: &Fields<'_>, rest: Match, sink: &mut Sink) -> Match {
     let get = |name: &str| fields.get(name);
     Match {
+        host: each(get("host"), "hosts", sink, scalars::host),
+        not_host: each(get("not_host"), "hosts", sink, scalars::host),
         cidr: each(get("cidr"), "networks", sink, scalars::network),
         not_cidr: each(get("not_cidr"), "networks", sink, scalars::network),
         port: each(get("port"), "ports", sink, scalars::ports),
@@ -387,6 +392,8 @@ impl Compare {
             && self.none(&wide.not_path, &narrow.not_path)
             && self.any(&wide.exe, &narrow.exe)
             && self.none(&wide.not_exe, &narrow.not_exe)
+            && self.any(&wide.host, &narrow.host)
+            && self.none(&wide.not_host, &narrow.not_host)
             && self.any(&wide.cidr, &narrow.cidr)
             && self.none(&wide.not_cidr, &narrow.not_cidr)
             && self.any(&wide.port, &narrow.port)

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use super::fields::{not_yet, wrong_type};
 use crate::diagnostic::{Code, Diagnostic, Sink, nearest};
 use crate::glob::Glob;
+use crate::host::Host;
 use crate::model::{OperationName, Range};
 use crate::names;
 use crate::yaml::{Node, shown};
@@ -124,6 +125,26 @@ pub(crate) fn glob(node: &Node, sink: &mut Sink) -> Option<Glob> {
                 format!("bad glob \"{}\": {error}", shown(text)),
             );
             sink.push(match error.help(&shown(text)) {
+                Some(help) => found.help(help),
+                None => found,
+            });
+            None
+        }
+    }
+}
+
+/// A glob over names of hosts, or the word for a name that is not known.
+pub(crate) fn host(node: &Node, sink: &mut Sink) -> Option<Host> {
+    let Some(text) = node.text() else {
+        sink.push(wrong_type(node, "a host's name or glob, as text"));
+        return None;
+    };
+    match Host::parse(text) {
+        Ok(host) => Some(host),
+        Err(error) => {
+            let message = format!("bad host \"{}\": {error}", shown(text));
+            let found = Diagnostic::error(node.place, Code::BadHost, message);
+            sink.push(match error.help() {
                 Some(help) => found.help(help),
                 None => found,
             });

@@ -62,7 +62,9 @@ fn absent_is_left_out(value: &serde_json::Value) -> bool {
         Value::Array(items) => items.iter().all(absent_is_left_out),
         Value::Object(members) => members.iter().all(|(key, v)| match v {
             Value::String(text) => !text.is_empty() || !MAY_BE_ABSENT.contains(&key.as_str()),
-            Value::Array(items) if items.is_empty() => !["adds", "flags", "labels"].contains(&key.as_str()),
+            Value::Array(items) if items.is_empty() => {
+                !["adds", "addresses", "flags", "hosts", "labels"].contains(&key.as_str())
+            }
             v => absent_is_left_out(v),
         }),
         _ => true,

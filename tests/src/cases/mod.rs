@@ -8,6 +8,7 @@ mod debian;
 mod disk;
 mod escapes;
 mod files;
+mod hosts;
 mod identity;
 mod lifecycle;
 mod network;
@@ -26,13 +27,14 @@ type Case = (&'static str, fn() -> Result<()>);
 
 /// Every case.
 pub fn all() -> Vec<Trial> {
-    let topics: [(&str, &[Case]); 18] = [
+    let topics: [(&str, &[Case]); 19] = [
         ("files", files::CASES),
         ("paths", paths::CASES),
         ("identity", identity::CASES),
         ("programs", programs::CASES),
         ("context", context::CASES),
         ("network", network::CASES),
+        ("hosts", hosts::CASES),
         ("session", session::CASES),
         ("audit", audit::CASES),
         ("receipts", receipts::CASES),

@@ -74,10 +74,11 @@ impl Document {
     }
 }
 
-/// Most bytes read of the host's passwd database.
-const PASSWD_MAX: usize = 4 << 20;
+/// Most bytes read of the host's passwd database, and of its list of name servers.
+const FILE_MAX: usize = 4 << 20;
 
-/// Where `~` points on this host.
+/// Where `~` points on this host, and whom it asks for names.
 pub(super) fn host_env() -> Result<Env, CliError> {
-    Ok(Env::from_passwd(&files::read(Path::new("/etc/passwd"), PASSWD_MAX)?))
+    let servers = files::read(Path::new("/etc/resolv.conf"), FILE_MAX).unwrap_or_default();
+    Ok(Env::from_passwd(&files::read(Path::new("/etc/passwd"), FILE_MAX)?).with_resolv_conf(&servers))
 }

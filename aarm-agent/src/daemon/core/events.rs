@@ -41,7 +41,19 @@ impl Core {
             EventKind::Fork | EventKind::Exit => self.process(&e),
             EventKind::SessionBegin => self.begun(&e),
             EventKind::SessionEnd => self.ended(e.header.session, Some(&e)),
+            EventKind::Name => self.named(&e),
         }
+    }
+
+    /// A resolver told a session a name.
+    fn named(&mut self, e: &Event<'_>) {
+        let id = e.header.session;
+        let session = self.sessions.get(id);
+        let owner = session.map_or(NO_OWNER, |s| s.uid);
+        let (clock, host) = (self.clock, &self.p.host);
+        self.batch.push(owner, id, e.header.time_ns, 0, Kind::Session, |out| {
+            record::name(e, clock, host, session, out);
+        });
     }
 
     fn action(&mut self, e: &Event<'_>) {
