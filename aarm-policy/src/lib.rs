@@ -29,6 +29,8 @@ mod glob;
 mod model;
 mod names;
 mod parse;
+#[cfg(feature = "random")]
+pub mod random;
 mod reference;
 mod suite;
 pub mod table;

@@ -5,6 +5,7 @@ mod badinput;
 mod cli;
 mod context;
 mod debian;
+mod differential;
 mod disk;
 mod escapes;
 mod files;
@@ -26,12 +27,13 @@ type Case = (&'static str, fn() -> Result<()>);
 
 /// Every case.
 pub fn all() -> Vec<Trial> {
-    let topics: [(&str, &[Case]); 18] = [
+    let topics: [(&str, &[Case]); 19] = [
         ("files", files::CASES),
         ("paths", paths::CASES),
         ("identity", identity::CASES),
         ("programs", programs::CASES),
         ("context", context::CASES),
+        ("differential", differential::CASES),
         ("network", network::CASES),
         ("session", session::CASES),
         ("audit", audit::CASES),
