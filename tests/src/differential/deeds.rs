@@ -105,7 +105,9 @@ fn opening(a: &Actor, object: &Named, flags: i32) -> Step {
 
 fn open_file(a: &mut Actor, rng: &mut Rng) -> Done {
     if rng.one_in(20) {
-        let flags = rng.one(&[libc::O_RDONLY, libc::O_WRONLY, libc::O_RDWR]);
+        // For others than root these are not writable, whatever they may.
+        let all = [libc::O_RDONLY, libc::O_WRONLY, libc::O_RDWR];
+        let flags = if a.uid == 0 { rng.one(&all) } else { libc::O_RDONLY };
         let object = Named { path: "/proc/sys/kernel/panic".into(), ..Named::default() };
         let step = opening(a, &object, flags);
         return done(

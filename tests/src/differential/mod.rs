@@ -152,7 +152,8 @@ pub fn run() -> Result<()> {
     let began = Instant::now();
     let mut met = Met::default();
     let (mut number, mut unfit) = (0, 0);
-    while met.decisions < wanted {
+    let mut found: Vec<(Round, Disagreement)> = Vec::new();
+    while met.decisions < wanted && found.is_empty() {
         let mut rounds = Vec::new();
         while rounds.len() < AT_ONCE && met.decisions + rounds.len() * DEEDS < wanted {
             let round = Round { seed, number, deeds: DEEDS, text: random_policy(seed, number)? };
@@ -173,8 +174,12 @@ pub fn run() -> Result<()> {
         let mut receipts = host.receipts_of(&sessions)?;
         for (round, played, policy) in &rounds {
             let receipts = receipts.remove(&played.session).unwrap_or_default();
-            if let Err(found) = oracle::compare(policy, &env, &played.acts, &receipts, &mut met) {
-                return Err(told(&host, &env, round, *found));
+            if let Err(disagreement) = oracle::compare(policy, &env, &played.acts, &receipts, &mut met) {
+                println!(
+                    "THE KERNEL AND THE EVALUATOR DISAGREE (seed {seed}, policy {}): repeat with --seed {seed}\n{disagreement}",
+                    round.number
+                );
+                found.push((round.clone(), *disagreement));
             }
         }
         println!(
@@ -183,20 +188,23 @@ pub fn run() -> Result<()> {
             began.elapsed().as_secs()
         );
     }
+    if let Some((round, disagreement)) = found.first() {
+        return Err(told(&host, &env, round, disagreement));
+    }
     println!("differential: seed {seed}: {met}; {unfit} of {number} policies did not fit");
     host.verified()?;
     met.everything()
 }
 
 /// A disagreement, with the smallest policy that still shows it.
-fn told(host: &Host, env: &Env, round: &Round, found: Disagreement) -> anyhow::Error {
-    let first = format!(
-        "THE KERNEL AND THE EVALUATOR DISAGREE (seed {}, policy {}): repeat with --seed {0}\n{found}",
-        round.seed, round.number
-    );
-    println!("{first}\nreducing the policy");
+fn told(host: &Host, env: &Env, round: &Round, found: &Disagreement) -> anyhow::Error {
+    println!("reducing policy {}", round.number);
     let small = reduce::reduce(host, env, round, found.act);
-    anyhow::anyhow!("{first}\n{small}")
+    anyhow::anyhow!(
+        "the kernel and the evaluator disagree (seed {}, policy {})\n{found}\n{small}",
+        round.seed,
+        round.number
+    )
 }
 
 /// The receipts of one session, as [`oracle::compare`] takes them.
