@@ -234,8 +234,11 @@ impl Actor {
         let id = (meta.dev(), meta.ino());
         if meta.is_file() && (meta.nlink() > 1 || linked) {
             let known = self.known.entry(id).or_default();
-            known.extend(all);
-            all = known.clone();
+            known.extend(all.iter().cloned());
+            // With one link it has no names but those it has now; the others count again with the second.
+            if meta.nlink() > 1 {
+                all = known.clone();
+            }
         }
         all.remove(real);
         Some(Named {

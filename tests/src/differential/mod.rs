@@ -7,7 +7,8 @@
 //! ([`reduce`]) and shown.
 //!
 //! Everything follows from one seed. This is the one suite that knows the evaluator (`aarm-policy`): it is what the kernel is
-//! held against. Must never: ask the compiled table, or make an expectation of a receipt.
+//! held against. Must never: ask the compiled table, or make an expectation of a receipt (but for what the
+//! kernel's parameters carry, which outlive a tree).
 
 pub mod actor;
 pub mod deeds;
@@ -153,8 +154,11 @@ pub fn run() -> Result<()> {
     let mut met = Met::default();
     let (mut number, mut unfit) = (0, 0);
     let mut found: Vec<(Round, Disagreement)> = Vec::new();
+    // Seconds for what takes time: playing, reading, comparing.
+    let mut took = [0.0; 3];
     while met.decisions < wanted && found.is_empty() {
         let mut rounds = Vec::new();
+        let start = Instant::now();
         while rounds.len() < AT_ONCE && met.decisions + rounds.len() * DEEDS < wanted {
             let round = Round { seed, number, deeds: DEEDS, text: random_policy(seed, number)? };
             number += 1;
@@ -170,8 +174,12 @@ pub fn run() -> Result<()> {
         if rounds.is_empty() {
             continue;
         }
+        took[0] += start.elapsed().as_secs_f64();
+        let start = Instant::now();
         let sessions: Vec<&str> = rounds.iter().map(|(_, played, _)| played.session.as_str()).collect();
         let mut receipts = host.receipts_of(&sessions)?;
+        took[1] += start.elapsed().as_secs_f64();
+        let start = Instant::now();
         for (round, played, policy) in &rounds {
             let receipts = receipts.remove(&played.session).unwrap_or_default();
             if let Err(disagreement) = oracle::compare(policy, &env, &played.acts, &receipts, &mut met) {
@@ -182,10 +190,14 @@ pub fn run() -> Result<()> {
                 found.push((round.clone(), *disagreement));
             }
         }
+        took[2] += start.elapsed().as_secs_f64();
         println!(
-            "differential: {} decisions under {number} policies in {} s",
+            "differential: {} decisions under {number} policies in {} s (acting {:.0}, reading {:.0}, evaluating {:.0})",
             met.decisions,
-            began.elapsed().as_secs()
+            began.elapsed().as_secs(),
+            took[0],
+            took[1],
+            took[2]
         );
     }
     if let Some((round, disagreement)) = found.first() {

@@ -251,6 +251,7 @@ impl Session<'_> {
         let mut adds: BTreeSet<String> = e.adds.iter().cloned().collect();
         if passes {
             adds.extend(new.iter().cloned());
+            adds.extend(self.left_by_others(step));
         }
         if e.summarized && adds.is_empty() {
             *self.counted.entry(step.op.clone()).or_default() += 1;
@@ -280,6 +281,14 @@ impl Session<'_> {
             self.carried.entry(id).or_default().extend(self.context.labels.iter().cloned());
         }
         Ok(!passes)
+    }
+
+    /// What earlier sessions have left in a parameter of the kernel, which no new tree takes away: what the receipt says.
+    fn left_by_others(&self, step: &Step) -> BTreeSet<String> {
+        let parameter = step.path.as_deref().filter(|path| path.starts_with("/proc/sys/"));
+        let receipt = self.receipts.as_slice().first().filter(|r| r["action"]["path"].as_str() == parameter);
+        let adds = receipt.filter(|_| parameter.is_some()).and_then(|r| r["context"]["adds"].as_array());
+        adds.into_iter().flatten().filter_map(|label| label.as_str().map(str::to_owned)).collect()
     }
 
     /// How the receipt differs from what is expected.
