@@ -236,6 +236,34 @@ pub unsafe fn is_watched(p: *const Policy) -> bool {
     unsafe { (*p).watches[0].key != 0 }
 }
 
+/// Whether a watch counts a decision.
+#[inline(always)]
+fn counts(watch: &Watch, op: u64, passed: bool, rule: u32) -> bool {
+    let counted = if watch.rule == ANY_RULE { passed } else { watch.rule == rule };
+    counted && (watch.operations == 0 || watch.operations >> op & 1 != 0)
+}
+
+/// Whether [`aarm_count`] would count the decision.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn aarm_counts(slot: u32, op_rule: u64) -> u32 {
+    let Some(p) = POLICIES.get_ptr(slot) else { return 1 };
+    let (op, passed, rule) = (op_rule & 63, op_rule >> 8 & 1 != 0, (op_rule >> 16) as u32);
+    let mut i = 0;
+    while i < WATCHES {
+        // SAFETY: a valid map value; the index is inside.
+        let watch = unsafe { (*p).watches[i] };
+        if watch.key == 0 {
+            break;
+        }
+        if counts(&watch, op, passed, rule) {
+            return 1;
+        }
+        i += 1;
+    }
+    0
+}
+
 /// Counts a decision where the policy's history conditions ask for it.
 #[inline(never)]
 #[unsafe(no_mangle)]
@@ -251,8 +279,7 @@ pub extern "C" fn aarm_count(slot: u32, session: u32, op_rule: u64, time: u64) -
             if watch.key == 0 {
                 break;
             }
-            let counted = if watch.rule == ANY_RULE { passed } else { watch.rule == rule };
-            if counted && (watch.operations == 0 || watch.operations >> op & 1 != 0) {
+            if counts(&watch, op, passed, rule) {
                 let c = &raw mut (*session).counters[i];
                 if (*c).key != watch.key {
                     (*c).count = 0;
@@ -268,6 +295,12 @@ pub extern "C" fn aarm_count(slot: u32, session: u32, op_rule: u64, time: u64) -
         i += 1;
     }
     0
+}
+
+/// [`aarm_counts`] for a verdict.
+#[inline(always)]
+pub unsafe fn is_counted(f: &Frame, op: Operation, v: Verdict, passed: bool) -> bool {
+    aarm_counts(f.slot, op as u64 | (passed as u64) << 8 | (v.rule as u64) << 16) != 0
 }
 
 /// [`aarm_count`] for a verdict.

@@ -106,6 +106,13 @@ unsafe fn publish(s: *mut Scratch, scratch: u32) -> i32 {
     }
 }
 
+/// Whether the action happens: in audit mode a refused one does, with all that follows from it.
+#[inline(always)]
+pub unsafe fn passes(f: &Frame, v: Verdict) -> bool {
+    // SAFETY: a valid map value.
+    unsafe { (*f.policy).mode == MODE_AUDIT || !refuses(v) }
+}
+
 /// Records a verdict and gives what the hook returns: 0 only if the event is in the ring (or in audit mode). What the
 /// session learns from an action that passes is known before the hook returns.
 #[inline(always)]
@@ -114,10 +121,13 @@ pub unsafe fn conclude(f: &Frame, op: Operation, v: Verdict, cause: Cause) -> i3
     unsafe {
         let h = &raw mut (*f.s).head;
         let audit = (*f.policy).mode == MODE_AUDIT;
-        let passes = audit || !refuses(v);
+        let passes = passes(f, v);
         let adds = if passes { context::adds(f) } else { 0 };
         let watched = context::is_watched(f.policy);
-        if adds == 0 && !watched && context::is_summary(f.policy, op, v) {
+        if adds == 0
+            && context::is_summary(f.policy, op, v)
+            && !(watched && context::is_counted(f, op, v, passes))
+        {
             return summarize(f.session, op);
         }
         (*h).kind = Kind::Action as u8;

@@ -18,6 +18,8 @@ pub struct Action {
     pub names: Vec<Vec<u8>>,
     /// The target of `rename` and `link`.
     pub path2: Option<Vec<u8>>,
+    /// Further paths of the target, if it exists, and of the place it is made in: each is as good as `path2`.
+    pub names2: Vec<Vec<u8>>,
     /// The acting program. For the exec family rules ask for the program that would run, which is `path`.
     pub exe: Option<Vec<u8>>,
     /// The acting user.
@@ -36,7 +38,7 @@ pub struct Action {
     pub sock_type: u16,
     /// An `open_write` that also reads.
     pub also_read: bool,
-    /// An `open_write` that also truncates.
+    /// An open that also truncates, for writing or (`O_RDONLY | O_TRUNC`) for reading only.
     pub truncates: bool,
     /// A `rename` that exchanges the two.
     pub exchange: bool,
@@ -63,6 +65,7 @@ impl Action {
             path: None,
             names: Vec::new(),
             path2: None,
+            names2: Vec::new(),
             exe: None,
             uid: DEFAULT_UID,
             addr: None,
@@ -137,12 +140,12 @@ pub(crate) fn type_of(protocol: u8) -> u16 {
 pub(crate) fn op_has(op: Operation, field: &str) -> bool {
     match field {
         "path" | "names" | "directory" => op.has_path(),
-        "path2" => matches!(op, Operation::Rename | Operation::Link),
+        "path2" | "names2" => matches!(op, Operation::Rename | Operation::Link),
         "addr" | "port" => op.has_address(),
         "host" => matches!(op, Operation::Connect | Operation::Send),
         "protocol" | "family" | "type" => op.has_socket(),
-        "also_read" | "truncates" | "sysctl" => op == Operation::OpenWrite,
-        "raw_memory" => matches!(op, Operation::OpenRead | Operation::OpenWrite),
+        "also_read" | "sysctl" => op == Operation::OpenWrite,
+        "truncates" | "raw_memory" => matches!(op, Operation::OpenRead | Operation::OpenWrite),
         "exchange" => op == Operation::Rename,
         "fast_open" => op == Operation::Send,
         "writes" => op == Operation::ReceiveFd,
@@ -162,6 +165,8 @@ impl Serialize for Action {
             names: Vec<String>,
             #[serde(skip_serializing_if = "Option::is_none")]
             path2: Option<String>,
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            names2: Vec<String>,
             #[serde(skip_serializing_if = "Option::is_none")]
             exe: Option<String>,
             uid: u32,
@@ -199,12 +204,16 @@ impl Serialize for Action {
         let op = self.operation;
         // Flags that are rarely set are left out where they are not.
         let rare = |flag: &'static str, value: bool| (value && op_has(op, flag)).then_some(true);
-        let names: &[Vec<u8>] = if op.has_path() { &self.names } else { &[] };
+        let texts = |names: &[Vec<u8>], field: &str| -> Vec<String> {
+            let names: &[Vec<u8>] = if op_has(op, field) { names } else { &[] };
+            names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+        };
         let socket = op.has_socket();
         Fields {
             operation: op.name(),
             path: text(&self.path).filter(|_| op.has_path()),
-            names: names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect(),
+            names: texts(&self.names, "names"),
+            names2: texts(&self.names2, "names2"),
             path2: text(&self.path2).filter(|_| matches!(op, Operation::Rename | Operation::Link)),
             exe: text(&self.exe),
             uid: self.uid,
@@ -215,7 +224,10 @@ impl Serialize for Action {
             family: socket.then_some(self.family),
             sock_type: socket.then_some(self.sock_type),
             also_read: (op == Operation::OpenWrite).then_some(self.also_read),
-            truncates: (op == Operation::OpenWrite).then_some(self.truncates),
+            truncates: match op {
+                Operation::OpenWrite => Some(self.truncates),
+                _ => rare("truncates", self.truncates),
+            },
             exchange: (op == Operation::Rename).then_some(self.exchange),
             directory: rare("directory", self.directory),
             raw_memory: rare("raw_memory", self.raw_memory),

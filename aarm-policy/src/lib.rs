@@ -30,6 +30,8 @@ mod host;
 mod model;
 mod names;
 mod parse;
+#[cfg(feature = "random")]
+pub mod random;
 mod reference;
 mod suite;
 pub mod table;

@@ -166,7 +166,7 @@ fn matching(table: &Table, action: &Action, facet: Facet, who: &Bits) -> Bits {
     let op = facet.operation;
     let mut object = match facet.end {
         End::Source => walk_all(table, action.path.iter().chain(&action.names)),
-        End::Target => walk_all(table, action.path2.iter()),
+        End::Target => walk_all(table, action.path2.iter().chain(&action.names2)),
     };
     if action.moves_tree() {
         object.path.iter_mut().zip(&object.above).for_each(|(path, above)| *path |= above);

@@ -150,6 +150,27 @@ fn an_action_is_refused_if_any_facet_is() {
 }
 
 #[test]
+fn an_open_for_reading_that_truncates_is_refused_as_truncate() {
+    let p = policy("    - {id: fixed, match: {operation: truncate, path: \"/fixed/**\"}, decision: DENY}\n");
+    let open = |truncates| Action { truncates, ..Action::on_path(Operation::OpenRead, "/fixed/a") };
+    assert_eq!(
+        decide(&p, &open(true)),
+        (Decision::Deny, Some("fixed".into()), Operation::Truncate, End::Source)
+    );
+    assert_eq!(decide(&p, &open(false)).0, Decision::Allow);
+    assert!(read(r#"{"operation":"open_read","path":"/a","truncates":true}"#).truncates);
+}
+
+#[test]
+fn a_target_is_refused_under_any_of_its_names() {
+    let p = policy("    - {id: fixed, match: {operation: write, path: \"/fixed/**\"}, decision: DENY}\n");
+    let to = read(r#"{"operation":"rename","path":"/a","path2":"/mnt/b","names2":["/fixed/b"]}"#);
+    assert_eq!(decide(&p, &to), (Decision::Deny, Some("fixed".into()), Operation::Rename, End::Target));
+    assert_eq!(decide(&p, &Action { names2: Vec::new(), ..to }).0, Decision::Allow);
+    refused(r#"{"operation":"unlink","path":"/a","names2":[]}"#, Code::Inapplicable, "has no \"names2\"");
+}
+
+#[test]
 fn exe_is_the_program_that_would_run() {
     let p = policy(
         "    - {id: no-nc, match: {operation: exec, exe: \"**/nc\"}, decision: DENY}

@@ -1,5 +1,6 @@
 //! A daemon for one case: its own policy and log, everything else as installed.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -269,6 +270,28 @@ impl Host {
                 self.log()
             );
             std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The receipts of sessions, by session, once all of them are closed; the log is read once.
+    pub fn receipts_of(&self, sessions: &[&str]) -> Result<BTreeMap<String, Vec<Value>>> {
+        let deadline = Instant::now() + SETTLE;
+        let log = self.path("log").display().to_string();
+        loop {
+            let mut all: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+            for r in self.receipts(&["--log", &log])? {
+                let session = r["session"]["uuid"].as_str().filter(|uuid| sessions.contains(uuid));
+                if let Some(session) = session.map(str::to_owned) {
+                    all.entry(session).or_default().push(r);
+                }
+            }
+            let closed =
+                |s: &&str| all.get(*s).is_some_and(|all| all.iter().any(|r| r["kind"] == "session_close"));
+            if sessions.iter().all(|s| closed(&s)) {
+                return Ok(all);
+            }
+            ensure!(Instant::now() < deadline, "of {sessions:?} not all are closed\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(200));
         }
     }
 

@@ -2,14 +2,17 @@
 //!
 //! - [`actor`]: one technique each, in the plainest system calls: what a supervised process may try.
 //! - [`host`]: a daemon with a policy of the case's own, and the questions a case asks afterwards.
+//! - [`differential`]: random policies and actions, the kernel against the reference evaluator.
 //! - [`escapes`]: the corpus of ways around a policy, and what became of each.
 //! - [`resolver`]: a resolver whose answers may be wrong, and programs that ask it.
 //! - [`cases`]: the cases, by what a user relies on.
 //!
-//! Must never: look into the product's internals. A case knows what a user knows: files, commands, the API.
+//! Must never: look into the product's internals. A case knows what a user knows: files, commands, the API. Except
+//! [`differential`], which asks the evaluator.
 
 pub mod actor;
 pub mod cases;
+pub mod differential;
 pub mod escapes;
 pub mod host;
 pub mod resolver;

@@ -29,6 +29,7 @@ use clap::{Parser, Subcommand};
   cargo xtask demo                       build everything and run the main job
   cargo xtask test                       unit tests, then the VM suites on every kernel
   cargo xtask test --vm --kernel 6.1 network::
+  cargo xtask test --vm --differential 500000 --seed 7
   cargo xtask vm --kernel 7.2            a shell in a VM with the daemon running
   cargo xtask vm -- aarm doctor"
 )]

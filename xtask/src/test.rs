@@ -25,9 +25,45 @@ pub struct TestArgs {
     /// Only this kernel.
     #[arg(long)]
     kernel: Option<String>,
+    /// Holds so many decisions of the kernel against the reference evaluator (20,000 without it), and runs nothing else
+    /// unless a filter is given.
+    #[arg(long, value_name = "DECISIONS", requires = "vm", value_parser = clap::value_parser!(u64).range(1..))]
+    differential: Option<u64>,
+    /// Seed of the random policies and actions, as a run that failed has printed it; by default another one each time.
+    #[arg(long, requires = "vm")]
+    seed: Option<u64>,
     /// Only cases whose name contains this.
     filter: Option<String>,
 }
+
+impl TestArgs {
+    /// What the cases' names are to contain.
+    fn filter(&self) -> Option<&str> {
+        self.filter.as_deref().or(self.differential.map(|_| DIFFERENTIAL))
+    }
+
+    /// Variables for the suites, as words for `env`.
+    fn variables(&self) -> Vec<String> {
+        let set = |name: &str, value: Option<u64>| value.map(|value| format!("{name}={value}"));
+        [set("AARM_DIFFERENTIAL", self.differential), set("AARM_SEED", self.seed)]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    /// How long one kernel may take.
+    fn timeout(&self) -> Duration {
+        let more = self.differential.unwrap_or(0).div_ceil(DECISIONS_A_SECOND);
+        SUITE + Duration::from_secs(more)
+    }
+}
+
+/// The topic that `--differential` runs.
+const DIFFERENTIAL: &str = "differential::";
+/// How long the suites of one kernel may take.
+const SUITE: Duration = Duration::from_secs(1500);
+/// What a slow machine still holds against the evaluator.
+const DECISIONS_A_SECOND: u64 = 30;
 
 /// Result of one suite.
 #[derive(Default)]
@@ -57,15 +93,13 @@ pub fn run(args: &TestArgs) -> Result<u8> {
     let kernels: Vec<_> =
         MATRIX.iter().map(|k| k.series).filter(|s| args.kernel.as_deref().is_none_or(|k| k == *s)).collect();
     anyhow::ensure!(!kernels.is_empty(), "there is no such kernel in the matrix");
-    let own_boot = args.filter.as_deref().is_some_and(|f| OWN_BOOT.iter().any(|(.., t)| f.starts_with(t)));
+    let own_boot = args.filter().is_some_and(|f| OWN_BOOT.iter().any(|(.., t)| f.starts_with(t)));
     let plain = if own_boot { &[][..] } else { &kernels[..] };
     // Two machines of two gigabytes at a time: what two cores and a small CI can bear.
     for pair in plain.chunks(2) {
         let results: Vec<Result<Tally>> = std::thread::scope(|scope| {
-            let running: Vec<_> = pair
-                .iter()
-                .map(|k| scope.spawn(|| suite(k, Boot::Plain, args.filter.as_deref(), &built)))
-                .collect();
+            let running: Vec<_> =
+                pair.iter().map(|k| scope.spawn(|| suite(k, Boot::Plain, args, &built))).collect();
             running
                 .into_iter()
                 .map(|t| t.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a suite panicked"))))
@@ -82,11 +116,11 @@ pub fn run(args: &TestArgs) -> Result<u8> {
         }
     }
     for (boot, kernel, topic) in OWN_BOOT {
-        let wanted = args.filter.as_deref().is_none_or(|f| f.starts_with(topic));
+        let wanted = args.filter().is_none_or(|f| f.starts_with(topic));
         if !wanted || !kernels.contains(kernel) {
             continue;
         }
-        match suite(kernel, *boot, args.filter.as_deref(), &built) {
+        match suite(kernel, *boot, args, &built) {
             Ok(tally) => total.add(&tally),
             Err(e) => {
                 println!("{topic}: {e:#}");
@@ -150,18 +184,20 @@ const MODULES: &[&str] = &[
 ];
 
 /// Boots one kernel and runs its cases.
-fn suite(kernel: &str, boot: Boot, filter: Option<&str>, built: &Built) -> Result<Tally> {
+fn suite(kernel: &str, boot: Boot, args: &TestArgs, built: &Built) -> Result<Tally> {
     let (name, only) = match boot {
         Boot::Plain => (kernel.to_owned(), vec!["--skip", "debian::", "--skip", "nobpf::"]),
         Boot::NoBpf => (format!("{kernel}-nobpf"), vec!["nobpf::"]),
         Boot::Debian => (format!("{kernel}-debian"), vec!["debian::"]),
     };
     let log = cache::target().join(format!("vm-{name}.log"));
-    let mut spec = Spec::new(kernel, &["/usr/local/bin/aarm-vm-tests"]);
+    let mut spec = Spec::new(kernel, &["/bin/busybox", "env"]);
+    spec.command.extend(args.variables());
+    spec.command.push("/usr/local/bin/aarm-vm-tests".to_owned());
     // The cases of a boot of its own are few: a filter that names one runs them all.
     spec.command.extend(only.iter().map(|s| (*s).to_owned()));
     if boot == Boot::Plain {
-        match filter {
+        match args.filter() {
             Some(filter) => spec.command.push(filter.to_owned()),
             // Minutes long, and it does not come to its end everywhere yet: only where it is asked for.
             None => spec.command.extend(["--skip".to_owned(), "disk::".to_owned()]),
@@ -180,7 +216,7 @@ fn suite(kernel: &str, boot: Boot, filter: Option<&str>, built: &Built) -> Resul
             spec.add.push((module, format!("/lib/aarm-modules/{name}")));
         }
     }
-    spec.timeout = Duration::from_secs(1500);
+    spec.timeout = args.timeout();
     spec.output = Some(File::create(&log)?);
     let began = Instant::now();
     let code = vm::run(&mut spec, built);

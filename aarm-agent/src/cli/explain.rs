@@ -5,39 +5,38 @@
 
 use std::path::{Path, PathBuf};
 
-use aarm_common::Operation;
-use aarm_policy::{Action, Context, Env, Explanation, Policy};
-use aarm_receipt::canonical;
+use aarm_policy::{Explanation, Policy};
 use serde::Serialize;
 use serde_json::Value;
 
 use super::exit::{CliError, Exit};
 use super::output::Output;
-use super::{files, policy};
+use super::replay::{Deciding, Replay};
+use super::{files, policy, sessions};
 
 /// Most bytes of a receipt that is given as a file: one with what may stand around it.
 const FILE_MAX: usize = 1 << 20;
-const O_TRUNC: u64 = 0o1000;
-const FMODE_WRITE: u64 = 2;
-const MSG_FASTOPEN: u64 = 0x2000_0000;
-const S_IFMT: u64 = 0o170_000;
-const S_IFBLK: u64 = 0o060_000;
 
 /// Say why an action was decided as it was
 ///
 /// Replays the action of a receipt through the reference evaluator and lists every rule that was considered. Needs the policy
 /// that decided: it is looked for by its hash among the policies of the host, or given. Exits with 0 if the evaluator
-/// agrees with the receipt, and with 1, loudly, if it does not.
+/// agrees with the receipt, and with 1, loudly, if it does not. With --session, replays every decision of a session and shows
+/// those on which the two disagree.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   sudo aarm explain 4711
   aarm receipts --decision DENY -n 1 --json | aarm explain -
-  aarm explain receipt.json --policy old/coding-agent.yaml --json")]
+  aarm explain receipt.json --policy old/coding-agent.yaml --json
+  sudo aarm explain --session $AARM_SESSION")]
 pub struct ExplainArgs {
     /// Index in the log, or a file with one receipt as JSON; `-` reads standard input
-    #[arg(value_name = "RECEIPT")]
-    receipt: String,
+    #[arg(value_name = "RECEIPT", required_unless_present = "session", conflicts_with = "session")]
+    receipt: Option<String>,
+    /// Replay all decisions of this session: its id or UUID
+    #[arg(long, short, value_name = "SESSION", value_parser = sessions::session_id)]
+    session: Option<String>,
     /// The policy that decided
     #[arg(long, short, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     policy: Option<PathBuf>,
@@ -59,8 +58,24 @@ struct Answer<'a> {
     explanation: &'a Explanation,
 }
 
+/// What became of a session's decisions.
+#[derive(Default, Serialize)]
+struct Tally {
+    /// The evaluator says the same.
+    agree: u64,
+    /// It says something else.
+    disagree: u64,
+    /// It says something else, but the receipt does not have all that it would need.
+    untold: u64,
+    /// The kernel failed closed.
+    closed: u64,
+}
+
 /// Runs it.
 pub fn run(args: &ExplainArgs, out: &mut Output) -> Result<Exit, CliError> {
+    if let Some(session) = &args.session {
+        return all(args, session, out);
+    }
     let receipt = find(args)?;
     if receipt["kind"] != "action" {
         return Err(CliError::Usage(format!(
@@ -68,44 +83,90 @@ pub fn run(args: &ExplainArgs, out: &mut Output) -> Result<Exit, CliError> {
             receipt["kind"]
         )));
     }
-    let policy = deciding(args, &receipt)?;
-    let env = policy::host_env()?;
-    let action = action(&receipt)?;
-    let context = context(&receipt, &policy, &env)?;
-    let explanation = aarm_policy::eval(&policy, &env, &action, &context);
-    let decision = &receipt["decision"];
-    let rule = decision["rule"].as_str();
-    let closed = matches!(
-        decision["cause"].as_str(),
-        Some("path_too_long" | "read_failed" | "no_policy" | "no_memory")
-    );
-    let agrees = !closed
-        && decision["result"] == explanation.decision.name()
-        && rule == explanation.rule.as_deref()
-        && decision["facet"].as_str().unwrap_or_else(|| action.operation.name())
-            == explanation.facet.operation.name();
+    let replay = deciding(args, &receipt)?.replay(&receipt)?;
     if args.json {
-        out.json(&Answer { agrees, receipt: &receipt, explanation: &explanation })?;
-        return Ok(if agrees { Exit::OK } else { Exit::NEGATIVE });
+        let (agrees, explanation) = (replay.agrees, &replay.explanation);
+        out.json(&Answer { agrees, receipt: &receipt, explanation })?;
+    } else {
+        tell(&receipt, &replay, out)?;
     }
-    let recorded = format!(
-        "{} {}",
-        decision["result"].as_str().unwrap_or("?"),
-        rule.map_or_else(|| "by default".to_owned(), |r| format!("by rule {r}"))
-    );
-    if closed {
+    Ok(if replay.agrees { Exit::OK } else { Exit::NEGATIVE })
+}
+
+/// Replays a session.
+fn all(args: &ExplainArgs, session: &str, out: &mut Output) -> Result<Exit, CliError> {
+    let mut known: Option<Deciding> = None;
+    let mut tally = Tally::default();
+    each(&args.log, |_, bytes| {
+        let receipt: Value = serde_json::from_slice(bytes).map_err(|e| log_error(&args.log, e))?;
+        let of = |name: &str| receipt["session"][name] == session;
+        if receipt["kind"] != "action" || !(of("uuid") || of("id")) {
+            return Ok(true);
+        }
+        // A session changes its policy only by a reload.
+        let hash = receipt["decision"]["policy"]["hash"].as_str().unwrap_or_default();
+        let deciding = match known.take().filter(|known| known.hash() == hash) {
+            Some(known) => known,
+            None => deciding(args, &receipt)?,
+        };
+        let replay = known.insert(deciding).replay(&receipt)?;
+        let untold = !replay.agrees && replay.missing.is_some();
+        match () {
+            () if replay.closed.is_some() => tally.closed += 1,
+            () if replay.agrees => tally.agree += 1,
+            () if untold => tally.untold += 1,
+            () => {
+                tally.disagree += 1;
+                if args.json {
+                    out.json_line(&Answer {
+                        agrees: false,
+                        receipt: &receipt,
+                        explanation: &replay.explanation,
+                    })?;
+                } else {
+                    tell(&receipt, &replay, out)?;
+                }
+            }
+        }
+        Ok(true)
+    })?;
+    if args.json {
+        out.json_line(&tally)?;
+    } else {
         out.line(&format!(
-            "The kernel failed closed ({}): no rule was asked. A replay says: {explanation}",
-            decision["cause"].as_str().unwrap_or_default()
+            "{} decisions agree with the evaluator, {} disagree; {} cannot be replayed from the receipt alone, {} failed closed",
+            tally.agree, tally.disagree, tally.untold, tally.closed
         ))?;
-    } else if agrees {
+    }
+    if tally.agree + tally.disagree + tally.untold + tally.closed == 0 {
+        return Err(CliError::Usage(format!(
+            "the log {} has no decision of session {session}",
+            args.log.display()
+        )));
+    }
+    Ok(if tally.disagree == 0 { Exit::OK } else { Exit::NEGATIVE })
+}
+
+/// A replay in words.
+fn tell(receipt: &Value, replay: &Replay, out: &mut Output) -> Result<(), CliError> {
+    let (decision, explanation) = (&receipt["decision"], &replay.explanation);
+    if let Some(closed) = &replay.closed {
+        out.line(&format!(
+            "The kernel failed closed ({closed}): no rule was asked. A replay says: {explanation}"
+        ))?;
+    } else if replay.agrees {
         out.line(&format!("{explanation}"))?;
     } else {
+        let recorded = format!(
+            "{} {}",
+            decision["result"].as_str().unwrap_or("?"),
+            decision["rule"].as_str().map_or_else(|| "by default".to_owned(), |r| format!("by rule {r}"))
+        );
         out.line("THE RECEIPT AND THE EVALUATOR DISAGREE. One of them is wrong: please report this.")?;
         out.line(&format!("  receipt:   {recorded}"))?;
         out.line(&format!("  evaluator: {explanation}"))?;
-        if action.names.is_empty() && has_flag(&receipt, "linked") {
-            out.line("  (the file has several hard links; a rule may have matched a name that the receipt does not have)")?;
+        if let Some(missing) = replay.missing {
+            out.line(&format!("  ({missing})"))?;
         }
     }
     for c in &explanation.considered {
@@ -118,31 +179,52 @@ pub fn run(args: &ExplainArgs, out: &mut Output) -> Result<Exit, CliError> {
     if explanation.considered.is_empty() {
         out.line("  no rule names this operation")?;
     }
-    Ok(if agrees { Exit::OK } else { Exit::NEGATIVE })
+    Ok(())
+}
+
+fn log_error(log: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> CliError {
+    CliError::Log { path: log.to_path_buf(), source: source.into() }
+}
+
+/// Goes through the receipts of a log, oldest first, as long as `go_on`.
+fn each(log: &Path, mut go_on: impl FnMut(u64, &[u8]) -> Result<bool, CliError>) -> Result<(), CliError> {
+    for item in aarm_receipt::read::Reader::open(log, 0).map_err(|e| log_error(log, e))? {
+        let (at, bytes) = item.map_err(|e| log_error(log, e))?;
+        if !go_on(at, &bytes)? {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// The receipt meant.
 fn find(args: &ExplainArgs) -> Result<Value, CliError> {
-    let log_error =
-        |source: Box<dyn std::error::Error + Send + Sync>| CliError::Log { path: args.log.clone(), source };
-    if let Ok(index) = args.receipt.parse::<u64>() {
-        for item in aarm_receipt::read::Reader::open(&args.log, 0).map_err(|e| log_error(Box::new(e)))? {
-            let (at, bytes) = item.map_err(|e| log_error(Box::new(e)))?;
+    let wanted = args.receipt.as_deref().unwrap_or_default();
+    if let Ok(index) = wanted.parse::<u64>() {
+        let mut found = None;
+        each(&args.log, |at, bytes| {
             if at == index {
-                return serde_json::from_slice(&bytes).map_err(|e| log_error(Box::new(e)));
+                found = Some(serde_json::from_slice(bytes).map_err(|e| log_error(&args.log, e))?);
             }
-        }
-        return Err(CliError::Usage(format!("the log {} has no receipt {index}", args.log.display())));
+            Ok(at < index)
+        })?;
+        return found.ok_or_else(|| {
+            CliError::Usage(format!("the log {} has no receipt {index}", args.log.display()))
+        });
     }
-    let bytes = files::read(Path::new(&args.receipt), FILE_MAX)?;
+    let bytes = files::read(Path::new(wanted), FILE_MAX)?;
     let line: Value = serde_json::from_slice(&bytes)
-        .map_err(|e| CliError::Usage(format!("{} is not one receipt as JSON: {e}", args.receipt)))?;
+        .map_err(|e| CliError::Usage(format!("{} is not one receipt as JSON: {e}", wanted)))?;
     // As `aarm receipts --json` prints it, or by itself.
     Ok(if line["receipt"].is_object() { line["receipt"].clone() } else { line })
 }
 
 /// The policy that decided.
-fn deciding(args: &ExplainArgs, receipt: &Value) -> Result<Policy, CliError> {
+fn deciding(args: &ExplainArgs, receipt: &Value) -> Result<Deciding, CliError> {
+    Deciding::new(named(args, receipt)?, policy::host_env()?)
+}
+
+fn named(args: &ExplainArgs, receipt: &Value) -> Result<Policy, CliError> {
     let hash = receipt["decision"]["policy"]["hash"].as_str().unwrap_or_default();
     if let Some(path) = &args.policy {
         let policy = policy::Document::read(path)?.policy.map_err(|_| {
@@ -172,67 +254,4 @@ fn deciding(args: &ExplainArgs, receipt: &Value) -> Result<Policy, CliError> {
         "no policy in {} has the hash {hash} that the receipt names: give the one that was in force with --policy",
         args.policies.display()
     )))
-}
-
-fn has_flag(receipt: &Value, flag: &str) -> bool {
-    receipt["action"]["flags"].as_array().is_some_and(|flags| flags.iter().any(|f| f == flag))
-}
-
-/// The action as the evaluator takes it.
-fn action(receipt: &Value) -> Result<Action, CliError> {
-    let a = &receipt["action"];
-    let name = a["operation"].as_str().unwrap_or_default();
-    let op = Operation::from_name(name).ok_or_else(|| {
-        CliError::Usage(format!("the receipt's operation `{name}` is not one this version knows"))
-    })?;
-    let bytes = |v: &Value| v.as_str().and_then(canonical::decode);
-    let number = |v: &Value| v.as_u64().unwrap_or_default();
-    let mut action = Action::new(op);
-    action.path = bytes(&a["path"]);
-    let other = bytes(&a["path2"]);
-    if has_flag(receipt, "alias") {
-        action.names.extend(other);
-    } else {
-        action.path2 = other;
-    }
-    action.exe = bytes(&receipt["identity"]["exe"]);
-    action.uid = number(&receipt["identity"]["uid"]) as u32;
-    let n = &a["network"];
-    if n.is_object() {
-        action.addr = n["addr"].as_str().and_then(|t| t.parse().ok());
-        let hosts = n["hosts"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        action.hosts = hosts.map(str::to_owned).collect();
-        action.port = action.addr.map(|_| number(&n["port"]) as u16);
-        action.protocol = number(&n["protocol"]) as u8;
-        action.sock_type = number(&n["type"]) as u16;
-        action.family = match &n["family"] {
-            Value::String(name) => aarm_receipt::receipt::family_number(name).unwrap_or_default(),
-            other => number(other) as u16,
-        };
-    }
-    let arg = number(&a["arg"]);
-    let opens = matches!(op, Operation::OpenRead | Operation::OpenWrite);
-    let facet = receipt["decision"]["facet"].as_str();
-    action.also_read = has_flag(receipt, "also_read");
-    action.exchange = has_flag(receipt, "exchange");
-    action.directory = has_flag(receipt, "directory");
-    action.truncates = opens && arg & O_TRUNC != 0;
-    action.writes = op == Operation::ReceiveFd && arg & FMODE_WRITE != 0;
-    action.fast_open = op == Operation::Send && arg & MSG_FASTOPEN != 0;
-    action.sysctl = op == Operation::OpenWrite
-        && action.path.iter().chain(&action.names).any(|p| p.starts_with(b"/proc/sys/"));
-    action.raw_memory = opens
-        && (number(&a["object"]["mode"]) & S_IFMT == S_IFBLK || facet == Some(Operation::RawMemory.name()));
-    Ok(action)
-}
-
-/// What the session had seen.
-fn context(receipt: &Value, policy: &Policy, env: &Env) -> Result<Context, CliError> {
-    let compiled = aarm_policy::compile(policy, env, 1)
-        .map_err(|_| CliError::Usage("the policy does not fit the kernel's tables on this host".into()))?;
-    let c = &receipt["context"];
-    let has = |label: &str| c["labels"].as_array().is_some_and(|all| all.iter().any(|l| l == label));
-    let labels =
-        compiled.labels.iter().enumerate().filter(|(_, l)| has(&l.name)).fold(0, |m, (i, _)| m | 1 << i);
-    Ok(Context::recorded(labels, c["conditions"].as_u64().unwrap_or_default() as u32))
 }

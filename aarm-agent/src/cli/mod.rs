@@ -16,6 +16,7 @@ mod files;
 mod output;
 mod policy;
 mod receipts;
+mod replay;
 mod run;
 mod sessions;
 mod status;

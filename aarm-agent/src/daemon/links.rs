@@ -41,14 +41,19 @@ fn anchor(glob: &str, homes: &[Vec<u8>]) -> Vec<PathBuf> {
     }
 }
 
+/// Whether no symbolic link leads there: globs are about real paths, and what is found below a link has another one.
+fn is_real(anchor: &Path) -> bool {
+    let Some(parent) = anchor.parent() else { return true };
+    std::fs::canonicalize(parent).is_ok_and(|real| real == parent)
+}
+
 /// Looks for files with several links below what the policy's globs name.
 pub fn find(policy: &Policy, env: &Env, table: &Table) -> Vec<(Linked, Hits)> {
-    let mut anchors: Vec<PathBuf> = policy
-        .rules()
-        .iter()
-        .flat_map(|r| r.matches.path.iter().chain(&r.matches.exe))
-        .flat_map(|glob| anchor(glob.as_str(), &env.homes))
-        .collect();
+    let rules = policy.rules().iter().map(|r| &r.matches);
+    let rules = rules.flat_map(|m| m.path.iter().chain(&m.not_path).chain(&m.exe).chain(&m.not_exe));
+    let data = policy.data().iter().flat_map(|d| d.on.read.iter().chain(&d.on.write).chain(&d.on.exec));
+    let anchors = rules.chain(data).flat_map(|glob| anchor(glob.as_str(), &env.homes));
+    let mut anchors: Vec<PathBuf> = anchors.filter(|a| is_real(a)).collect();
     anchors.sort();
     anchors.dedup();
     let mut found: HashMap<Linked, Hits> = HashMap::new();
@@ -105,25 +110,54 @@ mod tests {
         assert!(at("/**").is_empty());
     }
 
-    #[test]
-    fn a_second_name_elsewhere_is_found() {
+    /// A directory with a file `two` in `keys` that is also `elsewhere`, and what is found for a policy with this spec, in
+    /// which `DIR` stands for it.
+    fn found(spec: &str) -> (tempfile::TempDir, Vec<(Linked, Hits)>) {
         let dir = tempfile::tempdir().unwrap();
         let keys = dir.path().join("keys");
         std::fs::create_dir(&keys).unwrap();
         std::fs::write(keys.join("one"), "").unwrap();
         std::fs::write(keys.join("two"), "").unwrap();
         std::fs::hard_link(keys.join("two"), dir.path().join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(&keys, dir.path().join("link")).unwrap();
+        let real = dir.path().canonicalize().unwrap();
         let text = format!(
-            "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{ name: t, version: '1' }}\nspec:\n  mode: enforce\n  rules:\n    - {{ id: k, match: {{ operation: read, path: '{}/**' }}, decision: DENY }}\n",
-            keys.display()
+            "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{ name: t, version: '1' }}\nspec:\n  mode: enforce\n{}",
+            spec.replace("DIR", real.to_str().unwrap())
         );
         let policy = Policy::parse(text.as_bytes()).unwrap();
         let env = Env::for_tests();
         let compiled = aarm_policy::compile(&policy, &env, 1).unwrap();
         let found = find(&policy, &env, &compiled.table);
         let ino = std::fs::metadata(dir.path().join("elsewhere")).unwrap().ino();
+        assert!(found.iter().all(|(file, _)| file.ino == ino));
+        (dir, found)
+    }
+
+    #[test]
+    fn a_second_name_elsewhere_is_found() {
+        let (_dir, found) = found(
+            "  rules:\n    - { id: k, match: { operation: read, path: 'DIR/keys/**' }, decision: DENY }\n",
+        );
         assert_eq!(found.len(), 1);
-        assert_eq!(found[0].0.ino, ino);
         assert_eq!(found[0].1.path[0], 1);
+    }
+
+    #[test]
+    fn a_second_name_of_data_and_of_what_is_excepted_is_found() {
+        let (_dir, data) = found("  data:\n    - { label: A, level: PUBLIC, on: { read: 'DIR/keys/**' } }\n");
+        assert_eq!(data.len(), 1);
+        let (_dir, excepted) = found(
+            "  rules:\n    - { id: k, match: { operation: read, not_path: 'DIR/keys/**' }, decision: DENY }\n",
+        );
+        assert_eq!(excepted[0].1.not_path[0], 1);
+    }
+
+    #[test]
+    fn what_a_link_leads_to_is_not_found_under_its_name() {
+        let (_dir, found) = found(
+            "  rules:\n    - { id: k, match: { operation: read, path: 'DIR/link/two' }, decision: DENY }\n",
+        );
+        assert!(found.is_empty());
     }
 }

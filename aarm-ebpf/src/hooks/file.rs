@@ -524,8 +524,15 @@ unsafe fn two_objects(f: &Frame, op: Operation, from: Object, to: Object, exchan
             Ok(len) => (*f.s).head.path_len = len,
             Err(cause) => return fail_closed(f, op, cause),
         }
+        // It is about to have a second name: what the first one satisfies must be known under that.
+        if op as u8 == Operation::Link as u8
+            && from.mode() & S_IFMT == S_IFREG
+            && names::linked(f.scratch, from.inode, (*f.policy).generation).is_err()
+        {
+            return fail_closed(f, op, Cause::NoMemory);
+        }
         let verdict = stricter(end_facets(f, op, true), target);
-        if !from.inode.is_null() && !refuses(verdict) {
+        if !from.inode.is_null() && passes(f, verdict) {
             (*f.s).carried = context::carried(from.inode);
         }
         conclude(f, op, verdict, verdict.cause())

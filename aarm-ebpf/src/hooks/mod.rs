@@ -16,7 +16,7 @@ use core::ffi::c_void;
 
 use crate::context::{self, cause_of_status, prepare};
 use crate::decide::{Shape, decide, refuses, stricter};
-use crate::emit::{conclude, fail_closed};
+use crate::emit::{conclude, fail_closed, passes};
 use crate::kernel::*;
 use crate::known::Key;
 use crate::names;
@@ -209,7 +209,7 @@ unsafe fn decided(f: &Frame, op: Operation, also: [Option<Operation>; 3], inode:
             }
             i += 1;
         }
-        if !inode.is_null() && !refuses(verdict) {
+        if !inode.is_null() && passes(f, verdict) {
             (*f.s).carried = context::carried(inode);
             if writes
                 && let Err(cause) = context::carry(inode, (*f.s).head.labels | context::adds(f))

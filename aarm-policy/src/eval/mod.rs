@@ -63,7 +63,10 @@ pub fn facets(action: &Action) -> Vec<Facet> {
             let mut all = vec![op];
             if op == Operation::OpenWrite {
                 all.extend(action.also_read.then_some(Operation::OpenRead));
-                all.extend(action.truncates.then_some(Operation::Truncate));
+            }
+            // It truncates also where it opens for reading only.
+            all.extend(action.truncates.then_some(Operation::Truncate));
+            if op == Operation::OpenWrite {
                 all.extend(action.sysctl.then_some(Operation::SysctlWrite));
             }
             all.extend(action.raw_memory.then_some(Operation::RawMemory));
@@ -259,7 +262,7 @@ fn failing(m: &Match, env: &Env, action: &Action, facet: Facet) -> Option<&'stat
     let op = facet.operation;
     let names: Vec<&[u8]> = match facet.end {
         End::Source => action.path.iter().chain(&action.names).map(Vec::as_slice).collect(),
-        End::Target => action.path2.iter().map(Vec::as_slice).collect(),
+        End::Target => action.path2.iter().chain(&action.names2).map(Vec::as_slice).collect(),
     };
     let actor: Vec<&[u8]> = action.exe.iter().map(Vec::as_slice).collect();
     let program = if op.is_exec() { &names } else { &actor };

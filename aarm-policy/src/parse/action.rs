@@ -21,6 +21,7 @@ const ACTION: Shape = Shape {
         "path",
         "names",
         "path2",
+        "names2",
         "exe",
         "uid",
         "addr",
@@ -125,10 +126,11 @@ pub(crate) fn read(node: &Node, sink: &mut Sink) -> Option<Action> {
     let mut action = Action::new(op);
     if op.has_path() {
         action.path = fields.need("path", sink).and_then(|n| object(n, op, sink));
-        action.names = names(&fields, op, sink);
+        action.names = names(&fields, "names", op, sink);
     }
     if has_target(op) {
         action.path2 = fields.need("path2", sink).and_then(|n| path(n, sink));
+        action.names2 = names(&fields, "names2", op, sink);
     }
     subject(&fields, &mut action, sink);
     for (name, flag) in [
@@ -170,8 +172,8 @@ fn hosts(node: Option<&Node>, sink: &mut Sink) -> Vec<String> {
 }
 
 /// Further paths of the object.
-fn names(fields: &Fields<'_>, op: Operation, sink: &mut Sink) -> Vec<Vec<u8>> {
-    let Some(node) = fields.get("names") else { return Vec::new() };
+fn names(fields: &Fields<'_>, field: &str, op: Operation, sink: &mut Sink) -> Vec<Vec<u8>> {
+    let Some(node) = fields.get(field) else { return Vec::new() };
     let items = list(node, "paths", sink);
     if items.len() > MAX_NAMES {
         sink.error(node.place, Code::TooMany, format!("{} paths; at most {MAX_NAMES}", items.len()));

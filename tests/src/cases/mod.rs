@@ -5,6 +5,7 @@ mod badinput;
 mod cli;
 mod context;
 mod debian;
+mod differential;
 mod disk;
 mod escapes;
 mod files;
@@ -33,6 +34,7 @@ pub fn all() -> Vec<Trial> {
         ("identity", identity::CASES),
         ("programs", programs::CASES),
         ("context", context::CASES),
+        ("differential", differential::CASES),
         ("network", network::CASES),
         ("hosts", hosts::CASES),
         ("session", session::CASES),

@@ -1,0 +1,137 @@
+//! Replaying a receipt: the recorded action and context through the reference evaluator.
+//!
+//! The one place that reads a receipt back into an action. Must never smooth over a difference: what the receipt does not
+//! tell is said to be missing, not guessed.
+
+use aarm_common::Operation;
+use aarm_policy::{Action, Context, Env, Explanation, Policy};
+use aarm_receipt::canonical;
+use serde_json::Value;
+
+use super::exit::CliError;
+
+const O_TRUNC: u64 = 0o1000;
+const FMODE_WRITE: u64 = 2;
+const MSG_FASTOPEN: u64 = 0x2000_0000;
+const S_IFMT: u64 = 0o170_000;
+const S_IFBLK: u64 = 0o060_000;
+
+/// A policy as receipts refer to it.
+pub struct Deciding {
+    policy: Policy,
+    env: Env,
+    /// Its labels, by bit.
+    labels: Vec<String>,
+}
+
+/// What a receipt says again.
+pub struct Replay {
+    /// What the evaluator says.
+    pub explanation: Explanation,
+    /// The kernel failed closed, so that no rule was asked: why.
+    pub closed: Option<String>,
+    /// The evaluator says the same.
+    pub agrees: bool,
+    /// What the decision may have depended on and the receipt does not have.
+    pub missing: Option<&'static str>,
+}
+
+impl Deciding {
+    /// Takes a policy for this host.
+    pub fn new(policy: Policy, env: Env) -> Result<Self, CliError> {
+        let compiled = aarm_policy::compile(&policy, &env, 1).map_err(|_| {
+            CliError::Usage("the policy does not fit the kernel's tables on this host".into())
+        })?;
+        let labels = compiled.labels.into_iter().map(|label| label.name).collect();
+        Ok(Self { policy, env, labels })
+    }
+
+    /// Its hash.
+    pub fn hash(&self) -> &str {
+        self.policy.hash()
+    }
+
+    /// Replays a receipt of kind `action` that names this policy.
+    pub fn replay(&self, receipt: &Value) -> Result<Replay, CliError> {
+        let action = action(receipt)?;
+        let explanation = aarm_policy::eval(&self.policy, &self.env, &action, &self.context(receipt));
+        let decision = &receipt["decision"];
+        let closed = decision["cause"]
+            .as_str()
+            .filter(|cause| matches!(*cause, "path_too_long" | "read_failed" | "no_policy" | "no_memory"));
+        let agrees = closed.is_none()
+            && decision["result"] == explanation.decision.name()
+            && decision["rule"].as_str() == explanation.rule.as_deref()
+            && decision["facet"].as_str().unwrap_or_else(|| action.operation.name())
+                == explanation.facet.operation.name();
+        let missing = if action.names.is_empty() && has_flag(receipt, "linked") {
+            Some(
+                "the file has several hard links; a rule may have matched a name that the receipt does not have",
+            )
+        } else if action.exe.is_none() {
+            Some("the receipt does not say which program acted")
+        } else {
+            None
+        };
+        Ok(Replay { closed: closed.map(str::to_owned), explanation, agrees, missing })
+    }
+
+    /// What the session had seen.
+    fn context(&self, receipt: &Value) -> Context {
+        let c = &receipt["context"];
+        let has = |label: &str| c["labels"].as_array().is_some_and(|all| all.iter().any(|l| l == label));
+        let bits = self.labels.iter().enumerate().filter(|(_, l)| has(l)).fold(0, |m, (i, _)| m | 1 << i);
+        Context::recorded(bits, c["conditions"].as_u64().unwrap_or_default() as u32)
+    }
+}
+
+fn has_flag(receipt: &Value, flag: &str) -> bool {
+    receipt["action"]["flags"].as_array().is_some_and(|flags| flags.iter().any(|f| f == flag))
+}
+/// The action as the evaluator takes it.
+fn action(receipt: &Value) -> Result<Action, CliError> {
+    let a = &receipt["action"];
+    let name = a["operation"].as_str().unwrap_or_default();
+    let op = Operation::from_name(name).ok_or_else(|| {
+        CliError::Usage(format!("the receipt's operation `{name}` is not one this version knows"))
+    })?;
+    let bytes = |v: &Value| v.as_str().and_then(canonical::decode);
+    let number = |v: &Value| v.as_u64().unwrap_or_default();
+    let mut action = Action::new(op);
+    action.path = bytes(&a["path"]);
+    let other = bytes(&a["path2"]);
+    if has_flag(receipt, "alias") {
+        action.names.extend(other);
+    } else {
+        action.path2 = other;
+    }
+    action.exe = bytes(&receipt["identity"]["exe"]);
+    action.uid = number(&receipt["identity"]["uid"]) as u32;
+    let n = &a["network"];
+    if n.is_object() {
+        action.addr = n["addr"].as_str().and_then(|t| t.parse().ok());
+        let hosts = n["hosts"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        action.hosts = hosts.map(str::to_owned).collect();
+        action.port = action.addr.map(|_| number(&n["port"]) as u16);
+        action.protocol = number(&n["protocol"]) as u8;
+        action.sock_type = number(&n["type"]) as u16;
+        action.family = match &n["family"] {
+            Value::String(name) => aarm_receipt::receipt::family_number(name).unwrap_or_default(),
+            other => number(other) as u16,
+        };
+    }
+    let arg = number(&a["arg"]);
+    let opens = matches!(op, Operation::OpenRead | Operation::OpenWrite);
+    let facet = receipt["decision"]["facet"].as_str();
+    action.also_read = has_flag(receipt, "also_read");
+    action.exchange = has_flag(receipt, "exchange");
+    action.directory = has_flag(receipt, "directory");
+    action.truncates = opens && arg & O_TRUNC != 0;
+    action.writes = op == Operation::ReceiveFd && arg & FMODE_WRITE != 0;
+    action.fast_open = op == Operation::Send && arg & MSG_FASTOPEN != 0;
+    action.sysctl = op == Operation::OpenWrite
+        && action.path.iter().chain(&action.names).any(|p| p.starts_with(b"/proc/sys/"));
+    action.raw_memory = opens
+        && (number(&a["object"]["mode"]) & S_IFMT == S_IFBLK || facet == Some(Operation::RawMemory.name()));
+    Ok(action)
+}
