@@ -13,6 +13,7 @@ use crate::action::Action;
 use crate::data::{DataEntry, Label};
 use crate::diagnostic::{Diagnostic, Place};
 use crate::glob::Glob;
+use crate::subject::Subject;
 use crate::when::{Span, When};
 
 /// The one `apiVersion` this version reads.
@@ -122,6 +123,9 @@ pub struct Rule {
     /// What it asks of the session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub when: Option<When>,
+    /// What it asks of who acts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Subject>,
     /// What it decides.
     #[serde(serialize_with = "decision_name")]
     pub decision: Decision,

@@ -12,7 +12,8 @@ pub fn operations_md() -> String {
         "# Operations\n\nGenerated from the code: `cargo run -p aarm-policy --example operations > docs/operations.md`.\n\n\
          A family's name stands for all its operations in `operation`, `record` and `prior`; `exec` is always the family there. Every \
          rule can also have `exe` (for the family `exec` the program that would run, otherwise the one that acts) and `uid`, and \
-         every predicate has a `not_` form.\n",
+         every predicate has a `not_` form. Who acts (program, lineage, user, cgroup) is asked for in `subject`, whatever the \
+         operation.\n",
     );
     for family in Family::ALL {
         let members: Vec<Operation> =

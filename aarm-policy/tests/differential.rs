@@ -1,6 +1,6 @@
 //! The compiled table against the reference evaluator, on random policies and random actions.
 
-use aarm_common::Operation;
+use aarm_common::{Decision, Operation};
 use aarm_policy::table::TableContext;
 use aarm_policy::{Action, Cause, Code, Context, Env, Past, Policy, Span, compile, eval, table};
 use proptest::prelude::*;
@@ -216,6 +216,21 @@ const WHEN: &[&str] = &[
     "elapsed: {under: 45s}, level: {at_least: RESTRICTED}",
 ];
 
+/// What rules ask of who acts. Of few kinds, for the same reason.
+const SUBJECT: &[&str] = &[
+    "exe: [\"**/a*\"]",
+    "not_exe: [\"**/a*\", \"~/**\"]",
+    "ancestors: [\"**/ab\", \"/a/**\"]",
+    "ancestors: \"~/**\", unknown: deny",
+    "not_ancestors: \"**/b*\", unknown: skip",
+    "not_ancestors: \"**/b*\"",
+    "container: [\"/a/**\", \"**/b\"]",
+    "not_container: \"/*\", unknown: skip",
+    "container: \"**/ab/**\", unknown: deny",
+    "exe: \"**/a*\", ancestors: \"**/b*\", not_container: \"/a/**\", unknown: deny",
+    "uid: \"0-7\", not_ancestors: \"**\"",
+];
+
 /// An entry of `data` for one of four labels.
 fn data_entry(deep: bool) -> impl Strategy<Value = String> {
     let on = prop_oneof![
@@ -232,8 +247,9 @@ fn data_entry(deep: bool) -> impl Strategy<Value = String> {
 }
 
 fn policy(deep: bool, most: usize) -> impl Strategy<Value = String> {
-    let rule =
-        (matching(deep), any::<bool>(), 0..8u8, prop::option::weighted(0.4, prop::sample::select(WHEN)));
+    let when = prop::option::weighted(0.4, prop::sample::select(WHEN));
+    let subject = prop::option::weighted(0.3, prop::sample::select(SUBJECT));
+    let rule = (matching(deep), any::<bool>(), 0..8u8, when, subject);
     let family = || prop::option::of(prop::sample::select(&["ALLOW", "DENY"][..]));
     let entries = prop::collection::vec(data_entry(deep), if deep { 4..5 } else { 4..8 });
     let record = prop::option::of(prop::sample::select(&["full", "summary"][..]));
@@ -270,7 +286,7 @@ fn policy(deep: bool, most: usize) -> impl Strategy<Value = String> {
             if rules.is_empty() {
                 text.push_str("    []\n");
             }
-            for (i, (m, deny, extra, when)) in rules.iter().enumerate() {
+            for (i, (m, deny, extra, when, subject)) in rules.iter().enumerate() {
                 let when = when.filter(|_| *extra != 1);
                 let decision = if *deny || *extra == 1 { "DENY" } else { "ALLOW" };
                 let more = match extra {
@@ -283,8 +299,11 @@ fn policy(deep: bool, most: usize) -> impl Strategy<Value = String> {
                     _ => String::new(),
                 };
                 let when = when.map_or(String::new(), |when| format!(", when: {{{when}}}"));
+                // The user may be asked for once.
+                let subject = subject.filter(|s| !s.contains("uid") || !m.contains("uid:"));
+                let subject = subject.map_or(String::new(), |subject| format!(", subject: {{{subject}}}"));
                 text.push_str(&format!(
-                    "    - {{id: r{i}, match: {{{m}}}, decision: {decision}{more}{when}}}\n"
+                    "    - {{id: r{i}, match: {{{m}}}, decision: {decision}{more}{when}{subject}}}\n"
                 ));
             }
             text
@@ -352,6 +371,10 @@ fn action() -> impl Strategy<Value = Action> {
         ),
         (any::<bool>(), any::<bool>(), any::<bool>(), any::<[bool; 5]>()),
         prop::collection::vec(path(), 0..3),
+        (
+            prop::option::weighted(0.8, prop::collection::vec(path(), 0..4)),
+            prop::option::weighted(0.8, path()),
+        ),
     )
         .prop_map(
             |(
@@ -360,6 +383,7 @@ fn action() -> impl Strategy<Value = Action> {
                 (family, sock_type),
                 (also_read, truncates, exchange, [directory, raw_memory, sysctl, fast_open, writes]),
                 names,
+                (ancestors, container),
             )| {
                 Action {
                     path: Some(path.into_bytes()),
@@ -380,6 +404,8 @@ fn action() -> impl Strategy<Value = Action> {
                     fast_open,
                     writes,
                     names: names.into_iter().map(String::into_bytes).collect(),
+                    ancestors: ancestors.map(|all| all.into_iter().map(String::into_bytes).collect()),
+                    container: container.map(String::into_bytes),
                     ..Action::new(op)
                 }
             },
@@ -442,12 +468,22 @@ fn agree(
             ("names", without(|a| a.names.clear())),
             ("above", without(|a| a.directory = false)),
             ("watch", by_table.counts != 0),
+            ("subject", ruled.is_some_and(|rule| rule.subject.is_some())),
+            ("unknown", by_eval.cause == Cause::Unknown),
+            ("denied as unknown", by_eval.cause == Cause::Unknown && by_eval.decision == Decision::Deny),
+            ("skipped as unknown", by_eval.considered.iter().any(|c| !c.matched && c.unknown.is_some())),
+            (
+                "failed subject",
+                by_eval.considered.iter().any(|c| c.failed.is_some_and(|f| f.starts_with("subject"))),
+            ),
         ] {
             *met.borrow_mut().entry(what).or_default() += u32::from(is);
         }
         // What a receipt carries is enough to decide the same again.
-        let recorded = Context::recorded(seen.labels, seen.conditions);
-        assert_eq!(eval(&policy, homes, action, &recorded), by_eval, "{text}\n{action:?}\n{context:?}");
+        let subjects = table::subject_bits(&compiled.table, action);
+        let recorded = Context::recorded(seen.labels, seen.conditions, subjects);
+        let told = Action { ancestors: None, container: None, ..action.clone() };
+        assert_eq!(eval(&policy, homes, &told, &recorded), by_eval, "{text}\n{action:?}\n{context:?}");
     }
     let canonical = Policy::parse(policy.canonical().as_bytes());
     assert_eq!(canonical.expect("a canonical form is a document").hash(), policy.hash());

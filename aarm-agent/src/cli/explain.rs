@@ -109,9 +109,11 @@ pub fn run(args: &ExplainArgs, out: &mut Output) -> Result<Exit, CliError> {
         }
     }
     for c in &explanation.considered {
-        let why = match c.failed {
-            Some(predicate) => format!("no: {predicate} does not hold"),
-            None => "matches".to_owned(),
+        let why = match (c.failed, c.unknown) {
+            (Some(_), Some(condition)) => format!("no: {condition} is unknown, and it says to skip"),
+            (Some(predicate), None) => format!("no: {predicate} does not hold"),
+            (None, Some(condition)) => format!("matches, but {condition} is unknown"),
+            (None, None) => "matches".to_owned(),
         };
         out.line(&format!("  {:<24} as {:<14} {why}", c.rule, c.facet.operation.name()))?;
     }
@@ -232,5 +234,7 @@ fn context(receipt: &Value, policy: &Policy, env: &Env) -> Result<Context, CliEr
     let has = |label: &str| c["labels"].as_array().is_some_and(|all| all.iter().any(|l| l == label));
     let labels =
         compiled.labels.iter().enumerate().filter(|(_, l)| has(&l.name)).fold(0, |m, (i, _)| m | 1 << i);
-    Ok(Context::recorded(labels, c["conditions"].as_u64().unwrap_or_default() as u32))
+    let bits = |name: &str| c[name].as_u64().unwrap_or_default() as u32;
+    let subjects = bits("subjects") & 0xffff | bits("unknown") << 16;
+    Ok(Context::recorded(labels, bits("conditions"), subjects))
 }

@@ -46,7 +46,7 @@ pub fn find(policy: &Policy, env: &Env, table: &Table) -> Vec<(Linked, Hits)> {
     let mut anchors: Vec<PathBuf> = policy
         .rules()
         .iter()
-        .flat_map(|r| r.matches.path.iter().chain(&r.matches.exe))
+        .flat_map(|r| r.matches.path.iter().chain(&r.matches.exe).chain(r.subject_programs()))
         .flat_map(|glob| anchor(glob.as_str(), &env.homes))
         .collect();
     anchors.sort();

@@ -16,6 +16,7 @@ mod pressure;
 mod programs;
 mod receipts;
 mod session;
+mod subject;
 mod unable;
 
 use anyhow::Result;
@@ -26,12 +27,13 @@ type Case = (&'static str, fn() -> Result<()>);
 
 /// Every case.
 pub fn all() -> Vec<Trial> {
-    let topics: [(&str, &[Case]); 18] = [
+    let topics: [(&str, &[Case]); 19] = [
         ("files", files::CASES),
         ("paths", paths::CASES),
         ("identity", identity::CASES),
         ("programs", programs::CASES),
         ("context", context::CASES),
+        ("subject", subject::CASES),
         ("network", network::CASES),
         ("session", session::CASES),
         ("audit", audit::CASES),
