@@ -287,8 +287,8 @@ fn predicate(m: &mut Bits, free: &Bits, yes: &Bits, no: &Bits) {
 
 /// [`predicate`] on the program. `data` entries have none, and the last word of these hits is that of patterns.
 fn program_predicate(m: &mut Bits, table: &Table, program: &Hits) {
-    for w in 0..DATA_WORD {
-        m[w] &= (table.exe_free[w] | program.exe[w]) & !program.not_exe[w];
+    for (w, m) in m.iter_mut().enumerate().take(DATA_WORD) {
+        *m &= (table.exe_free[w] | program.exe[w]) & !program.not_exe[w];
     }
 }
 
