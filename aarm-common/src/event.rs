@@ -59,6 +59,8 @@ named_u8! {
         Conflict = 7 => "conflict",
         /// What must be remembered of the file found no room: fail closed.
         NoMemory = 8 => "no_memory",
+        /// The rule that would decide depends on what is not known of who acts: DENY or DEFER, as it says.
+        Unknown = 9 => "unknown",
     }
 }
 
@@ -164,8 +166,8 @@ pub struct EventHeader {
     pub adds: u64,
     /// History conditions of the policy that held, a bit for each.
     pub conditions: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Subject conditions of the policy that held (low half), and that were unknown (high half), a bit for each.
+    pub subjects: u32,
 }
 
 /// Bytes of [`EventHeader`].
@@ -246,6 +248,9 @@ impl<'a> Event<'a> {
         }
         if header.conditions >> HISTORY_CONDITIONS != 0 {
             return Err(DecodeError::Field("conditions"));
+        }
+        if header.subjects & header.subjects >> 16 != 0 {
+            return Err(DecodeError::Field("subjects"));
         }
         let rule = match header.rule {
             NO_RULE => None,

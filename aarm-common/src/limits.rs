@@ -19,6 +19,12 @@ pub const LABEL_CONDITIONS: usize = 64;
 pub const HISTORY_CONDITIONS: usize = 16;
 /// Kinds of events that one policy's history conditions count.
 pub const WATCHES: usize = 8;
+/// Distinct conditions on who acts (`subject`) in one policy.
+pub const SUBJECT_CONDITIONS: usize = 16;
+/// Patterns that `subject` has of programs (of all policies together), and of cgroups (of one policy).
+pub const SUBJECT_PATTERNS: usize = 64;
+/// Components of a cgroup's path that are looked at.
+pub const CGROUP_DEPTH: u32 = 1024;
 /// Most events within a time that a history condition can ask for.
 pub const WATCH_TIMES: usize = 64;
 /// Compiled policies the kernel holds at once. Slot [`AGENTS_SLOT`] is reserved.
@@ -87,6 +93,7 @@ pub const ARGS_MAX: usize = 4096;
 pub const EVENT_MAX: usize = 256 + 2 * PATH_MAX;
 
 const _: () = assert!(MAX_RULES.is_multiple_of(64) && MAX_DATA == 64 && MAX_LABELS == 64);
+const _: () = assert!(SUBJECT_PATTERNS == 64 && SUBJECT_CONDITIONS <= 16);
 const _: () = assert!(RING_BYTES.is_power_of_two());
 const _: () = assert!(RING_ACTION_LIMIT < RING_BYTES as u64);
 const _: () = assert!(DFA_STATES <= u16::MAX as usize);

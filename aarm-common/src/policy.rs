@@ -12,6 +12,10 @@
 //! it out of the decision. Label conditions change only when a label is added, so a task keeps their outcome
 //! ([`crate::state::Task::context`]); history conditions are looked at each time.
 //!
+//! A rule's `subject` is a set of conditions too, on which patterns the acting program, the programs of its lineage,
+//! and its cgroup match. They change when a program is run, or the task is moved, so the task keeps their outcome as
+//! well. Such a condition may be *unknown*: then the rule stands, but if it wins, the action is refused.
+//!
 //! # Path automaton
 //! All globs compile to one automaton that reads the path **backwards**, from its last byte to the leading
 //! `/`, because that is the order in which a dentry walk meets it. For components `c1..cn` of an absolute
@@ -23,6 +27,9 @@
 //! An entry of 0 means "nothing"; any other indexes [`Policy::hits`]. Results are only ever added: a rule's
 //! bit in `path` says that one of its globs matched. So a glob with a free start costs no memory of having
 //! matched in the automaton's states, which is what keeps the automaton small.
+//!
+//! Patterns of `subject` are no rules: they have bits of their own, in the last word of `exe` (programs) and of `not_exe`
+//! (cgroups), where `data` entries, which have no such predicates, need none.
 //!
 //! # Hosts
 //! A host's name is a path to the automaton: reversed as a whole, with `/` for the dots and before it. So it is read in the
@@ -47,9 +54,9 @@ pub struct Hits {
     pub path: Bits,
     /// Rules of which some `not_path` glob matches.
     pub not_path: Bits,
-    /// Rules of which some `exe` glob matches.
+    /// Rules of which some `exe` glob matches; in [`DATA_WORD`] the patterns of programs that match.
     pub exe: Bits,
-    /// Rules of which some `not_exe` glob matches.
+    /// Rules of which some `not_exe` glob matches; in [`DATA_WORD`] the patterns of cgroups that match.
     pub not_exe: Bits,
     /// Rules of which some `path` glob can match below this path, if it is a directory: whoever renames it, or
     /// mounts over it, changes the names of what the rule protects.
@@ -98,6 +105,31 @@ pub struct HistoryCondition {
     pub count: u32,
     /// Nanoseconds; 0 = since the session began.
     pub nanos: u64,
+}
+
+/// The running program matches one of the patterns of [`SubjectCondition::mask`].
+pub const IMAGE_ANY: u32 = 1;
+/// It matches none of them.
+pub const IMAGE_NONE: u32 = 2;
+/// Some program of the lineage matches one of the patterns.
+pub const ANCESTOR_ANY: u32 = 3;
+/// None does.
+pub const ANCESTOR_NONE: u32 = 4;
+/// The task's cgroup matches one of the patterns.
+pub const CONTAINER_ANY: u32 = 5;
+/// It matches none of them.
+pub const CONTAINER_NONE: u32 = 6;
+
+/// A condition on who acts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct SubjectCondition {
+    /// One of the six above.
+    pub kind: u32,
+    /// Index into [`Policy::sets`]: rules that need the condition to hold.
+    pub needed_by: u32,
+    /// Patterns: of programs, or of cgroups.
+    pub mask: u64,
 }
 
 /// Which events a history condition counts: those that fulfil both predicates given.
@@ -180,6 +212,12 @@ pub struct Policy {
     pub label_conditions: u32,
     /// History conditions in use.
     pub history_conditions: u32,
+    /// Subject conditions in use.
+    pub subject_conditions: u32,
+    /// 1 if some of them are about cgroups.
+    pub subject_containers: u32,
+    /// Patterns of programs in use.
+    pub subject_patterns: u64,
     /// Operations of which an allowed action is only counted, a bit for each.
     pub summary: u64,
     /// Entries of [`Policy::resolvers`] in use; 0 where no rule asks for a host's name.
@@ -202,6 +240,12 @@ pub struct Policy {
     pub data_labels: [u64; MAX_DATA],
     /// Conditions on labels.
     pub labels: [LabelCondition; LABEL_CONDITIONS],
+    /// Conditions on who acts.
+    pub subjects: [SubjectCondition; SUBJECT_CONDITIONS],
+    /// Rules that do not hold while one of their subject conditions is unknown.
+    pub unknown_skip: Bits,
+    /// Rules that then decide DENY. All others decide DEFER.
+    pub unknown_deny: Bits,
     /// Conditions on history.
     pub history: [HistoryCondition; HISTORY_CONDITIONS],
     /// What history conditions count.
@@ -260,16 +304,15 @@ unsafe impl aya::Pod for Policy {}
 const _: () = {
     let fields = 8 * 4
         + FAMILIES
-        + 8
-        + 8
-        + 8
+        + 5 * 8
         + size_of::<Network>() * RESOLVERS
         + 4 * MAX_RULES
         + 8 * MAX_DATA
         + size_of::<LabelCondition>() * LABEL_CONDITIONS
         + size_of::<HistoryCondition>() * HISTORY_CONDITIONS
         + size_of::<Watch>() * WATCHES
-        + size_of::<Bits>() * (OPERATIONS + 4 + RULE_SETS)
+        + size_of::<SubjectCondition>() * SUBJECT_CONDITIONS
+        + size_of::<Bits>() * (OPERATIONS + 6 + RULE_SETS)
         + 256
         + 2 * DFA_CELLS
         + 4 * DFA_STATES

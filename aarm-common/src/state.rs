@@ -21,6 +21,11 @@ pub const TASK_COUNTED: u32 = 1;
 /// The task passed the check of an `execve` that has not taken effect yet: [`Task::exec_exe`] is valid.
 pub const TASK_IN_EXEC: u32 = 2;
 
+/// The running program was started outside the session: it is no ancestor of what the task runs next.
+pub const TASK_OUTSIDE: u32 = 4;
+/// The task began as a copy of one whose program had not been looked at: its own program joins its lineage as soon as it is.
+pub const TASK_OWES_IMAGE: u32 = 8;
+
 /// What the kernel keeps for a supervised task (task storage `TASKS`).
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
@@ -47,8 +52,27 @@ pub struct Task {
     pub exec_exe: Bits,
     /// Policy generation of [`Task::exec_exe`].
     pub exec_generation: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Subject conditions that hold (low half) and that are unknown (high half), as [`Task::context`].
+    pub subjects: u32,
+    /// Rules of [`Task::context`] that an unknown condition makes refuse.
+    pub unsure: Bits,
+    /// Patterns (`subject`) that the running image matches, computed with [`Task::exe`].
+    pub image: u64,
+    /// Patterns that it was held against.
+    pub image_known: u64,
+    /// The same for the image being loaded, with [`Task::exec_exe`].
+    pub exec_image: u64,
+    /// See `exec_image`.
+    pub exec_known: u64,
+    /// Patterns that some program of the lineage matches: within the session, what the processes above it ran when they
+    /// made the next one, and what the process itself ran before.
+    pub lineage: u64,
+    /// Patterns that all programs of the lineage were held against.
+    pub lineage_known: u64,
+    /// Id of the cgroup that [`Task::container`] was computed for; 0: none.
+    pub cgroup: u64,
+    /// Patterns that the cgroup's path matches.
+    pub container: u64,
     /// Where programs put the key of the path they look for.
     pub key: [u64; 7],
 }
@@ -323,7 +347,7 @@ pub const STATS: usize = 32;
 
 const _: () = assert!(Stat::ALL.len() <= STATS);
 const _: () = assert!(size_of::<ObjectId>() == 16);
-const _: () = assert!(size_of::<Task>() == 32 + 4 * 8 * RULE_WORDS + 64);
+const _: () = assert!(size_of::<Task>() == 32 + 5 * 8 * RULE_WORDS + 16 * 8);
 const _: () = assert!(size_of::<Session>() == 48 + 8 * OPERATIONS + (16 + 8 * WATCH_TIMES) * WATCHES);
 const _: () = assert!(size_of::<Cpu>() == 8 + 8 * STATS);
 const _: () = assert!(size_of::<ObjectKey>() == 16 && size_of::<LinkedKey>() == 16);

@@ -19,6 +19,7 @@ use crate::kernel::*;
 use crate::maps::{CARRIED, CARRIES, POLICIES, SCRATCH, SESSIONS, TASKS};
 use crate::scratch;
 use crate::session::{Frame, refresh_exe};
+use crate::subject;
 use crate::walk;
 
 const SET_MASK: usize = RULE_SETS - 1;
@@ -52,9 +53,18 @@ pub unsafe fn prepare(f: &Frame) -> Result<(), Cause> {
         (*h).uid = uid as u32;
         (*h).gid = (uid >> 32) as u32;
         (*h).labels = labels;
-        if stale(f, uid as u32, labels) && aarm_who(f.scratch, f.slot) != 0 {
-            return Err(Cause::ReadFailed);
+        if stale(f, uid as u32, labels) {
+            if (*f.policy).subject_containers != 0 {
+                // What cannot be read is unknown, which is for the rules to judge.
+                subject::aarm_cgroup(f.scratch, f.slot);
+            }
+            if aarm_who(f.scratch, f.slot) != 0
+                || (*f.policy).subject_conditions != 0 && subject::aarm_subject(f.slot) != 0
+            {
+                return Err(Cause::ReadFailed);
+            }
         }
+        (*h).subjects = (*f.task).subjects;
         scratch::copy(&raw const (*f.task).who, &raw mut (*f.s).who);
         if (*f.policy).history_conditions != 0 {
             aarm_history(f.scratch, f.slot);
@@ -63,13 +73,16 @@ pub unsafe fn prepare(f: &Frame) -> Result<(), Cause> {
     }
 }
 
-/// Whether what the task keeps is of another policy, user, or set of labels.
+/// Whether what the task keeps is of another policy, user, set of labels, or cgroup.
 #[inline(always)]
 pub unsafe fn stale(f: &Frame, uid: u32, labels: u64) -> bool {
     // SAFETY: valid map values.
     unsafe {
         let t = f.task;
-        (*t).who_generation != (*f.policy).generation || (*t).labels != labels || (*t).uid != uid
+        (*t).who_generation != (*f.policy).generation
+            || (*t).labels != labels
+            || (*t).uid != uid
+            || subject::moved(f.policy, t)
     }
 }
 
@@ -119,7 +132,9 @@ pub extern "C" fn aarm_who(scratch: u32, slot: u32) -> u32 {
         }
         (*task).uid = uid;
         (*task).labels = labels;
-        (*task).who_generation = (*p).generation;
+        (*task).subjects = 0;
+        // Where there are subject conditions, it is not over yet.
+        (*task).who_generation = if (*p).subject_conditions == 0 { (*p).generation } else { 0 };
         0
     }
 }

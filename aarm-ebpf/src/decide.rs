@@ -9,8 +9,8 @@ use aarm_common::op::{Decision, FAMILIES, OPERATIONS, Operation};
 use aarm_common::policy::{BY_NAME, NO_SET, Policy};
 use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
 
-use crate::kernel::opaque;
-use crate::maps::{POLICIES, SCRATCH};
+use crate::kernel::{current, opaque};
+use crate::maps::{POLICIES, SCRATCH, TASKS};
 use crate::scratch::Scratch;
 use crate::session::Frame;
 
@@ -25,13 +25,17 @@ pub struct Verdict {
     pub rule: u16,
     /// Another rule with the same right says otherwise.
     pub conflict: bool,
+    /// Something that the rule asks for is unknown.
+    pub unsure: bool,
 }
 
 impl Verdict {
     /// Why it is what it is.
     #[inline(always)]
     pub fn cause(&self) -> Cause {
-        if self.conflict {
+        if self.unsure {
+            Cause::Unknown
+        } else if self.conflict {
             Cause::Conflict
         } else if self.rule == NO_RULE {
             Cause::Default
@@ -75,12 +79,20 @@ const SET_MASK: usize = RULE_SETS - 1;
 const RULE_MASK: u32 = MAX_RULES as u32 - 1;
 /// Flag in what [`aarm_decide`] returns.
 const CONFLICT: u32 = 1 << 8;
+/// Likewise.
+const UNSURE: u32 = 1 << 9;
 
 /// Decides one facet of an action, whose dimensions are in the scratch buffer.
 #[inline(always)]
 pub fn decide(f: &Frame, op: Operation, shape: Shape) -> Verdict {
     let v = aarm_decide(f.scratch, f.slot, op as u32 | (op.family() as u32) << 8, shape as u32);
-    Verdict { decision: v as u8, facet: op as u8, rule: (v >> 16) as u16, conflict: v & CONFLICT != 0 }
+    Verdict {
+        decision: v as u8,
+        facet: op as u8,
+        rule: (v >> 16) as u16,
+        conflict: v & CONFLICT != 0,
+        unsure: v & UNSURE != 0,
+    }
 }
 
 /// Rules and `data` entries of word `w` that match.
@@ -104,7 +116,7 @@ unsafe fn matching(s: *const Scratch, p: *const Policy, op: usize, shape: u32, w
 }
 
 /// [`decide`] as a function that the verifier checks by itself, once: it takes numbers only. Returns the
-/// decision, [`CONFLICT`], and the rule in the upper half.
+/// decision, [`CONFLICT`] or [`UNSURE`], and the rule in the upper half.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn aarm_decide(scratch: u32, slot: u32, op: u32, shape: u32) -> u32 {
@@ -121,6 +133,18 @@ pub extern "C" fn aarm_decide(scratch: u32, slot: u32, op: u32, shape: u32) -> u
             let m = matching(s, p, op, shape, w);
             if m != 0 {
                 let rule = opaque((w as u64) << 6 | m.trailing_zeros() as u64) as u32 & RULE_MASK;
+                if (*s).head.subjects >> 16 != 0 {
+                    let bit = 1u64 << (rule & 63);
+                    let task = TASKS.get(current());
+                    if task.is_null() {
+                        return closed;
+                    }
+                    if (*task).unsure[w] & bit != 0 {
+                        let deny = (*p).unknown_deny[w] & bit != 0;
+                        let decision = if deny { Decision::Deny } else { Decision::Defer };
+                        return decision as u32 | UNSURE | rule << 16;
+                    }
+                }
                 let set = (*p).conflicts[rule as usize];
                 if set != NO_SET && contradicted(s, p, op, shape, set) {
                     return Decision::Defer as u32 | CONFLICT | rule << 16;

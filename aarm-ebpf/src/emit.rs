@@ -186,7 +186,13 @@ pub unsafe fn fail_closed(f: &Frame, op: Operation, cause: Cause) -> i32 {
         Cause::NoMemory => Stat::NoMemory,
         _ => Stat::ReadFailed,
     });
-    let v = Verdict { decision: Decision::Deny as u8, facet: op as u8, rule: NO_RULE, conflict: false };
+    let v = Verdict {
+        decision: Decision::Deny as u8,
+        facet: op as u8,
+        rule: NO_RULE,
+        conflict: false,
+        unsure: false,
+    };
     // SAFETY: as for `conclude`.
     unsafe {
         (*f.s).head.flags |= FLAG_PATH_CUT;

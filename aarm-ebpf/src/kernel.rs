@@ -98,6 +98,12 @@ offsets! {
     OFF_UNIX_SOCK_PATH;
     OFF_UNIX_ADDRESS_LEN;
     OFF_UNIX_ADDRESS_NAME;
+    OFF_TASK_STRUCT_CGROUPS;
+    OFF_CSS_SET_DFL_CGRP;
+    OFF_CGROUP_KN;
+    OFF_KERNFS_NODE_ID;
+    OFF_KERNFS_NODE_NAME;
+    OFF_KERNFS_NODE_PARENT;
 }
 
 /// Declares the addresses of kernel variables; 0: not known.

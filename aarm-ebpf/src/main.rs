@@ -7,7 +7,7 @@
 //! - [`walk`]: the one path walker, which drives the policy's automaton on its way.
 //! - [`known`], [`names`]: paths met lately; the other names of an object.
 //! - [`hosts`]: by which names an address is known.
-//! - [`context`]: who acts, and what the session has seen.
+//! - [`context`], [`subject`]: who acts, and what the session has seen; lineage and cgroup.
 //! - [`decide`]: the one decision function.
 //! - [`emit`]: putting events into the ring.
 //! - [`session`]: which session a task belongs to.
@@ -32,6 +32,7 @@ mod maps;
 mod names;
 mod scratch;
 mod session;
+mod subject;
 mod walk;
 
 #[panic_handler]

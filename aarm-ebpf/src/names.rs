@@ -10,7 +10,7 @@
 //!
 //! A positive predicate holds if any name satisfies it; a negated one if none does.
 
-use aarm_common::limits::RULE_WORDS;
+use aarm_common::limits::{DATA_WORD, RULE_WORDS};
 use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::LinkedKey;
 use aya_ebpf::bindings::BPF_ANY;
@@ -232,7 +232,7 @@ pub unsafe fn pathless(s: *mut Scratch, p: *const Policy) {
 #[inline(always)]
 pub unsafe fn as_program(s: *mut Scratch, p: *const Policy, context: *const aarm_common::policy::Bits) {
     let mut w = 0;
-    while w < RULE_WORDS {
+    while w < DATA_WORD {
         // SAFETY: all are valid map values.
         unsafe {
             let hits = &raw const (*s).hits;
@@ -240,4 +240,7 @@ pub unsafe fn as_program(s: *mut Scratch, p: *const Policy, context: *const aarm
         }
         w += 1;
     }
+    // `data` entries have no such predicate, see `session::store_exe`.
+    // SAFETY: as above.
+    unsafe { (*s).who[DATA_WORD] = (*context)[DATA_WORD] };
 }

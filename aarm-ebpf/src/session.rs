@@ -1,7 +1,7 @@
 //! Which session a task belongs to, and what a hook needs of it.
 
 use aarm_common::event::Kind;
-use aarm_common::limits::{AGENTS_SLOT, RULE_WORDS, WATCHES};
+use aarm_common::limits::{AGENTS_SLOT, DATA_WORD, WATCHES};
 use aarm_common::op::OPERATIONS;
 use aarm_common::policy::Policy;
 use aarm_common::state::*;
@@ -13,6 +13,7 @@ use crate::emit::{self, EAGAIN};
 use crate::kernel::*;
 use crate::maps::*;
 use crate::scratch::{self, END, Scratch};
+use crate::subject;
 use crate::walk::{self, walk};
 
 /// A supervised task, as a hook finds it.
@@ -118,6 +119,7 @@ pub unsafe fn refresh_exe(f: &Frame) -> u32 {
             return status;
         }
         store_exe(&raw mut (*f.task).exe, f.s, f.policy);
+        subject::looked_at(f);
         (*f.task).exe_generation = (*f.policy).generation;
         (*f.task).who_generation = 0;
         walk::DONE
@@ -128,11 +130,14 @@ pub unsafe fn refresh_exe(f: &Frame) -> u32 {
 #[inline(always)]
 pub unsafe fn store_exe(to: *mut aarm_common::policy::Bits, s: *const Scratch, p: *const Policy) {
     let mut w = 0;
-    while w < RULE_WORDS {
+    while w < DATA_WORD {
         // SAFETY: all three are valid map values.
         unsafe { (*to)[w] = ((*p).exe_free[w] | (*s).hits.exe[w]) & !(*s).hits.not_exe[w] };
         w += 1;
     }
+    // `data` entries have no such predicate; the last word of these hits is that of `subject`'s patterns.
+    // SAFETY: as above.
+    unsafe { (*to)[DATA_WORD] = u64::MAX };
 }
 
 /// At an exec outside any session: begins one if an agent selector says so. Returns 0, or the errno with
@@ -191,7 +196,9 @@ fn begin_session(s: *mut Scratch, scratch: u32, policy: u32, selector: u32) -> i
         }
         (*session).generation = generation;
         (*task).session = id;
-        (*task).flags = TASK_COUNTED;
+        (*task).flags = TASK_COUNTED | TASK_OUTSIDE;
+        (*task).lineage = 0;
+        (*task).lineage_known = u64::MAX;
         (*task).exe_generation = 0;
         (*task).who_generation = 0;
         count(Stat::SessionsBegun);

@@ -56,7 +56,8 @@ struct Ctx {
 }
 
 const CELL_MASK: u32 = DFA_CELLS as u32 - 1;
-const STATE_MASK: u32 = DFA_STATES as u32 - 1;
+/// Of a state, as an index.
+pub const STATE_MASK: u32 = DFA_STATES as u32 - 1;
 const HIT_MASK: u32 = HIT_SETS as u32 - 1;
 /// Indices into the buffer are kept below its half (a power of two above [`END`]) for the verifier.
 const BUF_MASK: u32 = 16383;
@@ -64,7 +65,7 @@ const _: () = assert!(END <= BUF_MASK as usize && 2 * END > BUF_MASK as usize + 
 
 /// One step of the automaton.
 #[inline(always)]
-unsafe fn step(p: *const Policy, state: u32, byte: u8) -> u32 {
+pub unsafe fn step(p: *const Policy, state: u32, byte: u8) -> u32 {
     // SAFETY: `p` is a valid policy; the masks keep the indices inside.
     unsafe {
         let class = (*p).dfa_class[byte as usize] as u32;
@@ -97,15 +98,20 @@ pub fn add_hits(s: *mut Scratch, p: *const Policy, hit: u32) {
 
 /// Feeds the `/` that ends a component (read backwards) and collects what it completes.
 #[inline(always)]
-unsafe fn boundary(s: *mut Scratch, p: *const Policy) {
+pub unsafe fn boundary(s: *mut Scratch, p: *const Policy) {
     // SAFETY: both are valid map values.
     unsafe {
         let state = step(p, (*s).state, b'/');
         (*s).state = state;
-        let hit = (*p).hit_boundary[(state & STATE_MASK) as usize] as u32;
-        if hit != 0 {
-            add_hits(s, p, hit);
-        }
+        hit(s, p, (*p).hit_boundary[(state & STATE_MASK) as usize] as u32);
+    }
+}
+
+/// Adds a hit set to the result, unless it is the empty one.
+#[inline(always)]
+pub unsafe fn hit(s: *mut Scratch, p: *const Policy, hit: u32) {
+    if hit != 0 {
+        add_hits(s, p, hit);
     }
 }
 
@@ -259,10 +265,7 @@ pub extern "C" fn aarm_walk(scratch: u32, slot: u32, also: u32) -> u32 {
             (*s).pos = slash;
             boundary(s, p);
         }
-        let hit = (*p).hit_end[((*s).state & STATE_MASK) as usize] as u32;
-        if hit != 0 {
-            add_hits(s, p, hit);
-        }
+        hit(s, p, (*p).hit_end[((*s).state & STATE_MASK) as usize] as u32);
         DONE
     }
 }

@@ -24,6 +24,11 @@ pub struct Action {
     pub exe: Option<Vec<u8>>,
     /// The acting user.
     pub uid: u32,
+    /// Programs of its lineage within the session: of the processes above it, and what it ran itself before. `None`: not
+    /// known.
+    pub ancestors: Option<Vec<Vec<u8>>>,
+    /// Its cgroup, by the path from the root of the unified hierarchy. `None`: not known.
+    pub container: Option<Vec<u8>>,
     /// The address, for `connect`, `send`, `bind`, `listen` and `accept`; none where the address is not IP.
     pub addr: Option<IpAddr>,
     /// Names by which the address is known, for `connect` and `send`.
@@ -58,7 +63,8 @@ pub struct Action {
 pub(crate) const DEFAULT_UID: u32 = 1000;
 
 impl Action {
-    /// An action of this operation, with nothing else known: no object, no program, user 1000.
+    /// An action of this operation, with nothing else to say: no object, no program and none before it, user 1000, the root
+    /// cgroup.
     pub fn new(operation: Operation) -> Self {
         Action {
             operation,
@@ -68,6 +74,8 @@ impl Action {
             names2: Vec::new(),
             exe: None,
             uid: DEFAULT_UID,
+            ancestors: Some(Vec::new()),
+            container: Some(b"/".into()),
             addr: None,
             hosts: Vec::new(),
             port: None,
@@ -156,6 +164,13 @@ pub(crate) fn op_has(op: Operation, field: &str) -> bool {
 impl Serialize for Action {
     /// The form that [`Action::from_json`] reads: only what the operation has.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // What is not said of the actor is known to be nothing; what is not known is said to be null.
+        fn is_none_yet(ancestors: &Option<Vec<String>>) -> bool {
+            ancestors.as_ref().is_some_and(Vec::is_empty)
+        }
+        fn is_root(container: &Option<String>) -> bool {
+            container.as_deref() == Some("/")
+        }
         #[derive(Serialize)]
         struct Fields {
             operation: &'static str,
@@ -170,6 +185,10 @@ impl Serialize for Action {
             #[serde(skip_serializing_if = "Option::is_none")]
             exe: Option<String>,
             uid: u32,
+            #[serde(skip_serializing_if = "is_none_yet")]
+            ancestors: Option<Vec<String>>,
+            #[serde(skip_serializing_if = "is_root")]
+            container: Option<String>,
             #[serde(skip_serializing_if = "Option::is_none")]
             addr: Option<IpAddr>,
             #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -217,6 +236,11 @@ impl Serialize for Action {
             path2: text(&self.path2).filter(|_| matches!(op, Operation::Rename | Operation::Link)),
             exe: text(&self.exe),
             uid: self.uid,
+            ancestors: self
+                .ancestors
+                .as_ref()
+                .map(|all| all.iter().map(|path| String::from_utf8_lossy(path).into_owned()).collect()),
+            container: text(&self.container),
             addr: self.addr.filter(|_| op.has_address()),
             host: if op_has(op, "host") { self.hosts.clone() } else { Vec::new() },
             port: self.port.filter(|_| op.has_address() && self.addr.is_some()),

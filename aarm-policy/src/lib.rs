@@ -9,9 +9,9 @@
 //! - [`compile`] turns a policy into the table the kernel reads, or says which rule is too dear.
 //! - [`eval`] is the reference: it decides from the policy itself and says why. The table must agree with it
 //!   for every action; tests with random policies and actions hold them together.
-//! - A decision depends on the action and on the session's [`Context`]: its labels, its history, its age. The
-//!   table takes it as label bits and condition bits ([`table::TableContext`]); a receipt carries the same bits,
-//!   and [`Context::recorded`] gives them back to the evaluator.
+//! - A decision depends on the action, on who acts (which is part of it), and on the session's [`Context`]: its labels, its
+//!   history, its age. The table takes the latter as label bits and condition bits ([`table::TableContext`]); a receipt
+//!   carries the same bits, and those of the conditions on who acts; [`Context::recorded`] gives them back to the evaluator.
 //! - [`run_tests`] runs the tests a policy ships with.
 //! - [`operations_md`] is the generated reference of operations.
 //!
@@ -33,6 +33,7 @@ mod parse;
 #[cfg(feature = "random")]
 pub mod random;
 mod reference;
+mod subject;
 mod suite;
 pub mod table;
 mod when;
@@ -52,6 +53,7 @@ pub use model::{
 };
 pub use parse::{MAX_ID, MAX_LABEL, MAX_TESTS};
 pub use reference::operations_md;
+pub use subject::{Subject, Unknown, renumber_programs};
 pub use suite::{TestResult, run_tests};
 pub use when::{ElapsedWhen, LabelsWhen, LevelWhen, MAX_SPAN, Prior, Rate, Span, When};
 pub use yaml::{MAX_DEPTH, MAX_DOCUMENT};

@@ -14,6 +14,7 @@ use crate::data::{DataEntry, Label};
 use crate::diagnostic::{Diagnostic, Place};
 use crate::glob::Glob;
 use crate::host::Host;
+use crate::subject::Subject;
 use crate::when::{Span, When};
 
 /// The one `apiVersion` this version reads.
@@ -125,6 +126,9 @@ pub struct Rule {
     /// What it asks of the session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub when: Option<When>,
+    /// What it asks of who acts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Subject>,
     /// What it decides.
     #[serde(serialize_with = "decision_name")]
     pub decision: Decision,
@@ -262,7 +266,8 @@ impl Rule {
     /// Whether it is looked at where a rule allows by name: it refuses networks, or allows whatever the name.
     pub(crate) fn is_guard(&self) -> bool {
         match self.decision {
-            Decision::Allow => self.matches.host.is_empty(),
+            // One that may not be sure to hold opens nothing.
+            Decision::Allow => self.matches.host.is_empty() && self.subject.is_none(),
             Decision::Deny => !self.matches.cidr.is_empty(),
             _ => false,
         }

@@ -27,12 +27,14 @@ pub struct Shape {
     pub nets: &'static [&'static str],
     /// Conditions on a session. Of few kinds, so that many rules need no more than the kernel holds.
     pub when: &'static [&'static str],
+    /// What rules ask of who acts; none: no rule does.
+    pub subject: &'static [&'static str],
 }
 
 impl Shape {
     /// Without anything that is of one host.
     pub fn small(rules: Range<usize>) -> Self {
-        Shape { deep: false, rules, broad: 3, exe: &[], nets: &[], when: WHEN }
+        Shape { deep: false, rules, broad: 3, exe: &[], nets: &[], when: WHEN, subject: SUBJECT }
     }
 }
 
@@ -269,23 +271,25 @@ fn matching(shape: &Shape) -> impl Strategy<Value = String> + use<> {
         ),
         (maybe(hosts()), maybe(hosts())),
     )
-        .prop_map(move |(mut ops, socket, subject, (cidr, not_cidr, port, not_port), (host, not_host))| {
-            if host.is_some() || not_host.is_some() {
-                ops.retain(|op| op == "connect" || op == "send");
-                if ops.is_empty() {
-                    ops.push("connect".to_owned());
+        .prop_map(
+            move |(mut ops, socket, subject, (cidr, not_cidr, port, not_port), (host, not_host))| {
+                if host.is_some() || not_host.is_some() {
+                    ops.retain(|op| op == "connect" || op == "send");
+                    if ops.is_empty() {
+                        ops.push("connect".to_owned());
+                    }
                 }
-            }
-            let more = flow(vec![
-                ("cidr", cidr),
-                ("not_cidr", not_cidr),
-                ("port", port),
-                ("not_port", not_port),
-                ("host", host),
-                ("not_host", not_host),
-            ]);
-            sockets(ops, socket, subject, more)
-        });
+                let more = flow(vec![
+                    ("cidr", cidr),
+                    ("not_cidr", not_cidr),
+                    ("port", port),
+                    ("not_port", not_port),
+                    ("host", host),
+                    ("not_host", not_host),
+                ]);
+                sockets(ops, socket, subject, more)
+            },
+        );
     let plain = (words(&["socket"]), socket(), subject())
         .prop_map(move |(ops, socket, subject)| sockets(ops, socket, subject, String::new()));
     let any = (words(ANY), subject()).prop_map(|(ops, (exe, not_exe, uid, _))| {
@@ -321,6 +325,21 @@ const WHEN: &[&str] = &[
     "elapsed: {under: 45s}, level: {at_least: RESTRICTED}",
 ];
 
+/// What rules ask of who acts. Of few kinds, for the same reason.
+const SUBJECT: &[&str] = &[
+    "exe: [\"**/a*\"]",
+    "not_exe: [\"**/a*\", \"~/**\"]",
+    "ancestors: [\"**/ab\", \"/a/**\"]",
+    "ancestors: \"~/**\", unknown: deny",
+    "not_ancestors: \"**/b*\", unknown: skip",
+    "not_ancestors: \"**/b*\"",
+    "container: [\"/a/**\", \"**/b\"]",
+    "not_container: \"/*\", unknown: skip",
+    "container: \"**/ab/**\", unknown: deny",
+    "exe: \"**/a*\", ancestors: \"**/b*\", not_container: \"/a/**\", unknown: deny",
+    "uid: \"0-7\", not_ancestors: \"**\"",
+];
+
 /// An entry of `data` for one of four labels.
 fn data_entry(shape: &Shape) -> impl Strategy<Value = String> + use<> {
     let deep = shape.deep;
@@ -349,6 +368,10 @@ pub fn policy(shape: Shape) -> impl Strategy<Value = String> {
         any::<bool>(),
         0..8u8,
         prop::option::weighted(0.4, prop::sample::select(shape.when)),
+        match shape.subject {
+            [] => Just(None).boxed(),
+            some => prop::option::weighted(0.3, prop::sample::select(some)).boxed(),
+        },
     );
     let family = || prop::option::of(prop::sample::select(&["ALLOW", "DENY"][..]));
     let entries = prop::collection::vec(data_entry(&shape), if shape.deep { 4..5 } else { 4..8 });
@@ -393,7 +416,7 @@ pub fn policy(shape: Shape) -> impl Strategy<Value = String> {
             if rules.is_empty() {
                 text.push_str("    []\n");
             }
-            for (i, (m, deny, extra, when)) in rules.iter().enumerate() {
+            for (i, (m, deny, extra, when, subject)) in rules.iter().enumerate() {
                 let when = when.filter(|_| *extra != 1);
                 let decision = if *deny || *extra == 1 { "DENY" } else { "ALLOW" };
                 let more = match extra {
@@ -406,8 +429,11 @@ pub fn policy(shape: Shape) -> impl Strategy<Value = String> {
                     _ => String::new(),
                 };
                 let when = when.map_or(String::new(), |when| format!(", when: {{{when}}}"));
+                // The user may be asked for once.
+                let subject = subject.filter(|s| !s.contains("uid") || !m.contains("uid:"));
+                let subject = subject.map_or(String::new(), |subject| format!(", subject: {{{subject}}}"));
                 text.push_str(&format!(
-                    "    - {{id: r{i}, match: {{{m}}}, decision: {decision}{more}{when}}}\n"
+                    "    - {{id: r{i}, match: {{{m}}}, decision: {decision}{more}{when}{subject}}}\n"
                 ));
             }
             text
@@ -480,6 +506,10 @@ pub fn action() -> impl Strategy<Value = Action> {
             prop::collection::vec(path(), 0..2),
             prop::collection::vec("([ab]\\.)?[abx]{1,2}\\.[ab]", 0..3),
         ),
+        (
+            prop::option::weighted(0.8, prop::collection::vec(path(), 0..4)),
+            prop::option::weighted(0.8, path()),
+        ),
     )
         .prop_map(
             |(
@@ -488,6 +518,7 @@ pub fn action() -> impl Strategy<Value = Action> {
                 (family, sock_type),
                 (also_read, truncates, exchange, [directory, raw_memory, sysctl, fast_open, writes]),
                 (names, names2, hosts),
+                (ancestors, container),
             )| {
                 Action {
                     path: Some(path.into_bytes()),
@@ -508,6 +539,8 @@ pub fn action() -> impl Strategy<Value = Action> {
                     fast_open,
                     writes,
                     hosts,
+                    ancestors: ancestors.map(|all| all.into_iter().map(String::into_bytes).collect()),
+                    container: container.map(String::into_bytes),
                     names: names.into_iter().map(String::into_bytes).collect(),
                     names2: names2.into_iter().map(String::into_bytes).collect(),
                     ..Action::new(op)

@@ -12,7 +12,8 @@ pub fn operations_md() -> String {
         "# Operations\n\nGenerated from the code: `cargo run -p aarm-policy --example operations > docs/operations.md`.\n\n\
          A family's name stands for all its operations in `operation`, `record` and `prior`; `exec` is always the family there. Every \
          rule can also have `exe` (for the family `exec` the program that would run, otherwise the one that acts) and `uid`, and \
-         every predicate has a `not_` form.\n\n\
+         every predicate has a `not_` form. Who acts (program, lineage, user, cgroup) is asked for in `subject`, whatever the \
+         operation.\n\n\
          Hooks without a release are in every kernel from 6.1 on; where one came later, others decide before it. *Held*: whether the \
          system call can wait for its decision (to come: until then what is not allowed is refused at once). An operation of an io_uring \
          is decided by the same hooks, and cannot be held.\n",

@@ -5,7 +5,10 @@
 
 use aarm_common::limits::*;
 use aarm_common::op::{FAMILIES, OPERATIONS};
-use aarm_common::policy::{ANY_RULE, BY_NAME, Bits, Hits, MODE_AUDIT, NO_SET, Policy as Table};
+use aarm_common::policy::{
+    ANCESTOR_ANY, ANCESTOR_NONE, ANY_RULE, BY_NAME, Bits, Hits, IMAGE_ANY, IMAGE_NONE, MODE_AUDIT, NO_SET,
+    Policy as Table,
+};
 use aarm_common::{Decision, Operation};
 use std::net::IpAddr;
 
@@ -15,6 +18,7 @@ use crate::conditions::{Conditions, LabelTest};
 use crate::eval::{Cause, Context, End, Facet, facets};
 use crate::host::as_path;
 use crate::model::Policy;
+use crate::subject::Truth;
 
 /// What a table asks of a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,13 +96,14 @@ pub fn add(to: &mut Hits, from: &Hits) {
 
 /// Decides an action.
 pub fn decide(table: &Table, action: &Action, context: &TableContext) -> Verdict {
-    let who = context_bits(table, action.uid, context);
+    let mut who = context_bits(table, action.uid, context);
+    let unsure = narrow_by_subject(table, subject_bits(table, action), &mut who);
     let mut chosen: Option<Verdict> = None;
     let mut touched = 0;
     for facet in facets(action) {
         let m = matching(table, action, facet, &who);
         touched |= m[DATA_WORD];
-        let verdict = outcome(table, &m, facet.operation);
+        let verdict = outcome(table, &m, &unsure, facet.operation);
         // The first refusal, else the first facet's verdict.
         match chosen {
             Some(first) if first.decision != Decision::Allow || verdict.decision == Decision::Allow => {}
@@ -140,6 +145,47 @@ fn context_bits(table: &Table, uid: u32, context: &TableContext) -> Bits {
     m
 }
 
+/// The subject conditions that hold for who acts (low half), and that are unknown (high half), a bit for each; the event's
+/// `subjects`.
+pub fn subject_bits(table: &Table, action: &Action) -> u32 {
+    let image = walk_all(table, action.exe.iter()).exe[DATA_WORD];
+    let lineage = walk_all(table, action.ancestors.iter().flatten()).exe[DATA_WORD];
+    let container = walk_all(table, action.container.iter()).not_exe[DATA_WORD];
+    let mut bits = 0;
+    for (i, c) in table.subjects.iter().take(table.subject_conditions as usize).enumerate() {
+        let (has, known) = match c.kind {
+            IMAGE_ANY | IMAGE_NONE => (image, true),
+            ANCESTOR_ANY | ANCESTOR_NONE => (lineage, action.ancestors.is_some()),
+            _ => (container, action.container.is_some()),
+        };
+        match Truth::of(c.kind, has & c.mask != 0, known) {
+            Truth::Holds => bits |= 1 << i,
+            Truth::Unknown => bits |= 0x1_0000 << i,
+            Truth::Fails => {}
+        }
+    }
+    bits
+}
+
+/// Takes out the rules whose subject does not hold; gives those that unknown conditions make refuse, `Task::unsure`.
+fn narrow_by_subject(table: &Table, subjects: u32, who: &mut Bits) -> Bits {
+    let mut unsure = EMPTY;
+    for (i, c) in table.subjects.iter().take(table.subject_conditions as usize).enumerate() {
+        let needed = &table.sets[c.needed_by as usize];
+        for w in 0..RULE_WORDS {
+            match Truth::recorded(subjects, i) {
+                Truth::Holds => {}
+                Truth::Fails => who[w] &= !needed[w],
+                Truth::Unknown => {
+                    who[w] &= !(needed[w] & table.unknown_skip[w]);
+                    unsure[w] |= needed[w];
+                }
+            }
+        }
+    }
+    unsure
+}
+
 /// The watches that count an action.
 fn counts(table: &Table, op: Operation, rule: Option<u16>, passed: bool) -> u32 {
     let mut counts = 0;
@@ -177,7 +223,7 @@ fn matching(table: &Table, action: &Action, facet: Facet, who: &Bits) -> Bits {
     };
     let mut m = table.op_rules[op as usize % OPERATIONS];
     and(&mut m, who);
-    predicate(&mut m, &table.exe_free, &program.exe, &program.not_exe);
+    program_predicate(&mut m, table, &program);
     if op.has_path() {
         predicate(&mut m, &table.path_free, &object.path, &object.not_path);
     }
@@ -213,12 +259,17 @@ fn matching(table: &Table, action: &Action, facet: Facet, who: &Bits) -> Bits {
 }
 
 /// What the matching rules say.
-fn outcome(table: &Table, m: &Bits, op: Operation) -> Verdict {
+fn outcome(table: &Table, m: &Bits, unsure: &Bits, op: Operation) -> Verdict {
     let decision = |byte: u8| Decision::from_u8(byte).unwrap_or(Decision::Deny);
     let Some(rule) = lowest(m) else {
         let byte = table.defaults[op.family() as usize % FAMILIES];
         return decided(decision(byte), None, op, Cause::Default);
     };
+    let is_in = |bits: &Bits| bits[rule / 64] >> (rule % 64) & 1 == 1;
+    if is_in(unsure) {
+        let found = if is_in(&table.unknown_deny) { Decision::Deny } else { Decision::Defer };
+        return decided(found, Some(rule as u16), op, Cause::Unknown);
+    }
     let contradicted = match table.conflicts[rule] {
         NO_SET => false,
         set => m.iter().zip(&table.sets[set as usize]).any(|(m, other)| m & other != 0),
@@ -253,6 +304,13 @@ fn predicate(m: &mut Bits, free: &Bits, yes: &Bits, no: &Bits) {
     }
 }
 
+/// [`predicate`] on the program. `data` entries have none, and the last word of these hits is that of patterns.
+fn program_predicate(m: &mut Bits, table: &Table, program: &Hits) {
+    for (w, m) in m.iter_mut().enumerate().take(DATA_WORD) {
+        *m &= (table.exe_free[w] | program.exe[w]) & !program.not_exe[w];
+    }
+}
+
 /// The first rule. Entries of the data section, in the last word, are none.
 fn lowest(m: &Bits) -> Option<usize> {
     m[..DATA_WORD].iter().position(|w| *w != 0).map(|w| w * 64 + m[w].trailing_zeros() as usize)
@@ -284,7 +342,7 @@ pub fn select_agent(table: &Table, exe: &[u8], uid: u32, cgroups: &[CgroupId]) -
     let hits = walk(table, exe);
     let mut m = table.op_rules[Operation::Exec as usize];
     and(&mut m, &table.sets[uid_set(table, uid)]);
-    predicate(&mut m, &table.exe_free, &hits.exe, &hits.not_exe);
+    program_predicate(&mut m, table, &hits);
     let mut within = table.cgroup_free;
     for entry in table.cgroups.iter().take_while(|entry| entry.id != 0) {
         if cgroups.contains(&CgroupId { id: entry.id, level: entry.level }) {

@@ -38,7 +38,7 @@ fn decide(policy: &Policy, action: &Action, context: &Context) -> Explanation {
     let rule = v.rule.map(|i| compiled.rules[i as usize].id.clone());
     assert_eq!((v.decision, v.cause, &rule, v.facet), (e.decision, e.cause, &e.rule, e.facet.operation));
     assert_eq!((v.adds.count_ones() as usize, v.summarized), (e.adds.len(), e.summarized));
-    assert_eq!(eval(policy, &env, action, &Context::recorded(seen.labels, seen.conditions)), e);
+    assert_eq!(eval(policy, &env, action, &Context::recorded(seen.labels, seen.conditions, 0)), e);
     e
 }
 

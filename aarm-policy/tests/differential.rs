@@ -1,5 +1,6 @@
 //! The compiled table against the reference evaluator, on random policies and random actions.
 
+use aarm_common::Decision;
 use aarm_policy::random::{self, Shape};
 use aarm_policy::table::TableContext;
 use aarm_policy::{Action, Cause, Code, Context, Env, Policy, compile, eval, table};
@@ -64,12 +65,24 @@ fn agree(
             ("names", without(|a| a.names.clear())),
             ("above", without(|a| a.directory = false)),
             ("watch", by_table.counts != 0),
+            ("subject", ruled.is_some_and(|rule| rule.subject.is_some())),
+            ("unknown", by_eval.cause == Cause::Unknown),
+            ("denied as unknown", by_eval.cause == Cause::Unknown && by_eval.decision == Decision::Deny),
+            ("skipped as unknown", by_eval.considered.iter().any(|c| !c.matched && c.unknown.is_some())),
+            (
+                "failed subject",
+                by_eval.considered.iter().any(|c| c.failed.is_some_and(|f| f.starts_with("subject"))),
+            ),
+            ("host", without(|a| a.hosts.clear())),
+            ("failed host", by_eval.considered.iter().any(|c| c.failed == Some("host"))),
         ] {
             *met.borrow_mut().entry(what).or_default() += u32::from(is);
         }
         // What a receipt carries is enough to decide the same again.
-        let recorded = Context::recorded(seen.labels, seen.conditions);
-        assert_eq!(eval(&policy, homes, action, &recorded), by_eval, "{text}\n{action:?}\n{context:?}");
+        let subjects = table::subject_bits(&compiled.table, action);
+        let recorded = Context::recorded(seen.labels, seen.conditions, subjects);
+        let told = Action { ancestors: None, container: None, ..action.clone() };
+        assert_eq!(eval(&policy, homes, &told, &recorded), by_eval, "{text}\n{action:?}\n{context:?}");
     }
     let canonical = Policy::parse(policy.canonical().as_bytes());
     assert_eq!(canonical.expect("a canonical form is a document").hash(), policy.hash());

@@ -236,7 +236,7 @@ fn later_parts_of_the_language_are_not_supported_yet() {
         (rule("decision: DENY, when: {drift: {over: 1}}"), "`drift` in `when`"),
         (rule("decision: DENY, when: {declared: {tool: x}}"), "`declared` in `when`"),
         (rule("decision: DENY, when: {identity: {role: x}}"), "`identity` in `when`"),
-        (rule("decision: DENY, subject: {exe: /a}"), "`subject` in a rule"),
+        (rule("decision: DENY, subject: {declared: a}"), "`declared` in `subject`"),
         (rule("decision: DENY, approvers: [\"uid:1\"]"), "`approvers` in a rule"),
         (rule("decision: DENY, timeout: 10m"), "`timeout` in a rule"),
         (rule("decision: DENY, on_timeout: DENY"), "`on_timeout` in a rule"),

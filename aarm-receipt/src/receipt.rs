@@ -9,7 +9,7 @@
 //! | `session` | of sessions | `id` in the kernel, `uuid` for ever |
 //! | `seq` | from the kernel | `cpu` and the number `n` of the event there |
 //! | `action` | action | tool (family), operation, object: what was attempted |
-//! | `context` | action | `labels` of the session when it was decided, what the action `adds`, history `conditions` that held (bits) |
+//! | `context` | action | `labels` of the session when it was decided, what the action `adds`, history `conditions` that held (bits), conditions on who acts (`subjects`) that held and that were `unknown` (bits) |
 //! | `decision` | action | result, mode, rule, reason, cause, facet, policy (name, version, hash), time taken |
 //! | `identity` | of processes | human (a claim), user, process, program, agent (the session's first program) |
 //! | `outcome` | outcome | what became of an action, as far as it was observed |
@@ -239,6 +239,8 @@ pub struct Seen<'a> {
     pub adds: u64,
     /// History conditions of the policy that held, by their order.
     pub conditions: u32,
+    /// Subject conditions of the policy, by their order: those that held in the low half, unknown ones in the high half.
+    pub subjects: u32,
 }
 
 /// What became of an action.
@@ -600,7 +602,7 @@ fn labels(out: &mut Vec<u8>, names: &[String], mask: u64) {
 
 #[inline(always)]
 fn context(o: &mut Object<'_>, c: &Seen<'_>) {
-    if c.labels | c.adds | u64::from(c.conditions) == 0 {
+    if c.labels | c.adds | u64::from(c.conditions | c.subjects) == 0 {
         return;
     }
     o.object(key!("context"), |o| {
@@ -612,6 +614,12 @@ fn context(o: &mut Object<'_>, c: &Seen<'_>) {
         }
         if c.labels != 0 {
             labels(o.key(key!("labels")), c.names, c.labels);
+        }
+        if c.subjects & 0xffff != 0 {
+            o.number(key!("subjects"), (c.subjects & 0xffff).into());
+        }
+        if c.subjects >> 16 != 0 {
+            o.number(key!("unknown"), (c.subjects >> 16).into());
         }
     });
 }
@@ -759,7 +767,7 @@ mod tests {
                 policy,
                 took_ns: 3,
             },
-            context: Seen { names: &[], labels: 5, adds: 2, conditions: 1 },
+            context: Seen { names: &[], labels: 5, adds: 2, conditions: 1, subjects: 0x4_0003 },
         })
     }
 
@@ -781,8 +789,13 @@ mod tests {
         action.identity.agent = Some(&program);
         action.identity.human = Some(&human);
         action.identity.comm = &path[..15];
-        action.context =
-            Seen { names: &names, labels: u64::MAX >> 32, adds: u64::MAX << 32, conditions: 0xffff };
+        action.context = Seen {
+            names: &names,
+            labels: u64::MAX >> 32,
+            adds: u64::MAX << 32,
+            conditions: 0xffff,
+            subjects: 0xffff_ffff,
+        };
         let mut out = Vec::new();
         encode(&common(&Encoded::text(&[b'h'; 128])), &body, &mut out);
         assert!(out.len() > MAX_RECEIPT * 8 / 10, "{}: not the worst case any more", out.len());
@@ -868,6 +881,10 @@ mod tests {
             (r#""hosts":["a.example","b.example"]"#, r#""hosts":[]"#),
             (r#""facet":"open_write""#, r#""facet":"open_read""#),
             (r#""uid":0"#, r#""tid":0,"uid":0"#),
+            (r#""conditions":1"#, r#""conditions":0"#),
+            (r#""subjects":3"#, r#""subjects":0"#),
+            (r#""unknown":4"#, r#""unknown":0"#),
+            (r#""unknown":4"#, r#""other":1,"unknown":4"#),
             (r#""time""#, r#""session":null,"time""#),
             (r#""kind":"action","#, ""),
             (r#""host":"h","#, ""),

@@ -170,9 +170,11 @@ fn tell(receipt: &Value, replay: &Replay, out: &mut Output) -> Result<(), CliErr
         }
     }
     for c in &explanation.considered {
-        let why = match c.failed {
-            Some(predicate) => format!("no: {predicate} does not hold"),
-            None => "matches".to_owned(),
+        let why = match (c.failed, c.unknown) {
+            (Some(_), Some(condition)) => format!("no: {condition} is unknown, and it says to skip"),
+            (Some(predicate), None) => format!("no: {predicate} does not hold"),
+            (None, Some(condition)) => format!("matches, but {condition} is unknown"),
+            (None, None) => "matches".to_owned(),
         };
         out.line(&format!("  {:<24} as {:<14} {why}", c.rule, c.facet.operation.name()))?;
     }

@@ -81,7 +81,9 @@ impl Deciding {
         let c = &receipt["context"];
         let has = |label: &str| c["labels"].as_array().is_some_and(|all| all.iter().any(|l| l == label));
         let bits = self.labels.iter().enumerate().filter(|(_, l)| has(l)).fold(0, |m, (i, _)| m | 1 << i);
-        Context::recorded(bits, c["conditions"].as_u64().unwrap_or_default() as u32)
+        let number = |name: &str| c[name].as_u64().unwrap_or_default() as u32;
+        let subjects = number("subjects") & 0xffff | number("unknown") << 16;
+        Context::recorded(bits, number("conditions"), subjects)
     }
 }
 

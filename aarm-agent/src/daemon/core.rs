@@ -142,6 +142,7 @@ impl Core {
             records,
             p.snapshot.next_generation,
             if p.adopted { p.snapshot.labels.clone() } else { Vec::new() },
+            if p.adopted { p.snapshot.patterns.clone() } else { Vec::new() },
         );
         let gaps = if p.adopted { GapTracker::adopted(&p.recorded.next) } else { GapTracker::fresh() };
         let batch = p.pool.take();
@@ -518,6 +519,7 @@ impl Core {
             sessions,
             policies,
             labels: self.policies.labels().to_vec(),
+            patterns: self.policies.patterns().to_vec(),
         };
         if let Err(e) = snapshot.store(&self.p.state) {
             tracing::error!("state is not kept: {e}");

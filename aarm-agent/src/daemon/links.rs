@@ -49,8 +49,11 @@ fn is_real(anchor: &Path) -> bool {
 
 /// Looks for files with several links below what the policy's globs name.
 pub fn find(policy: &Policy, env: &Env, table: &Table) -> Vec<(Linked, Hits)> {
-    let rules = policy.rules().iter().map(|r| &r.matches);
-    let rules = rules.flat_map(|m| m.path.iter().chain(&m.not_path).chain(&m.exe).chain(&m.not_exe));
+    let rules = policy.rules().iter().flat_map(|r| {
+        let m = &r.matches;
+        let globs = m.path.iter().chain(&m.not_path).chain(&m.exe).chain(&m.not_exe);
+        globs.chain(r.subject_programs())
+    });
     let data = policy.data().iter().flat_map(|d| d.on.read.iter().chain(&d.on.write).chain(&d.on.exec));
     let anchors = rules.chain(data).flat_map(|glob| anchor(glob.as_str(), &env.homes));
     let mut anchors: Vec<PathBuf> = anchors.filter(|a| is_real(a)).collect();

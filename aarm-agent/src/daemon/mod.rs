@@ -14,6 +14,7 @@ pub mod host;
 pub mod links;
 pub mod lock;
 pub mod notify;
+mod patterns;
 pub mod policies;
 pub mod port;
 pub mod record;

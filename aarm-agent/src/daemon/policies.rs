@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use aarm_common::limits::{AGENT_SELECTORS, AGENTS_SLOT, MAX_LABELS, POLICY_SLOTS};
+use aarm_common::limits::{AGENT_SELECTORS, AGENTS_SLOT, MAX_LABELS, POLICY_SLOTS, SUBJECT_PATTERNS};
 use aarm_common::policy::Policy as Table;
 use aarm_policy::{AgentEntry, Compiled, Env, Mode, Policy, compile, compile_agents};
 use aarm_receipt::canonical::Encoded;
 
 use super::host;
 use super::links;
+use super::patterns;
 use super::port::KernelPort;
 use super::record::policy_ref;
 use super::snapshot::PolicyRecord;
@@ -51,6 +52,11 @@ pub enum PolicyError {
         "label `{0}`: all policies together have more than {MAX_LABELS} labels; those of former ones count until the host restarts"
     )]
     TooManyLabels(String),
+    /// The policies in force ask for more programs than a lineage has bits.
+    #[error(
+        "`subject` pattern `{0}`: all policies together have more than {SUBJECT_PATTERNS} patterns of programs; those of former ones count until the host restarts"
+    )]
+    TooManyPatterns(String),
     /// All slots are taken.
     #[error("{} policies are in use, the most this version can hold: end sessions under old ones", POLICY_SLOTS - 1)]
     NoSlot,
@@ -123,6 +129,8 @@ pub struct Policies {
     next_generation: u32,
     /// Names of labels, by bit: one numbering for all policies, because labels pass from session to session.
     labels: Vec<String>,
+    /// The same of `subject`'s patterns of programs, because lineages outlive policies.
+    patterns: Vec<String>,
     /// What the agents matcher was last made of, to see changes of cgroups.
     agents: Vec<(u32, Vec<aarm_policy::CgroupId>)>,
 }
@@ -193,7 +201,13 @@ fn parse(file: &str, text: &[u8]) -> Result<Document, PolicyError> {
 
 impl Policies {
     /// No policies yet; `records` are compilations that a former daemon left in the kernel.
-    pub fn new(dir: &Path, records: &[PolicyRecord], next_generation: u32, labels: Vec<String>) -> Self {
+    pub fn new(
+        dir: &Path,
+        records: &[PolicyRecord],
+        next_generation: u32,
+        labels: Vec<String>,
+        patterns: Vec<String>,
+    ) -> Self {
         let label = |r: &PolicyRecord| PolicyLabel {
             name: r.name.clone(),
             version: r.version.clone(),
@@ -225,6 +239,7 @@ impl Policies {
             documents: Vec::new(),
             next_generation: next_generation.max(1),
             labels,
+            patterns,
             agents: Vec::new(),
         }
     }
@@ -255,6 +270,11 @@ impl Policies {
     #[inline]
     pub fn labels(&self) -> &[String] {
         &self.labels
+    }
+
+    /// Names of `subject`'s patterns of programs, by bit.
+    pub fn patterns(&self) -> &[String] {
+        &self.patterns
     }
 
     /// Gives the labels of a compiled table the numbers they have for all policies.
@@ -381,7 +401,8 @@ impl Policies {
         compiled: &Compiled,
     ) -> Result<u32, PolicyError> {
         let slot = self.free_slot()?;
-        let table = self.number_labels(compiled)?;
+        let mut table = self.number_labels(compiled)?;
+        patterns::number(&mut self.patterns, compiled, env, &mut table)?;
         let generation = table.generation;
         let linked = links::find(policy, env, &table);
         kernel.remember_links(generation, &linked)?;

@@ -181,6 +181,7 @@ pub fn action(
             labels: e.header.labels,
             adds: e.header.adds,
             conditions: e.header.conditions,
+            subjects: e.header.subjects,
         },
     });
     aarm_receipt::encode(&common(e, clock, host, session), &body, out);

@@ -19,7 +19,7 @@ use bincode::{Decode, Encode};
 /// Largest payload, in bytes. A thousand sessions with the longest texts fit.
 pub const SNAPSHOT_MAX: usize = 32 << 20;
 /// Version of the payload.
-pub const SNAPSHOT_VERSION: u32 = 2;
+pub const SNAPSHOT_VERSION: u32 = 3;
 const MAGIC: &[u8; 8] = b"AARMSNAP";
 const HEADER: usize = 20;
 const FILE: &str = "snapshot";
@@ -76,6 +76,8 @@ pub struct Snapshot {
     pub policies: Vec<PolicyRecord>,
     /// Names of labels, by bit.
     pub labels: Vec<String>,
+    /// Names of `subject`'s patterns of programs, by bit.
+    pub patterns: Vec<String>,
 }
 
 /// One session.
@@ -255,6 +257,7 @@ mod tests {
                 ..SessionRecord::default()
             }],
             labels: vec!["SECRET".into()],
+            patterns: vec!["**/npm".into()],
             policies: vec![PolicyRecord {
                 slot: 1,
                 rules: vec![("no-keys".into(), Some("why".into())), ("x".into(), None)],

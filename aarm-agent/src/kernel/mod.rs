@@ -23,8 +23,8 @@ use aarm_common::ABI_VERSION;
 use aarm_common::limits::{POLICY_SLOTS, SESSIONS};
 use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{
-    Config, Cpu, Inherited, InheritedKey, LinkedKey, SESSION_ENDED, STATS, Session, Stat, TASK_COUNTED, Task,
-    session_id, session_slot,
+    Config, Cpu, Inherited, InheritedKey, LinkedKey, SESSION_ENDED, STATS, Session, Stat, TASK_COUNTED,
+    TASK_OUTSIDE, Task, session_id, session_slot,
 };
 use aya::maps::{Array, HashMap, Map, MapData, MapError, Queue};
 use aya::{Btf, EbpfLoader};
@@ -215,7 +215,12 @@ impl Kernel {
         };
         let generation = self.sessions.begin(slot, policy_slot, boot_ns())?;
         let id = session_id(slot, generation);
-        let task = Task { session: id, flags: TASK_COUNTED, ..Task::default() };
+        let task = Task {
+            session: id,
+            flags: TASK_COUNTED | TASK_OUTSIDE,
+            lineage_known: u64::MAX,
+            ..Task::default()
+        };
         if let Err(e) = sys::task_update(self.tasks.fd().as_fd(), pidfd, &task, sys::NOEXIST) {
             self.sessions.clear(slot)?;
             self.free.push(slot, 0).map_err(map_error("FREE_SLOTS"))?;

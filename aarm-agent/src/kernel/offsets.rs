@@ -71,6 +71,11 @@ const OFFSETS: &[(&str, &str, &str)] = &[
     ("OFF_UNIX_SOCK_PATH", "unix_sock", "path"),
     ("OFF_UNIX_ADDRESS_LEN", "unix_address", "len"),
     ("OFF_UNIX_ADDRESS_NAME", "unix_address", "name"),
+    ("OFF_TASK_STRUCT_CGROUPS", "task_struct", "cgroups"),
+    ("OFF_CSS_SET_DFL_CGRP", "css_set", "dfl_cgrp"),
+    ("OFF_CGROUP_KN", "cgroup", "kn"),
+    ("OFF_KERNFS_NODE_ID", "kernfs_node", "id"),
+    ("OFF_KERNFS_NODE_NAME", "kernfs_node", "name"),
 ];
 
 /// The offsets of the running kernel, by the object's global.
@@ -88,6 +93,9 @@ pub fn resolve(btf: &Btf) -> Result<Vec<(&'static str, u32)>, BtfError> {
         "OFF_DENTRY_D_ALIAS",
         btf.offset("dentry", "d_alias").or_else(|_| btf.offset("dentry", "d_u"))?,
     ));
+    // Named `__parent` from 6.15 on.
+    let parent = btf.offset("kernfs_node", "parent").or_else(|_| btf.offset("kernfs_node", "__parent"))?;
+    found.push(("OFF_KERNFS_NODE_PARENT", parent));
     let number = btf.offset("mnt_namespace", "ns")? + btf.offset("ns_common", "inum")?;
     found.push(("OFF_MNT_NAMESPACE_INUM", number));
     let number = btf.offset("net", "ns")? + btf.offset("ns_common", "inum")?;

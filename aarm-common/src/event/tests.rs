@@ -43,8 +43,8 @@ fn layout_is_the_one_the_version_names() {
     assert_eq!(offset_of!(EventHeader, addr), 112);
     assert_eq!(offset_of!(EventHeader, comm), 128);
     assert_eq!(offset_of!(EventHeader, labels), 144);
-    assert_eq!(crate::policy::POLICY_BYTES, 2_134_336);
-    assert_eq!(size_of::<crate::state::Task>(), 384);
+    assert_eq!(crate::policy::POLICY_BYTES, 2_134_752);
+    assert_eq!(size_of::<crate::state::Task>(), 520);
 }
 
 #[test]
@@ -67,6 +67,7 @@ fn every_wrong_field_is_named() {
         (|h| h.cause = 0, DecodeError::Field("cause")),
         (|h| h.flags = 1 << 15, DecodeError::Field("flags")),
         (|h| h.rule = 512, DecodeError::Field("rule")),
+        (|h| h.subjects = 0x2_0003, DecodeError::Field("subjects")),
         (|h| h.path_len = 4097, DecodeError::Length),
         (|h| h.len += 1, DecodeError::Length),
         (|h| h.args_len = 2, DecodeError::Length),

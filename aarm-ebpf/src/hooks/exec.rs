@@ -1,7 +1,7 @@
 //! Running programs: the decision before, and the exact arguments once the new image is in place.
 
 use aarm_common::event::{FLAG_ARGS_CUT, Kind};
-use aarm_common::limits::ARGS_MAX;
+use aarm_common::limits::{ARGS_MAX, DATA_WORD};
 use aarm_common::state::{SESSION_SCANNED, Stat, TASK_IN_EXEC, session_slot};
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use aya_ebpf::macros::{btf_tracepoint, lsm};
@@ -12,6 +12,7 @@ use crate::emit;
 use crate::maps::{POLICIES, SESSIONS, TASKS, count};
 use crate::scratch::{self, Scratch};
 use crate::session::{begin_if_agent, store_exe, supervised};
+use crate::subject;
 
 /// A program to run.
 const PROGRAM: Naming = Naming { above: false, program: true, end: false };
@@ -55,6 +56,8 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
             // Of a script and its interpreter the hook sees both; the last one seen is what will run.
             store_exe(&raw mut (*f.task).exec_exe, f.s, f.policy);
             (*f.task).exec_generation = (*f.policy).generation;
+            (*f.task).exec_image = (*f.s).hits.exe[DATA_WORD];
+            (*f.task).exec_known = (*f.policy).subject_patterns;
             (*f.task).flags |= TASK_IN_EXEC;
             decided(f, Operation::Exec, ONLY, core::ptr::null())
         }
@@ -96,7 +99,10 @@ pub fn bprm_committed_creds(_ctx: LsmContext) -> i32 {
     }
     // SAFETY: a valid map value.
     unsafe {
+        subject::replaced(task);
         if (*task).flags & TASK_IN_EXEC != 0 {
+            (*task).image = (*task).exec_image;
+            (*task).image_known = (*task).exec_known;
             scratch::copy(&raw const (*task).exec_exe, &raw mut (*task).exe);
             (*task).exe_generation = (*task).exec_generation;
             (*task).flags &= !TASK_IN_EXEC;

@@ -12,6 +12,9 @@ use crate::emit::{self, EAGAIN};
 use crate::maps::{SESSIONS, TASKS, count};
 use crate::scratch;
 use crate::session::{framed, leave, session_of, subject};
+use crate::subject::inherit;
+
+const CLONE_THREAD: u64 = 0x1_0000;
 
 /// The child gets its parent's session before it exists for anybody else. The parent is the task that
 /// clones, whoever becomes the parent in the tree (`CLONE_PARENT`).
@@ -45,6 +48,7 @@ pub fn task_alloc(ctx: LsmContext) -> i32 {
             1,
         );
         (*child).flags = TASK_COUNTED;
+        inherit(mine, child, ctx.arg::<u64>(1) & CLONE_THREAD != 0);
         (*child).session = (*mine).session;
     }
     0

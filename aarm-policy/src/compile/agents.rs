@@ -66,7 +66,13 @@ pub fn compile_agents(
         .zip(selectors)
         .zip(&ids)
         .enumerate()
-        .map(|(bit, ((matches, entry), id))| Entry { matches, place: entry.selector.place, id, bit })
+        .map(|(bit, ((matches, entry), id))| Entry {
+            matches,
+            place: entry.selector.place,
+            id,
+            bit,
+            patterns: Vec::new(),
+        })
         .collect();
 
     let mut table = empty_table();
@@ -111,7 +117,7 @@ pub fn compile_agents(
             line: entry.selector.place.line,
         })
         .collect();
-    Ok(Compiled { table, rules, labels: Vec::new(), conditions: Vec::new(), report })
+    Ok(Compiled { table, rules, labels: Vec::new(), conditions: Vec::new(), programs: Vec::new(), report })
 }
 
 const _: () = assert!(AGENT_SELECTORS <= MAX_RULES && POLICY_SLOTS <= u8::MAX as usize);

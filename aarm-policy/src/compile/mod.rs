@@ -11,6 +11,7 @@ mod nfa;
 mod report;
 mod session;
 mod sets;
+mod subject;
 
 pub use agents::{AgentEntry, CgroupId, compile_agents};
 pub use report::{Report, Use};
@@ -29,6 +30,7 @@ use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::env::Env;
 use crate::glob::Glob;
 use crate::model::{Match, Mode, Policy};
+use crate::subject::Subjects;
 use dfa::{Dfa, MAX_WORK};
 use nfa::{Nfa, Predicate, TooBig};
 use sets::{Dimension, Sets, set_bit};
@@ -44,6 +46,8 @@ pub struct Compiled {
     pub labels: Vec<Label>,
     /// The history conditions by their bit, in words.
     pub conditions: Vec<String>,
+    /// The patterns of programs that `subject` has, by their bit in this table.
+    pub programs: Vec<Glob>,
     /// What the table is filled with.
     pub report: Report,
 }
@@ -68,6 +72,8 @@ struct Entry<'p> {
     id: &'p str,
     /// Its bit: a rule's place in compiled order, or one in the word of the `data` entries.
     bit: usize,
+    /// The patterns that its `subject` has.
+    patterns: Vec<(Predicate, &'p Glob)>,
 }
 
 impl Entry<'_> {
@@ -82,6 +88,7 @@ impl Entry<'_> {
         ]
         .into_iter()
         .flat_map(|(predicate, globs)| globs.iter().map(move |glob| (predicate, glob)))
+        .chain(self.patterns.iter().copied())
     }
 
     /// Whether some operation that it names is asked about names below a path (see [`Hits::above`]).
@@ -107,12 +114,20 @@ pub fn compile(policy: &Policy, env: &Env, generation: u32) -> Result<Compiled, 
         })
         .collect();
     let rules = ordered.iter().enumerate();
-    let rules = rules.map(|(bit, r)| Entry { matches: &r.matches, place: r.place, id: &r.id, bit });
+    let subjects = Subjects::of(policy);
+    let rules = rules.map(|(bit, r)| Entry {
+        matches: &r.matches,
+        place: r.place,
+        id: &r.id,
+        bit,
+        patterns: subject::globs(r, &subjects),
+    });
     let parts = data.iter().enumerate().map(|(i, (id, place, matches))| Entry {
         matches,
         place: *place,
         id,
         bit: DATA_WORD * 64 + i,
+        patterns: Vec::new(),
     });
     let entries: Vec<Entry<'_>> = rules.chain(parts).collect();
     let mut table = empty_table();
@@ -137,6 +152,7 @@ pub fn compile(policy: &Policy, env: &Env, generation: u32) -> Result<Compiled, 
     let mut report = Report::default();
     let mut errors = session::fill(&mut table, policy, &order, &mut sets, &mut report);
     errors.extend(hosts::resolvers(&mut table, policy, env));
+    errors.extend(subject::fill(&mut table, &subjects, &ordered, &mut sets, &mut report));
     let report = fill(&mut table, &entries, env, sets, report, errors)?;
     let rules = ordered
         .iter()
@@ -148,7 +164,7 @@ pub fn compile(policy: &Policy, env: &Env, generation: u32) -> Result<Compiled, 
         })
         .collect();
     let conditions = Conditions::of(policy).shown;
-    Ok(Compiled { table, rules, labels: policy.labels(), conditions, report })
+    Ok(Compiled { table, rules, labels: policy.labels(), conditions, programs: subjects.programs, report })
 }
 
 /// A table without rules, made on the heap: it is too large for a stack.
@@ -318,8 +334,12 @@ fn automaton(
     for (i, entry) in entries.iter().enumerate().filter(|(i, _)| only(*i)) {
         let above = entry.asks_above();
         for (predicate, glob) in entry.globs() {
+            let rule = match predicate {
+                Predicate::Program(_) | Predicate::Container(_) => 0,
+                _ => i as u16,
+            };
             for pattern in glob.patterns() {
-                nfa.add(pattern, i as u16, predicate)?;
+                nfa.add(pattern, rule, predicate)?;
                 if above && predicate == Predicate::Path {
                     nfa.add_above(pattern, i as u16)?;
                 }
@@ -380,6 +400,14 @@ fn paths(
             for accept in accepts {
                 let to = &mut found[accept.boundary as usize];
                 let bits = match accept.predicate {
+                    Predicate::Program(bit) => {
+                        to.exe[DATA_WORD] |= 1 << bit;
+                        continue;
+                    }
+                    Predicate::Container(bit) => {
+                        to.not_exe[DATA_WORD] |= 1 << bit;
+                        continue;
+                    }
                     Predicate::Path => &mut to.path,
                     Predicate::NotPath => &mut to.not_path,
                     Predicate::Exe => &mut to.exe,

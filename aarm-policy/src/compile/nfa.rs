@@ -22,6 +22,10 @@ pub(crate) enum Predicate {
     NotPath,
     Exe,
     NotExe,
+    /// A pattern of programs that `subject` has, by its bit.
+    Program(u8),
+    /// A pattern of cgroups.
+    Container(u8),
     /// That a `path` glob can match below.
     Above,
 }
@@ -29,7 +33,7 @@ pub(crate) enum Predicate {
 /// What it means to arrive at a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Accept {
-    /// Index of the rule in compiled order.
+    /// Index of the rule in compiled order; 0 for a pattern of `subject`, which is no rule's own.
     pub rule: u16,
     /// Its predicate.
     pub predicate: Predicate,

@@ -31,6 +31,12 @@ pub struct Report {
     pub history_conditions: Use,
     /// Kinds of events that those count.
     pub watches: Use,
+    /// Distinct conditions on who acts.
+    pub subject_conditions: Use,
+    /// Patterns of programs that those have.
+    pub program_patterns: Use,
+    /// Patterns of cgroups that those have.
+    pub container_patterns: Use,
     /// States of the path automaton.
     pub states: Use,
     /// Cells of its transition table.
@@ -62,6 +68,9 @@ impl fmt::Display for Report {
             ("label conditions", self.label_conditions),
             ("history conditions", self.history_conditions),
             ("watches", self.watches),
+            ("subject conditions", self.subject_conditions),
+            ("program patterns", self.program_patterns),
+            ("container patterns", self.container_patterns),
         ];
         for (i, (name, Use { used, limit })) in rows.into_iter().enumerate() {
             let separator = if i == 0 { "" } else { ", " };

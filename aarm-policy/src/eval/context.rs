@@ -5,6 +5,7 @@ use serde::Serialize;
 use std::collections::BTreeSet;
 
 use super::Explanation;
+use super::subject::Recorded;
 use crate::action::Action;
 use crate::conditions::Conditions;
 use crate::model::{Mode, Policy, Rule, operation_name};
@@ -23,9 +24,9 @@ pub struct Context {
     pub elapsed: Span,
     /// What it did, in any order.
     pub history: Vec<Past>,
-    /// In place of all that: label bits, and the bits of the history conditions that held.
+    /// In place of all that: label bits, the bits of the history conditions that held, and those of the subject conditions.
     #[serde(skip)]
-    recorded: Option<(u64, u32)>,
+    recorded: Option<(u64, u32, u32)>,
 }
 
 /// Something a session did.
@@ -43,11 +44,11 @@ pub struct Past {
 }
 
 impl Context {
-    /// The context that a receipt carries: the session's labels, and which of the policy's history conditions
-    /// held, a bit for each (the event's `labels` and `conditions`). It has a meaning under the policy that
-    /// decided then, and under no other.
-    pub fn recorded(labels: u64, conditions: u32) -> Self {
-        Context { recorded: Some((labels, conditions)), ..Context::default() }
+    /// The context that a receipt carries: the session's labels, which of the policy's history conditions held, a bit for
+    /// each, and which of its subject conditions held or were unknown (the event's `labels`, `conditions` and `subjects`).
+    /// It has a meaning under the policy that decided then, and under no other.
+    pub fn recorded(labels: u64, conditions: u32, subjects: u32) -> Self {
+        Context { recorded: Some((labels, conditions, subjects)), ..Context::default() }
     }
 
     /// Lets time go by.
@@ -78,14 +79,14 @@ impl Context {
                 let on = labels.iter().enumerate().filter(|(_, label)| self.labels.contains(&label.name));
                 on.fold(0, |bits, (i, _)| bits | 1 << i)
             },
-            |(labels, _)| labels,
+            |(labels, ..)| labels,
         )
     }
 
     /// The history conditions that hold under a policy, a bit for each.
     pub(crate) fn condition_bits(&self, conditions: &Conditions) -> u32 {
         use aarm_common::policy::{HISTORY_COUNT, HISTORY_FEWER, HISTORY_OLDER, HISTORY_YOUNGER};
-        if let Some((_, bits)) = self.recorded {
+        if let Some((_, bits, _)) = self.recorded {
             return bits;
         }
         let count = |watch: usize, nanos: u64| {
@@ -123,17 +124,20 @@ pub(super) struct Seen<'a> {
     labels: Vec<crate::data::Label>,
     /// The numbers of the conditions, where the context has only their bits.
     conditions: Option<(Conditions, u32)>,
+    /// What a receipt says of subjects.
+    pub(super) subjects: Option<Recorded>,
 }
 
 impl<'a> Seen<'a> {
     pub(super) fn new(policy: &'a Policy, context: &'a Context) -> Self {
         let labels = policy.labels().into_iter().enumerate().filter(|(i, label)| match context.recorded {
-            Some((bits, _)) => bits >> i & 1 == 1,
+            Some((bits, ..)) => bits >> i & 1 == 1,
             None => context.labels.contains(&label.name),
         });
         let labels = labels.map(|(_, label)| label).collect();
-        let conditions = context.recorded.map(|(_, bits)| (Conditions::of(policy), bits));
-        Seen { policy, context, labels, conditions }
+        let conditions = context.recorded.map(|(_, bits, _)| (Conditions::of(policy), bits));
+        let subjects = context.recorded.map(|(_, _, bits)| Recorded::new(policy, bits));
+        Seen { policy, context, labels, conditions, subjects }
     }
 
     /// Whether the session has the label.

@@ -5,6 +5,7 @@
 
 mod context;
 mod matcher;
+mod subject;
 
 use aarm_common::{Decision, Operation};
 use serde::Serialize;
@@ -16,8 +17,10 @@ use crate::env::Env;
 use crate::glob::Glob;
 use crate::host::Host;
 use crate::model::{Match, Mode, Policy, Record, decision_name, operation_name};
+use crate::subject::Unknown;
 use context::Seen;
 pub use context::{Context, MAX_HISTORY, Past};
+use subject::Standing;
 
 /// Why the decision is what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -29,6 +32,8 @@ pub enum Cause {
     Default,
     /// Rules with the same right contradict each other.
     Conflict,
+    /// The rule that would decide depends on what is not known of who acts.
+    Unknown,
 }
 
 /// Which path of an action a facet is about.
@@ -101,6 +106,9 @@ pub struct Considered {
     /// The first predicate or condition that does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failed: Option<&'static str>,
+    /// The first condition that is unknown, if none fails. Whether the rule holds all the same is for it to say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<&'static str>,
 }
 
 /// What was decided, and why.
@@ -142,6 +150,8 @@ struct Outcome {
     facet: Facet,
     winner: Option<usize>,
     contradicted_by: Option<usize>,
+    /// Something that the winner asks for is unknown.
+    unsure: bool,
     decision: Decision,
 }
 
@@ -161,10 +171,11 @@ pub fn eval(policy: &Policy, env: &Env, action: &Action, context: &Context) -> E
         }
     }
     // There is always a first facet: `facets` never returns none.
-    let Outcome { facet, winner, contradicted_by, decision } = outcome.unwrap_or(Outcome {
+    let Outcome { facet, winner, contradicted_by, unsure, decision } = outcome.unwrap_or(Outcome {
         facet: Facet { operation: action.operation, end: End::Source },
         winner: None,
         contradicted_by: None,
+        unsure: false,
         decision: Decision::Deny,
     });
     let rule = winner.map(|i| &policy.rules()[i]);
@@ -180,6 +191,7 @@ pub fn eval(policy: &Policy, env: &Env, action: &Action, context: &Context) -> E
         decision,
         enforced: policy.mode() == Mode::Enforce,
         cause: match (rule, contradicted_by) {
+            (Some(_), _) if unsure => Cause::Unknown,
             (Some(_), Some(_)) => Cause::Conflict,
             (Some(_), None) => Cause::Rule,
             (None, _) => Cause::Default,
@@ -212,35 +224,55 @@ fn decide(
     considered: &mut Vec<Considered>,
 ) -> Outcome {
     let order = policy.order();
+    // Whether a rule matches, and then whether something that it asks for is unknown.
     let mut matches = |i: &usize| {
         let rule = &policy.rules()[*i];
         if !rule.matches.names(facet.operation) {
-            return false;
+            return None;
         }
-        let failed = failing(&rule.matches, env, action, facet).or_else(|| seen.failing(rule));
-        considered.push(Considered { rule: rule.id.clone(), facet, matched: failed.is_none(), failed });
-        failed.is_none()
+        let mut failed = failing(&rule.matches, env, action, facet).or_else(|| seen.failing(rule));
+        let mut unknown = None;
+        if failed.is_none() {
+            match subject::standing(rule, env, action, seen.subjects.as_ref()) {
+                Standing::Holds => {}
+                Standing::Fails(name) => failed = Some(name),
+                Standing::Unknown(name) => {
+                    unknown = Some(name);
+                    failed = (!subject::stands(rule)).then_some(name);
+                }
+            }
+        }
+        let matched = failed.is_none();
+        considered.push(Considered { rule: rule.id.clone(), facet, matched, failed, unknown });
+        matched.then_some(unknown.is_some())
     };
-    let at = order.iter().position(&mut matches);
-    let winner = at.map(|at| order[at]);
-    let contradicted_by = at.zip(winner).and_then(|(at, winner)| {
+    let found = order.iter().enumerate().find_map(|(at, i)| matches(i).map(|unsure| (at, unsure)));
+    let winner = found.map(|(at, _)| order[at]);
+    let unsure = found.is_some_and(|(_, unsure)| unsure);
+    // A rule that is not sure to hold refuses by itself, whatever others say.
+    let contradicted_by = found.zip(winner).filter(|_| !unsure).and_then(|((at, _), winner)| {
         let rest = order[at + 1..].iter().copied().filter(|other| policy.conflict(winner, *other));
-        rest.into_iter().find(|other| matches(other))
+        rest.into_iter().find(|other| matches(other).is_some())
     });
     // A name opens no network that a rule refuses.
-    let guard =
-        at.zip(winner).filter(|(_, w)| contradicted_by.is_none() && policy.rules()[*w].allows_by_name());
-    let guard = guard.and_then(|(at, _)| {
+    let by_name = found.zip(winner).filter(|(_, winner)| {
+        !unsure && contradicted_by.is_none() && policy.rules()[*winner].allows_by_name()
+    });
+    let guard = by_name.and_then(|((at, _), _)| {
         let rest = order[at + 1..].iter().copied().filter(|other| policy.rules()[*other].is_guard());
-        rest.into_iter().find(|other| matches(other))
+        rest.into_iter().find(|other| matches(other).is_some())
     });
     let winner = guard.filter(|guard| policy.rules()[*guard].decision == Decision::Deny).or(winner);
     let decision = match (winner, contradicted_by) {
+        (Some(winner), _) if unsure => match &policy.rules()[winner].subject {
+            Some(subject) if subject.unknown == Unknown::Deny => Decision::Deny,
+            _ => Decision::Defer,
+        },
         (Some(_), Some(_)) => Decision::Defer,
         (Some(winner), None) => policy.rules()[winner].decision,
         (None, _) => policy.default_for(facet.operation.family()),
     };
-    Outcome { facet, winner, contradicted_by, decision }
+    Outcome { facet, winner, contradicted_by, unsure, decision }
 }
 
 /// The labels that an action adds to a session, if it passes.
@@ -327,6 +359,9 @@ impl fmt::Display for Explanation {
         write!(f, ", as {}", self.facet.operation.name())?;
         if self.facet.end == End::Target {
             write!(f, " of the target")?;
+        }
+        if self.cause == Cause::Unknown {
+            write!(f, ", because who acts is not fully known")?;
         }
         if let Some(other) = &self.conflicts_with {
             write!(f, ", which rule {other} contradicts")?;

@@ -24,6 +24,8 @@ const ACTION: Shape = Shape {
         "names2",
         "exe",
         "uid",
+        "ancestors",
+        "container",
         "addr",
         "host",
         "port",
@@ -42,7 +44,7 @@ const ACTION: Shape = Shape {
     later: &["args", "env", "tool"],
 };
 
-const AS: Shape = Shape { what: "`as`", known: &["exe", "uid"], later: &["ancestors", "container", "tool"] };
+const AS: Shape = Shape { what: "`as`", known: &["exe", "uid", "ancestors", "container"], later: &["tool"] };
 
 impl Action {
     /// Reads an action from JSON (or YAML), for example
@@ -181,7 +183,7 @@ fn names(fields: &Fields<'_>, field: &str, op: Operation, sink: &mut Sink) -> Ve
     items.iter().take(MAX_NAMES).filter_map(|item| object(item, op, sink)).collect()
 }
 
-/// `exe` and `uid`.
+/// `exe`, `uid`, `ancestors` and `container`; null for one of the latter two: it is unknown.
 fn subject(fields: &Fields<'_>, action: &mut Action, sink: &mut Sink) {
     if let Some(node) = fields.get("exe") {
         action.exe = path(node, sink);
@@ -190,6 +192,22 @@ fn subject(fields: &Fields<'_>, action: &mut Action, sink: &mut Sink) {
         && let Some(uid) = number(node, "a user id", 0, MAX_UID as i128, sink)
     {
         action.uid = uid as u32;
+    }
+    if let Some(node) = fields.get("ancestors") {
+        action.ancestors = (node.kind() != yaml::Kind::Nothing).then(|| {
+            let items = list(node, "programs", sink);
+            if items.len() > MAX_NAMES {
+                sink.error(
+                    node.place,
+                    Code::TooMany,
+                    format!("{} programs; at most {MAX_NAMES}", items.len()),
+                );
+            }
+            items.iter().take(MAX_NAMES).filter_map(|item| path(item, sink)).collect()
+        });
+    }
+    if let Some(node) = fields.get("container") {
+        action.container = if node.kind() == yaml::Kind::Nothing { None } else { path(node, sink) };
     }
 }
 
@@ -262,7 +280,7 @@ fn address(node: &Node, sink: &mut Sink) -> Option<IpAddr> {
 }
 
 /// An action as a test writes it: the long form, or one operation with its object, `{ read: PATH }`, and who
-/// does it: `as: { exe: PATH, uid: N }`.
+/// does it: `as: { exe: PATH, uid: N, ancestors: [PATH], container: PATH }`.
 pub(crate) fn read_short(node: &Node, sink: &mut Sink) -> Option<Action> {
     let Some(map) = node.map() else {
         sink.push(wrong_type(node, "an action, as a mapping such as { read: /etc/hosts }"));
@@ -297,9 +315,14 @@ pub(crate) fn read_short(node: &Node, sink: &mut Sink) -> Option<Action> {
     }
     let names = names.map(|(_, names)| names).unwrap_or_default();
     match found {
-        Some(action) if sink.errors() == before => {
-            Some(Action { exe: actor.exe, uid: actor.uid, hosts: names, ..action })
-        }
+        Some(action) if sink.errors() == before => Some(Action {
+            exe: actor.exe,
+            uid: actor.uid,
+            ancestors: actor.ancestors,
+            container: actor.container,
+            hosts: names,
+            ..action
+        }),
         None if sink.errors() == before => {
             sink.error(node.place, Code::MissingField, "no action: write for example { read: /etc/hosts }");
             None

@@ -10,6 +10,7 @@ mod data;
 mod fields;
 mod rule;
 mod scalars;
+mod subject;
 mod when;
 
 pub use cases::MAX_TESTS;

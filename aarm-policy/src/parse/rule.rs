@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::fields::{Fields, Shape, each, list, not_yet, number, text, wrong_type};
 use super::scalars;
+use super::subject::subject;
 use super::when::{Known, when};
 use crate::data::Label;
 use crate::diagnostic::{Code, Diagnostic, MAX_DIAGNOSTICS, Place, Sink};
@@ -19,9 +20,18 @@ const MAX_PRIORITY: i128 = 1_000_000;
 
 const RULE: Shape = Shape {
     what: "a rule",
-    known: &["id", "match", "when", "decision", "classification", "priority", "reason", "description"],
-    later: &[
+    known: &[
+        "id",
+        "match",
+        "when",
         "subject",
+        "decision",
+        "classification",
+        "priority",
+        "reason",
+        "description",
+    ],
+    later: &[
         "approvers",
         "escalate",
         "timeout",
@@ -132,7 +142,8 @@ fn rule_id(node: &Node, seen: &mut HashMap<String, Place>, sink: &mut Sink) -> O
 /// A rule but for its id.
 fn rule(fields: &Fields<'_>, known: &Known<'_>, sink: &mut Sink) -> Option<Rule> {
     let before = sink.errors();
-    let matches = fields.need("match", sink).and_then(|n| matches(n, sink));
+    let mut matches = fields.need("match", sink).and_then(|n| matches(n, sink));
+    let subject = fields.get("subject").and_then(|n| subject(n, matches.as_mut(), sink));
     let decision = fields.need("decision", sink).and_then(|n| scalars::decision(n, sink));
     let when = fields.get("when").map(|n| when(n, known, sink));
     let classification = match fields.get("classification") {
@@ -160,6 +171,7 @@ fn rule(fields: &Fields<'_>, known: &Known<'_>, sink: &mut Sink) -> Option<Rule>
         id: String::new(),
         matches: matches?,
         when,
+        subject,
         decision: decision?,
         classification: classification?,
         priority,
@@ -362,6 +374,7 @@ fn shadowed(policy: &Policy) -> Vec<Diagnostic> {
             let (earlier, wider) = rules[*j];
             ops & !wider == 0
                 && (earlier.when.is_none() || earlier.when == rule.when)
+                && (earlier.subject.is_none() || earlier.subject == rule.subject)
                 && !policy.conflict(order[i], order[*j])
                 && compare.no_narrower(&earlier.matches, &rule.matches)
         });

@@ -54,6 +54,17 @@ const MAY_BE_ABSENT: &[&str] = &[
     "agent", "cwd", "exe", "found", "human", "intent", "path", "path2", "program", "reason", "rule", "target",
 ];
 
+/// Members of `context`.
+const CONTEXT: &[&str] = &["adds", "conditions", "labels", "subjects", "unknown"];
+
+/// Whether `context`, if there is one, has members of its own only, and none that says nothing.
+fn context_is_right(value: &serde_json::Value) -> bool {
+    let Some(context) = value.get("context") else { return true };
+    context.as_object().is_some_and(|c| {
+        !c.is_empty() && c.iter().all(|(key, v)| CONTEXT.contains(&key.as_str()) && v.as_u64() != Some(0))
+    })
+}
+
 /// Whether what has no value is left out, everywhere: that is its one encoding.
 fn absent_is_left_out(value: &serde_json::Value) -> bool {
     use serde_json::Value;
@@ -91,7 +102,11 @@ pub fn parse(bytes: &[u8]) -> Result<serde_json::Value, ParseError> {
     let (of, who) = (&value["action"]["operation"], &value["identity"]["pid"]);
     let repeats = of.is_string() && value["decision"]["facet"] == *of
         || who.is_u64() && value["identity"]["tid"] == *who;
-    if !object.keys().map(String::as_str).eq(wanted) || repeats || !absent_is_left_out(&value) {
+    if !object.keys().map(String::as_str).eq(wanted)
+        || repeats
+        || !absent_is_left_out(&value)
+        || !context_is_right(&value)
+    {
         return Err(ParseError::Schema);
     }
     Ok(value)

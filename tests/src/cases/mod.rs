@@ -18,6 +18,7 @@ mod pressure;
 mod programs;
 mod receipts;
 mod session;
+mod subject;
 mod unable;
 
 use anyhow::Result;
@@ -28,13 +29,14 @@ type Case = (&'static str, fn() -> Result<()>);
 
 /// Every case.
 pub fn all() -> Vec<Trial> {
-    let topics: [(&str, &[Case]); 19] = [
+    let topics: [(&str, &[Case]); 21] = [
         ("files", files::CASES),
         ("paths", paths::CASES),
         ("identity", identity::CASES),
         ("programs", programs::CASES),
         ("context", context::CASES),
         ("differential", differential::CASES),
+        ("subject", subject::CASES),
         ("network", network::CASES),
         ("hosts", hosts::CASES),
         ("session", session::CASES),
