@@ -287,7 +287,7 @@ impl Host {
             }
             let closed =
                 |s: &&str| all.get(*s).is_some_and(|all| all.iter().any(|r| r["kind"] == "session_close"));
-            if sessions.iter().all(|s| closed(&s)) {
+            if sessions.iter().all(closed) {
                 return Ok(all);
             }
             ensure!(Instant::now() < deadline, "of {sessions:?} not all are closed\n{}", self.log());

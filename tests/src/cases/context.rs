@@ -11,6 +11,7 @@ pub const CASES: &[Case] = &[
     ("what_happened_before_counts", prior),
     ("a_contradiction_is_deferred", conflict),
     ("routine_reads_are_only_counted", summary),
+    ("routine_reads_are_only_counted_although_rules_ask_for_history", summary_and_history),
 ];
 
 const DATA: &str = "
@@ -90,6 +91,17 @@ fn conflict() -> Result<()> {
         a.tell()
     );
     Ok(())
+}
+
+/// Found by the differential test: what no condition counts had receipts as soon as there was a condition.
+fn summary_and_history() -> Result<()> {
+    let h = host(
+        "record: { read: summary }\nrules:\n  - id: twice\n    match: { operation: send }\n    when: { prior: { operation: send, count: 2 } }\n    decision: DENY\n",
+    )?;
+    let a = shell(&h, "cat /tmp/c/plain; ACT sendto 127.0.0.1:9")?;
+    a.allowed("send", "127.0.0.1")?;
+    ensure!(a.decision("open_read", "/tmp/c/plain").is_none(), "{}", a.tell());
+    h.verified()
 }
 
 fn summary() -> Result<()> {

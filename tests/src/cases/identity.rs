@@ -1,5 +1,6 @@
 //! A rule protects an object, whatever it is called and however it is held.
 
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
@@ -10,6 +11,7 @@ use crate::host::{Host, ME, file, policy};
 
 pub const CASES: &[Case] = &[
     ("a_hard_link_from_before_is_no_way_around", hard_link),
+    ("a_hard_link_made_in_the_session_is_no_way_around_a_rule_on_running_it", link_to_run),
     ("a_bind_mount_from_before_is_no_way_around", bind_mount),
     ("a_directory_above_cannot_be_renamed_away", rename_above),
     ("a_descriptor_from_before_is_decided_when_it_is_used", inherited),
@@ -33,6 +35,20 @@ fn hard_link() -> Result<()> {
     let h = Host::start(&policy(RULES))?;
     h.act(&["read", "/tmp/i/link"])?.refused("open_read", "/tmp/i/link", "no-secrets")?;
     h.act(&["read", "/tmp/i/home/free"])?.allowed("open_read", "/tmp/i/home/free")
+}
+
+/// Found by the differential test: the link is decided as reading and writing, which nothing forbids here; and the name that
+/// the rule is about was not met while the file had two.
+fn link_to_run() -> Result<()> {
+    world()?;
+    file("/tmp/i/home/tool", "text")?;
+    std::fs::set_permissions("/tmp/i/home/tool", std::fs::Permissions::from_mode(0o755))?;
+    let h = Host::start(&policy(
+        "- { id: no-tool, match: { operation: exec, path: '/tmp/i/home/tool' }, decision: DENY }\n",
+    ))?;
+    let script =
+        format!("{ME} actor link /tmp/i/home/tool /tmp/i/other && exec {ME} actor exec /tmp/i/other");
+    h.run(&[], &["/bin/sh", "-c", &script])?.refused("exec", "/tmp/i/other", "no-tool")
 }
 
 fn bind_mount() -> Result<()> {

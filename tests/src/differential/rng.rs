@@ -10,13 +10,13 @@ impl Rng {
     pub fn of(seed: u64, round: usize, at: usize) -> Self {
         let mut rng = Self(seed);
         for part in [round as u64, at as u64] {
-            rng = Self(rng.next() ^ part);
+            rng = Self(rng.number() ^ part);
         }
         rng
     }
 
     /// The next one.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -26,7 +26,7 @@ impl Rng {
 
     /// One below `n`, which is not 0.
     pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
+        (self.number() % n as u64) as usize
     }
 
     /// True in one of `n` cases.
