@@ -17,6 +17,7 @@ pub mod notify;
 pub mod policies;
 pub mod port;
 pub mod record;
+pub mod recorded;
 pub mod sessions;
 pub mod snapshot;
 pub mod start;
