@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aarm_agent::daemon::batch::Pool;
-use aarm_agent::daemon::core::{COMMANDS, Choice, Command, Core, Parts, Recorded, Registration};
+use aarm_agent::daemon::core::{COMMANDS, Choice, Command, Core, Parts, Registration};
 use aarm_agent::daemon::port::{EventPort, KernelPort, ReleasePort};
+use aarm_agent::daemon::recorded::Recorded;
 use aarm_agent::daemon::snapshot::Snapshot;
 use aarm_agent::daemon::writer::{self, Intake, Progress, Rhythm, Writer};
 use aarm_agent::kernel::{KernelError, Linked, boot_ns};
@@ -248,9 +249,11 @@ fn measure(dir: &Path, rules: usize, events: u64, all: bool) -> Result<Figures, 
         default_policy: None,
         recorded: Recorded::default(),
         state: dir.join("state"),
+        log: dir.join("log"),
         host: Encoded::text(b"aarm-vm/0b4b9b38-0000-4000-8000-1c697a0e7a3c"),
         coalesce: Duration::from_millis(2),
         batches,
+        progress: Arc::clone(&progress),
         pool: pool.clone(),
         metrics: Arc::clone(&metrics),
     };

@@ -161,6 +161,18 @@ fn place(dir: &Path, name: &str, content: &[u8]) -> Result<(), LogError> {
     sync_dir(dir)
 }
 
+/// Overwrites a part of a file with zeros, durably.
+fn clear(file: &File, mut at: u64, bytes: u64) -> std::io::Result<()> {
+    let zeros = vec![0; 1 << 16];
+    let end = at + bytes;
+    while at < end {
+        let n = (end - at).min(zeros.len() as u64);
+        file.write_all_at(&zeros[..n as usize], at)?;
+        at += n;
+    }
+    file.sync_all()
+}
+
 /// Reserves room for a file.
 fn allocate(file: &File, dir: &Path, bytes: u64) -> Result<(), LogError> {
     // SAFETY: a valid descriptor.
@@ -212,10 +224,10 @@ impl LogWriter {
                 let path = dir.join(segment::file_name(number));
                 let file = File::options().read(true).write(true).open(&path).map_err(io(&path))?;
                 if opened.bytes_cut > 0 {
-                    // Zeros to the end, by cutting and reserving again.
-                    file.set_len(offset).map_err(io(&path))?;
-                    allocate(&file, dir, options.segment_bytes.max(offset))?;
-                    file.sync_all().map_err(io(&path))?;
+                    // The room first: without it nothing is changed, and the next start finds the tail again.
+                    reserve(dir, options.segment_bytes)?;
+                    allocate(&file, dir, options.segment_bytes.max(offset + opened.bytes_cut))?;
+                    clear(&file, offset, opened.bytes_cut).map_err(io(&path))?;
                 }
                 (file, path, number, offset)
             }

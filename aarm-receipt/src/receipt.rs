@@ -306,9 +306,10 @@ pub enum Body<'a> {
         /// Who.
         identity: Identity<'a>,
     },
-    /// Allowed actions that the policy has only counted, since the last summary of the session.
+    /// Allowed actions that the policy has only counted, since the session began: the last summary of a session
+    /// has them all.
     Summary {
-        /// Operations and how many.
+        /// Operations and how many; none of which there was none.
         counts: &'a [(&'a str, u64)],
         /// The policy.
         policy: PolicyRef<'a>,

@@ -36,6 +36,10 @@ use crate::metrics::Metrics;
 const REQUEST_TIME: Duration = Duration::from_secs(10);
 /// An answer other than a stream is there within this.
 const ANSWER_TIME: Duration = Duration::from_secs(60);
+/// A receipt that somebody waits for is durable within this: less than clients wait, so that they hear why.
+const DURABLE_TIME: Duration = Duration::from_secs(45);
+/// How often it is looked whether there is room for it.
+const DURABLE_LOOK: Duration = Duration::from_millis(500);
 /// Streams at once.
 pub const STREAMS: usize = 64;
 
@@ -154,6 +158,7 @@ impl From<PolicyError> for Refusal {
             e @ PolicyError::NoSlot => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, e.to_string(), None)
             }
+            e @ PolicyError::NoReceipt(_) => no_room(e),
             e => Self::internal(e),
         }
     }
@@ -171,6 +176,7 @@ impl From<RegisterError> for Refusal {
         };
         match e {
             RegisterError::UnknownPolicy(_) | RegisterError::NoDefault => unknown(&e),
+            e @ RegisterError::NoReceipt(_) => no_room(e),
             RegisterError::Policy(e) => e.into(),
             RegisterError::Kernel(KernelError::InSession) => in_session(),
             RegisterError::Kernel(e @ KernelError::NoFreeSession) => {
@@ -179,6 +185,15 @@ impl From<RegisterError> for Refusal {
             RegisterError::Kernel(e) => Self::internal(e),
         }
     }
+}
+
+fn no_room(e: impl std::fmt::Display) -> Refusal {
+    Refusal::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        ErrorCode::Unavailable,
+        e.to_string(),
+        Some("make room on that file system and try again; `aarm status` tells when the log takes receipts"),
+    )
 }
 
 fn in_session() -> Refusal {
@@ -258,7 +273,7 @@ pub fn query<T: DeserializeOwned>(raw: Option<String>) -> Answer<T> {
 
 async fn status(State(api): State<Arc<Api>>) -> Answer<Json<Status>> {
     let n = api.ask(Command::Numbers).await?;
-    let full = api.progress.full.load(Ordering::Acquire) == 1;
+    let full = api.progress.full.load(Ordering::Acquire);
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION").into(),
         abi: ABI_VERSION,
@@ -282,6 +297,19 @@ async fn status(State(api): State<Arc<Api>>) -> Answer<Json<Status>> {
         ring: RingStatus { fill: n.fill, size: RING_BYTES.into(), received: n.received, lost: n.lost },
         counters: n.counters.into_iter().map(|(name, v)| (name.to_owned(), v)).collect(),
     }))
+}
+
+/// Waits for a receipt to be durable, but not for room on the disk.
+async fn durable(api: &Api, mut told: oneshot::Receiver<()>) -> bool {
+    let began = tokio::time::Instant::now();
+    while began.elapsed() < DURABLE_TIME {
+        match tokio::time::timeout(DURABLE_LOOK, &mut told).await {
+            Ok(told) => return told.is_ok(),
+            Err(_) if api.progress.blocked.load(Ordering::Acquire) => return false,
+            Err(_) => {}
+        }
+    }
+    false
 }
 
 async fn register(
@@ -345,13 +373,9 @@ async fn register(
     };
     let registered = api.ask(|a| Command::Register(registration, a)).await??;
     // The session is open on paper before its first action.
-    if !matches!(tokio::time::timeout(ANSWER_TIME, registered.durable).await, Ok(Ok(()))) {
-        return Err(Refusal::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            ErrorCode::Unavailable,
-            "the session's first receipt could not be made durable",
-            Some("see `aarm status`"),
-        ));
+    if !durable(&api, registered.durable).await {
+        let dir = api.config.log.display();
+        return Err(no_room(format!("the session's first receipt could not be made durable in {dir}")));
     }
     let answer = RegisterResponse {
         session: format!("{:016x}", registered.id),

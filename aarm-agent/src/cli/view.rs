@@ -197,6 +197,11 @@ fn object(r: &Value) -> String {
             "{} allowed, {} denied, {} audited, {} refused",
             d["allowed"], d["denied"], d["audited"], d["refused"]
         ),
+        "summary" => {
+            let counts = d["counts"].as_object().into_iter().flatten();
+            let counts: Vec<String> = counts.map(|(op, n)| format!("{n} {}", escape::value(op))).collect();
+            format!("{} so far", counts.join(", "))
+        }
         "policy" => format!("{} {}", text(&d["policy"]["name"]), text(&d["policy"]["version"])),
         "gap" => format!("{} missing: {}", d["missing"], text(&d["why"])),
         _ => d

@@ -54,6 +54,8 @@ pub enum Kind {
 pub struct Batch {
     bytes: Vec<u8>,
     entries: Vec<Entry>,
+    /// Counts batches from 1; set by the core.
+    pub number: u64,
     /// Place of the first receipt in the log; set by the writer.
     pub first_index: u64,
     /// Everything before this position of the event ring is in this batch or an earlier one.
@@ -79,6 +81,11 @@ impl Batch {
         self.entries.push(Entry { end, owner, session, time_ns, decision, kind });
     }
 
+    /// The bytes of the receipt appended last.
+    pub fn last(&self) -> &[u8] {
+        self.iter_from(self.entries.len().saturating_sub(1)).next().map_or(&[], |(_, bytes)| bytes)
+    }
+
     /// Whether the next receipt should go into another batch.
     #[inline]
     pub fn is_full(&self) -> bool {
@@ -102,8 +109,12 @@ impl Batch {
 
     /// All receipts with what is known of them.
     pub fn iter(&self) -> impl Iterator<Item = (&Entry, &[u8])> {
-        let mut start = 0;
-        self.entries.iter().map(move |entry| {
+        self.iter_from(0)
+    }
+
+    fn iter_from(&self, first: usize) -> impl Iterator<Item = (&Entry, &[u8])> {
+        let mut start = first.checked_sub(1).map_or(0, |before| self.entries[before].end as usize);
+        self.entries[first..].iter().map(move |entry| {
             let bytes = &self.bytes[start..entry.end as usize];
             start = entry.end as usize;
             (entry, bytes)
@@ -114,6 +125,7 @@ impl Batch {
         self.bytes.clear();
         self.entries.clear();
         self.waiters.clear();
+        self.number = 0;
         self.first_index = 0;
         self.ring_end = 0;
     }
@@ -167,6 +179,7 @@ mod tests {
         }
         let all: Vec<_> = batch.iter().map(|(e, bytes)| (e.session, bytes.to_vec())).collect();
         assert_eq!(all, [(0, vec![]), (1, b"1".to_vec()), (2, b"22".to_vec())]);
+        assert_eq!((batch.last(), Batch::default().last()), (&b"22"[..], &b""[..]));
         let held = Arc::new(batch);
         pool.give(Arc::clone(&held));
         assert!(!held.is_empty(), "somebody still reads it");

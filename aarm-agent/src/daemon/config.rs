@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use aarm_receipt::log::{SEGMENT_MAX, SEGMENT_MIN};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
@@ -130,6 +131,8 @@ pub struct Receipts {
     pub checkpoint_ms: u64,
     /// Seconds between signed checkpoints while none do: the heartbeat.
     pub heartbeat_s: u64,
+    /// Mebibytes of one segment file. The log takes room for one in advance.
+    pub segment_mib: u64,
 }
 
 /// How events are read.
@@ -172,7 +175,7 @@ impl Default for Metrics {
 
 impl Default for Receipts {
     fn default() -> Self {
-        Self { sync_ms: 10, sync_count: 4096, checkpoint_ms: 1000, heartbeat_s: 60 }
+        Self { sync_ms: 10, sync_count: 4096, checkpoint_ms: 1000, heartbeat_s: 60, segment_mib: 64 }
     }
 }
 
@@ -191,6 +194,11 @@ impl Receipts {
     /// `checkpoint_ms` as a duration.
     pub fn checkpoint(&self) -> Duration {
         Duration::from_millis(self.checkpoint_ms)
+    }
+
+    /// `segment_mib` in bytes.
+    pub fn segment_bytes(&self) -> u64 {
+        self.segment_mib << 20
     }
 
     /// `heartbeat_s` as a duration.
@@ -325,6 +333,7 @@ impl Config {
             ("receipts.sync_count", u64::from(self.receipts.sync_count), 1, 65536),
             ("receipts.checkpoint_ms", self.receipts.checkpoint_ms, 100, 60_000),
             ("receipts.heartbeat_s", self.receipts.heartbeat_s, 1, 86_400),
+            ("receipts.segment_mib", self.receipts.segment_mib, SEGMENT_MIN >> 20, SEGMENT_MAX >> 20),
             ("events.coalesce_ms", self.events.coalesce_ms, 0, 100),
         ] {
             if value < low || value > high {
@@ -370,13 +379,14 @@ mod tests {
             "policies: /p\nlog: /l\nkeys: /k\nstate: /s\nrun_dir: /r\nbpffs: /b\n\
              socket: { path: /r/s, mode: \"0660\", max_connections: 7 }\n\
              metrics: { listen: off }\nrun: { user_policies: true, default_policy: x }\n\
-             receipts: { sync_ms: 5, sync_count: 9, checkpoint_ms: 500, heartbeat_s: 10 }\n\
+             receipts: { sync_ms: 5, sync_count: 9, checkpoint_ms: 500, heartbeat_s: 10, segment_mib: 2 }\n\
              events: { coalesce_ms: 0 }\n",
         )
         .unwrap();
         assert_eq!(c.socket.mode, Mode(0o660));
         assert_eq!(c.metrics.listen, Listen(None));
         assert_eq!(c.run.default_policy.as_deref(), Some("x"));
+        assert_eq!(c.receipts.segment_bytes(), 2 << 20);
         assert_eq!(c.receipts.sync(), Duration::from_millis(5));
         assert_eq!(c.events.coalesce_ms, 0);
     }
@@ -410,6 +420,7 @@ mod tests {
         for (text, name) in [
             ("log: relative\n", "log"),
             ("receipts: { sync_ms: 0 }\n", "receipts.sync_ms"),
+            ("receipts: { segment_mib: 1025 }\n", "receipts.segment_mib"),
             ("events: { coalesce_ms: 101 }\n", "events.coalesce_ms"),
             ("socket: { max_connections: 0 }\n", "socket.max_connections"),
         ] {

@@ -1,23 +1,28 @@
 //! The core: the one owner of session state, reader of the event ring, and writer of kernel tables.
 //!
 //! Promises: it never blocks on disk, network or people. What it cannot hand on it leaves in the ring, and a
-//! full ring makes the kernel refuse actions: nothing is dropped. Must never: be asked anything except through
-//! its queue of [`Command`]s. What each event means is in [`events`], what is answered in [`serve`].
+//! full ring makes the kernel refuse actions: nothing is dropped. While the writer has no room it holds one
+//! batch, reads and begins nothing, and goes on answering. Must never: be asked anything except through its queue of
+//! [`Command`]s. What each event means is in [`events`], what is answered in [`serve`], what is done without being
+//! asked, and what outlives the daemon, in [`keep`].
 
 mod command;
 mod events;
+mod keep;
 mod serve;
+#[cfg(test)]
+mod tests;
 
 pub use command::{Choice, Command, Numbers, RegisterError, Registered, Registration};
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aarm_common::event::Event;
-use aarm_common::limits::SESSIONS;
-use aarm_common::op::Decision;
-use aarm_common::state::{SESSION_ENDED, Stat, session_id, session_slot};
+use aarm_common::state::{Stat, session_slot};
 use aarm_receipt::canonical::Encoded;
 use aarm_receipt::receipt::{Identity, Seq};
 use aarm_receipt::{Body, Common};
@@ -25,13 +30,15 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::batch::{BATCH_RECEIPTS, Batch, Kind, NO_OWNER, Pool};
-use super::gaps::{Gap, GapTracker};
+use super::gaps::GapTracker;
 use super::policies::{Loaded, Policies, PolicyError};
 use super::port::{EventPort, KernelPort};
 use super::record::{self, Clock};
+use super::recorded::Recorded;
 use super::sessions::{Session, Sessions};
-use super::snapshot::{self, SessionRecord, Snapshot};
-use crate::api::types::{ActionCounts, PolicyLabel, SessionStart};
+use super::snapshot::{Numbers as Read, Snapshot, Untold};
+use super::writer::Progress;
+use crate::api::types::{PolicyLabel, SessionStart};
 use crate::metrics::Metrics;
 
 /// Events handled in one turn, between which requests are served.
@@ -44,6 +51,10 @@ const TICK: Duration = Duration::from_millis(500);
 const SUMMARY: Duration = Duration::from_secs(10);
 /// How long the end of the daemon waits for a log that takes nothing.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// Receipts of no event that wait to be durable. The batches on their way hold that many only if events bring them.
+const UNTOLD_MAX: usize = 8192;
+/// Events after which state is kept, so that the end of the log can make up for those since: see `recorded::TAIL`.
+const STORE_EVENTS: u64 = super::recorded::TAIL / 2;
 /// Exec decisions remembered until their outcome.
 const EXECS_MAX: usize = 4096;
 
@@ -65,40 +76,20 @@ pub struct Parts {
     pub recorded: Recorded,
     /// State directory.
     pub state: std::path::PathBuf,
+    /// Directory of the log, for messages.
+    pub log: std::path::PathBuf,
     /// Host and boot, for receipts.
     pub host: Encoded,
     /// Wait after a wake-up.
     pub coalesce: Duration,
     /// To the writer.
     pub batches: mpsc::Sender<Batch>,
+    /// How far the writer is.
+    pub progress: Arc<Progress>,
     /// Empty batches.
     pub pool: Pool,
     /// Counters.
     pub metrics: Arc<Metrics>,
-}
-
-/// Numbers of events that a former daemon has recorded.
-#[derive(Debug, Default)]
-pub struct Recorded {
-    /// By CPU and number.
-    seen: std::collections::HashSet<(u32, u64)>,
-    /// The next number of each CPU.
-    next: Vec<u64>,
-}
-
-impl Recorded {
-    /// Notes a receipt's event.
-    pub fn note(&mut self, cpu: u32, n: u64) {
-        let i = cpu as usize;
-        if i >= super::gaps::CPUS_MAX {
-            return;
-        }
-        if i >= self.next.len() {
-            self.next.resize(i + 1, 0);
-        }
-        self.next[i] = self.next[i].max(n.saturating_add(1));
-        self.seen.insert((cpu, n));
-    }
 }
 
 /// An exec decision whose outcome is awaited.
@@ -114,6 +105,23 @@ pub struct Core {
     policies: Policies,
     gaps: GapTracker,
     batch: Batch,
+    /// Number of `batch`.
+    number: u64,
+    /// Position of the ring that batches so far reach to.
+    handed: u64,
+    /// The batch that the writer has no room for. While there is one, `batch` is empty.
+    pending: Option<Batch>,
+    /// There may be more in the ring than the last turn read.
+    more: bool,
+    /// Sessions that ended in the batch of this number. Their slots are free once that is on paper: until then the
+    /// kernel keeps what the next daemon would need.
+    leaving: VecDeque<(u64, Box<Session>)>,
+    /// Receipts of no event, in the batch of this number.
+    untold: VecDeque<(u64, Untold)>,
+    /// Events that a former daemon has read and counted.
+    before: Vec<Read>,
+    /// Events received when state was kept last.
+    stored: u64,
     clock: Clock,
     execs: std::collections::HashMap<u32, Exec, foldhash::fast::RandomState>,
     /// Added to the metric at the end of a turn.
@@ -121,6 +129,19 @@ pub struct Core {
     told_lost: u64,
     summarized: std::time::Instant,
     dirty: bool,
+    /// Keeping state failed the last time.
+    unkept: bool,
+}
+
+/// How the core ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Everything it has read is on disk.
+    Durable,
+    /// The writer has it.
+    HandedOn,
+    /// The writer has not taken all of it. The events are still in the ring.
+    Abandoned,
 }
 
 /// The ring's descriptor for the reactor; the core keeps the ring itself.
@@ -135,7 +156,7 @@ impl std::os::fd::AsRawFd for RingFd {
 impl Core {
     /// Takes over former state and loads the policies. Every error is one the daemon must not start on.
     /// `first` writes what the log must say before anything else.
-    pub fn begin(p: Parts, first: impl FnOnce(&mut Self)) -> Result<Self, PolicyError> {
+    pub fn begin(mut p: Parts, first: impl FnOnce(&mut Self)) -> Result<Self, PolicyError> {
         let records: &[_] = if p.adopted { &p.snapshot.policies } else { &[] };
         let policies = Policies::new(
             &p.policies,
@@ -144,7 +165,13 @@ impl Core {
             if p.adopted { p.snapshot.labels.clone() } else { Vec::new() },
             if p.adopted { p.snapshot.patterns.clone() } else { Vec::new() },
         );
-        let gaps = if p.adopted { GapTracker::adopted(&p.recorded.next) } else { GapTracker::fresh() };
+        let before = std::mem::take(&mut p.snapshot.read);
+        let before = if p.adopted { before } else { Vec::new() };
+        if !p.adopted {
+            p.recorded = std::mem::take(&mut p.recorded).of_fresh_programs();
+        }
+        let gaps = p.recorded.gaps();
+        let handed = p.events.position();
         let batch = p.pool.take();
         let decided = p.metrics.decision.local();
         let mut core = Self {
@@ -153,13 +180,23 @@ impl Core {
             policies,
             gaps,
             batch,
+            number: 1,
+            handed,
+            pending: None,
+            more: true,
+            leaving: VecDeque::new(),
+            untold: VecDeque::new(),
+            before,
+            stored: 0,
             clock: Clock::now(),
             execs: std::collections::HashMap::default(),
             decided,
             told_lost: 0,
             summarized: std::time::Instant::now(),
             dirty: true,
+            unkept: false,
         };
+        core.tell_again();
         first(&mut core);
         if core.p.adopted {
             core.adopt()?;
@@ -168,11 +205,19 @@ impl Core {
         // Homes may have changed since: an adopted table is made anew.
         let changes = core.policies.reload(&mut *core.p.kernel, true)?;
         core.apply(&changes)?;
+        // A snapshot of a former load of the programs must not be taken for one of this.
+        core.store(false);
         Ok(core)
     }
 
-    /// Writes a receipt of the daemon's own.
+    /// Writes a receipt of the daemon's own, which no event tells again.
     pub fn system(&mut self, body: &Body<'_>) {
+        let boot_ns = self.push_system(body);
+        self.note_untold(NO_OWNER, 0, boot_ns);
+    }
+
+    /// Writes a receipt of the daemon's own; its time.
+    fn push_system(&mut self, body: &Body<'_>) -> u64 {
         let boot_ns = crate::kernel::boot_ns();
         let common = Common {
             time_ns: self.clock.unix(boot_ns),
@@ -183,55 +228,7 @@ impl Core {
         };
         self.batch
             .push(NO_OWNER, 0, boot_ns, 0, Kind::System, |out| aarm_receipt::encode(&common, body, out));
-    }
-
-    /// Finds the sessions that went on without a daemon.
-    fn adopt(&mut self) -> Result<(), PolicyError> {
-        for slot in 0..SESSIONS as u32 {
-            let s = self.p.kernel.session(slot)?;
-            if s.generation == 0 || s.tasks == 0 && s.flags & SESSION_ENDED == 0 {
-                continue;
-            }
-            let id = session_id(slot, s.generation);
-            let known = self.p.snapshot.sessions.iter().find(|r| r.id == id).cloned();
-            let recovered = known.is_none();
-            let r = known.unwrap_or_else(|| SessionRecord {
-                id,
-                uuid: *uuid::Uuid::now_v7().as_bytes(),
-                started_ns: self.clock.unix(s.started_ns),
-                ..SessionRecord::default()
-            });
-            let label = self.policies.slot(s.policy).map(|l| (l.label.clone(), l.generation));
-            let (policy, generation) = label.unwrap_or_else(|| (unknown_policy(), 0));
-            let uuid = uuid::Uuid::from_bytes(r.uuid);
-            let session = Session {
-                generation,
-                start: match (recovered, r.agent) {
-                    (true, _) => SessionStart::Recovered,
-                    (_, true) => SessionStart::Agent,
-                    _ => SessionStart::Run,
-                },
-                intent: r.intent.unwrap_or_default(),
-                human: r.human.unwrap_or_default().into(),
-                uid: r.uid,
-                pid: r.pid,
-                exe: r.exe.into(),
-                started_ns: r.started_ns,
-                counts: ActionCounts {
-                    allow: r.counts[Decision::Allow as usize],
-                    deny: r.counts[Decision::Deny as usize],
-                    audit: r.counts[7],
-                    refused: 0,
-                },
-                refused_told: r.refused,
-                ..Session::new(id, uuid, policy)
-            };
-            self.sessions.insert(session);
-            if recovered {
-                self.open_receipt(id, "recovered", None);
-            }
-        }
-        Ok(())
+        boot_ns
     }
 
     /// Moves sessions as a reload says and records what is new.
@@ -299,8 +296,11 @@ impl Core {
             audit: s.policy.mode == "audit",
             identity,
         };
-        self.batch
-            .push(s.uid, id, boot_ns, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
+        let uid = s.uid;
+        self.batch.push(uid, id, boot_ns, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
+        if event.is_none() {
+            self.note_untold(uid, id, boot_ns);
+        }
     }
 
     /// Runs in a thread of its own: nothing else is between an event and its receipt. The receiver is told the end.
@@ -308,7 +308,7 @@ impl Core {
         self,
         commands: mpsc::Receiver<Command>,
         stop: watch::Receiver<bool>,
-    ) -> std::io::Result<oneshot::Receiver<std::io::Result<()>>> {
+    ) -> std::io::Result<oneshot::Receiver<std::io::Result<End>>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (running, ended) = oneshot::channel();
         std::thread::Builder::new().name("aarm-core".into()).spawn(move || {
@@ -324,16 +324,18 @@ impl Core {
         mut self,
         mut commands: mpsc::Receiver<Command>,
         mut stop: watch::Receiver<bool>,
-    ) -> std::io::Result<()> {
+    ) -> std::io::Result<End> {
         // SAFETY: the ring's descriptor is open as long as `self.p.events`, which outlives `ring`.
         let ring = unsafe {
             AsyncFd::register_with_interest(RingFd(self.p.events.raw_fd()), tokio::io::Interest::READABLE)?
         };
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // What waited while there was no daemon.
-        self.drain().await;
+        let batches = self.p.batches.clone();
         loop {
+            self.flush();
+            self.settle();
+            let reads = self.pending.is_none();
             tokio::select! {
                 biased;
                 _ = stop.changed() => break,
@@ -341,189 +343,132 @@ impl Core {
                     Some(c) => self.serve(c),
                     None => break,
                 },
-                ready = ring.readable() => {
+                _ = tick.tick() => self.tick(),
+                permit = batches.reserve(), if !reads => match (permit, self.pending.take()) {
+                    (Ok(permit), Some(batch)) => permit.send(batch),
+                    // The writer ends only with the daemon, or because the log failed; then the daemon ends as well.
+                    _ => break,
+                },
+                // Yields, so that timers and requests are served in between.
+                () = tokio::task::yield_now(), if reads && self.more => self.turn(),
+                ready = ring.readable(), if reads && !self.more => {
                     ready?.clear_ready();
                     tokio::time::sleep(self.p.coalesce).await;
-                    self.drain().await;
+                    self.turn();
                 }
                 // While something is not released, the kernel does not wake us for more.
-                () = tokio::time::sleep(self.p.coalesce), if self.p.events.fill() > 0 => self.drain().await,
-                _ = tick.tick() => self.tick().await,
+                () = tokio::time::sleep(self.p.coalesce), if reads && !self.more && self.p.events.fill() > 0 => {
+                    self.turn();
+                }
             }
-            self.flush().await;
         }
-        let last = async {
-            self.drain().await;
-            let version = env!("CARGO_PKG_VERSION");
-            self.system(&Body::Stop { version });
-            self.flush().await;
-        };
-        if tokio::time::timeout(FAREWELL, last).await.is_err() {
-            tracing::error!(
-                "the log takes no more; what it has not taken waits in the kernel for the next daemon"
-            );
-        }
-        self.store(true);
-        Ok(())
+        let end = self.farewell().await;
+        self.settle();
+        self.store(end == End::Durable);
+        Ok(end)
     }
 
-    /// Hands the batch to the writer; waits while the writer is behind.
-    async fn flush(&mut self) {
-        if self.batch.is_empty() {
+    /// Hands on what there is, for as long as it takes but at most [`FAREWELL`].
+    async fn farewell(&mut self) -> End {
+        let began = tokio::time::Instant::now();
+        let taken = loop {
+            if !self.hand_on(began + FAREWELL).await {
+                break false;
+            }
+            // What comes later waits in the ring for the next daemon.
+            if !self.more || began.elapsed() > FAREWELL / 2 {
+                break true;
+            }
+            self.turn();
+        };
+        // If it is not taken, the next daemon tells it.
+        self.system(&Body::Stop { version: env!("CARGO_PKG_VERSION") });
+        let (told, durable) = oneshot::channel();
+        self.batch.waiters.push(told);
+        if !taken || !self.hand_on(began + FAREWELL).await {
+            return End::Abandoned;
+        }
+        match tokio::time::timeout_at(began + FAREWELL, durable).await {
+            Ok(Ok(())) => End::Durable,
+            _ => End::HandedOn,
+        }
+    }
+
+    /// Waits until the writer has taken what there is: whether it has.
+    async fn hand_on(&mut self, until: tokio::time::Instant) -> bool {
+        self.flush();
+        let Some(batch) = self.pending.take() else { return true };
+        match tokio::time::timeout_at(until, self.p.batches.send(batch)).await {
+            Ok(sent) => sent.is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    /// Hands the batch to the writer. What it has no room for is pending, and until it has, nothing is added.
+    fn flush(&mut self) {
+        // Events that had their receipts before give room back, too.
+        if self.pending.is_some() || self.batch.is_empty() && self.p.events.position() == self.handed {
+            assert!(self.batch.is_empty(), "nothing is read or promised while a batch is pending");
             return;
         }
         let mut batch = std::mem::replace(&mut self.batch, self.p.pool.take());
-        batch.ring_end = self.p.events.position();
-        let batch = match self.p.batches.try_send(batch) {
-            Ok(()) => return,
-            Err(mpsc::error::TrySendError::Full(b) | mpsc::error::TrySendError::Closed(b)) => b,
-        };
-        self.p.metrics.backpressure.inc();
-        if self.p.batches.send(batch).await.is_err() {
-            // The writer ends only with the daemon, or because the log failed; then the daemon ends as well.
-            tracing::error!("the receipt log is closed");
+        batch.number = self.number;
+        self.number += 1;
+        self.handed = self.p.events.position();
+        batch.ring_end = self.handed;
+        if let Err(mpsc::error::TrySendError::Full(b) | mpsc::error::TrySendError::Closed(b)) =
+            self.p.batches.try_send(batch)
+        {
+            self.p.metrics.backpressure.inc();
+            self.pending = Some(b);
         }
     }
 
-    /// Reads what is in the ring.
-    async fn drain(&mut self) {
-        loop {
-            let mut events = std::mem::replace(&mut self.p.events, Box::new(NoEvents));
-            let n = events.drain(TURN, &mut |record| {
-                self.event(record);
-                !self.batch.is_full()
-            });
-            self.p.events = events;
-            self.p.metrics.received.inc_by(n as u64);
-            self.decided.flush();
-            let more = n == TURN || self.batch.is_full();
-            self.flush().await;
-            if !more {
-                return;
-            }
-            // Requests are served in between.
-            tokio::task::yield_now().await;
+    /// Whether receipts find no way to the disk: then nothing is begun that needs one.
+    fn is_stuck(&self) -> bool {
+        self.pending.is_some() || self.p.progress.blocked.load(Ordering::Acquire)
+    }
+
+    /// Lets go of what is durable by now.
+    fn settle(&mut self) {
+        let durable = self.p.progress.batches.load(Ordering::Acquire);
+        while let Some((_, s)) = self.leaving.pop_front_if(|(number, _)| *number <= durable) {
+            self.recycle(s.id);
+            self.dirty = true;
+        }
+        while self.untold.pop_front_if(|(number, _)| *number <= durable).is_some() {
+            self.dirty = true;
         }
     }
 
-    /// Housekeeping, twice a second.
-    async fn tick(&mut self) {
-        let now = crate::kernel::boot_ns();
-        self.clock = Clock::now();
-        self.p.metrics.beat(now);
-        self.p.metrics.ring_fill.set(self.p.events.fill() as i64);
-        self.p.metrics.sessions.set(self.sessions.live().into());
-        // A wake-up can be missed only if a program was interrupted between two words; look anyway.
-        self.drain().await;
-        match self.p.kernel.stats() {
-            Ok(stats) => {
-                self.p.metrics.set_kernel(&stats);
-                let lost = stats[Stat::Lost as usize];
-                if lost > self.told_lost {
-                    self.p.metrics.lost.inc_by(lost - self.told_lost);
-                    tracing::error!("{} events lost in the kernel", lost - self.told_lost);
-                    self.told_lost = lost;
-                }
-            }
-            Err(e) => tracing::warn!("kernel counters: {e}"),
+    /// Notes that the receipt appended last is of no event, so that nobody else can tell it again.
+    fn note_untold(&mut self, owner: u32, session: u64, time_ns: u64) {
+        if self.untold.len() >= UNTOLD_MAX {
+            tracing::warn!(
+                "more than {UNTOLD_MAX} receipts of no event wait for the disk: the oldest is not kept"
+            );
+            self.untold.pop_front();
         }
-        if self.summarized.elapsed() >= SUMMARY {
-            self.summarized = std::time::Instant::now();
-            let live: Vec<u64> = self.sessions.iter().map(|s| s.id).collect();
-            live.into_iter().for_each(|id| self.summarize(id));
-        }
-        if self.gaps.has_holes() {
-            let mut found: Vec<Gap> = Vec::new();
-            self.gaps.overdue(now, |g| found.push(g));
-            for g in found {
-                tracing::warn!(
-                    "{} events of CPU {} found no room in the ring: their actions were refused",
-                    g.count,
-                    g.cpu
-                );
-                self.system(&Body::Gap {
-                    cpu: Some(g.cpu),
-                    missing: g.count,
-                    why: "no room in the ring: the actions were refused",
-                    detail: b"",
-                });
-            }
-        }
-        // A session whose end found no room in the ring.
-        let ended: Vec<u64> = self
-            .sessions
-            .iter()
-            .filter(|s| {
-                self.p.kernel.session(session_slot(s.id)).is_ok_and(|k| {
-                    session_id(session_slot(s.id), k.generation) == s.id
-                        && k.tasks == 0
-                        && k.flags & SESSION_ENDED != 0
-                })
-            })
-            .map(|s| s.id)
-            .collect();
-        if self.p.events.fill() == 0 && self.batch.is_empty() {
-            ended.into_iter().for_each(|id| self.ended(id, None));
-        }
-        if let Err(e) = self.policies.refresh_agents(&mut *self.p.kernel) {
-            tracing::warn!("agent selectors: {e}");
-        }
-        let used: Vec<u32> = self
-            .sessions
-            .iter()
-            .filter_map(|s| self.p.kernel.session(session_slot(s.id)).ok())
-            .map(|k| k.policy)
-            .collect();
-        if let Err(e) = self.policies.sweep(&mut *self.p.kernel, |slot| used.contains(&slot)) {
-            tracing::warn!("policy slots: {e}");
-        }
-        if self.dirty {
-            self.store(false);
-        }
+        let untold = Untold { owner, session, time_ns, bytes: self.batch.last().to_vec() };
+        self.untold.push_back((self.number, untold));
+        self.dirty = true;
     }
 
-    /// Keeps what the next daemon needs.
-    fn store(&mut self, clean: bool) {
-        self.dirty = false;
-        let (policies, next_generation) = self.policies.records();
-        let sessions = self
-            .sessions
-            .iter()
-            .map(|s| {
-                let mut counts = [0; 8];
-                counts[Decision::Allow as usize] = s.counts.allow;
-                counts[Decision::Deny as usize] = s.counts.deny;
-                counts[7] = s.counts.audit;
-                let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-                SessionRecord {
-                    id: s.id,
-                    uuid: *s.uuid.as_bytes(),
-                    generation: s.generation,
-                    agent: s.start == SessionStart::Agent,
-                    intent: some(&s.intent),
-                    human: some(&s.human.shown()),
-                    uid: s.uid,
-                    pid: s.pid,
-                    exe: s.exe.shown(),
-                    started_ns: s.started_ns,
-                    counts,
-                    refused: s.refused_told,
-                }
-            })
-            .collect();
-        let snapshot = Snapshot {
-            boot_id: snapshot::boot_id(),
-            clean,
-            next_generation,
-            seq_next: self.gaps.next(),
-            sessions,
-            policies,
-            labels: self.policies.labels().to_vec(),
-            patterns: self.policies.patterns().to_vec(),
-        };
-        if let Err(e) = snapshot.store(&self.p.state) {
-            tracing::error!("state is not kept: {e}");
+    /// One turn of reading, of at most a batch. Not while one is pending.
+    fn turn(&mut self) {
+        let mut events = std::mem::replace(&mut self.p.events, Box::new(NoEvents));
+        let n = events.drain(TURN, &mut |record| {
+            self.event(record);
+            !self.batch.is_full()
+        });
+        self.p.events = events;
+        self.p.metrics.received.inc_by(n as u64);
+        self.decided.flush();
+        self.more = n == TURN || self.batch.is_full();
+        if !self.more {
+            self.p.recorded.all_read();
         }
+        self.flush();
     }
 }
 

@@ -43,22 +43,10 @@ pub struct GapTracker {
 }
 
 impl GapTracker {
-    /// A tracker for freshly loaded programs: numbers start at 0.
+    /// A tracker for freshly loaded programs: numbers start at 0. The default one is for programs that have run
+    /// before: the first number of each CPU may be anything.
     pub fn fresh() -> Self {
         Self { from_zero: true, ..Self::default() }
-    }
-
-    /// A tracker for adopted programs: `next` has the next number of each CPU, as far as it is known.
-    pub fn adopted(next: &[u64]) -> Self {
-        let mut tracker = Self::default();
-        for (cpu, next) in next.iter().enumerate().take(CPUS_MAX) {
-            if *next > 0 {
-                let c = tracker.cpu(cpu as u32).expect("bounded above");
-                c.started = true;
-                c.next = *next;
-            }
-        }
-        tracker
     }
 
     fn cpu(&mut self, cpu: u32) -> Option<&mut Cpu> {
@@ -125,16 +113,19 @@ impl GapTracker {
         self.holes > 0
     }
 
-    /// Hands the numbers given up on to `report`.
-    pub fn overdue(&mut self, now_ns: u64, mut report: impl FnMut(Gap)) {
+    /// Hands the numbers given up on to `report`, at most `limit` gaps; the others come next time. Time 0: only
+    /// those that enough later ones are waiting for.
+    pub fn overdue(&mut self, now_ns: u64, mut limit: usize, mut report: impl FnMut(Gap)) {
         if self.holes == 0 {
             return;
         }
         for (cpu, c) in self.cpus.iter_mut().enumerate() {
             while let Some(&first_here) = c.pending.first() {
-                if now_ns.saturating_sub(c.since_ns) < GRACE_NS && c.pending.len() < PENDING_MAX {
+                let early = now_ns.saturating_sub(c.since_ns) < GRACE_NS && c.pending.len() < PENDING_MAX;
+                if early || limit == 0 {
                     break;
                 }
+                limit -= 1;
                 report(Gap { cpu: cpu as u32, first: c.next, count: first_here - c.next });
                 c.next = first_here;
                 Self::absorb(c);
@@ -147,9 +138,22 @@ impl GapTracker {
         }
     }
 
-    /// The next number of each CPU, for the snapshot.
-    pub fn next(&self) -> Vec<u64> {
-        self.cpus.iter().map(|c| c.pending.last().map_or(c.next, |n| n + 1)).collect()
+    /// Takes in a gap that was reported by a former tracker: `missing` numbers before the first that waits.
+    pub fn told(&mut self, cpu: u32, missing: u64) {
+        let Some(c) = self.cpus.get_mut(cpu as usize) else { return };
+        // Otherwise it is one whose beginning this tracker has not seen.
+        if c.pending.first().is_some_and(|first| c.next.checked_add(missing) == Some(*first)) {
+            c.next += missing;
+            Self::absorb(c);
+            if c.pending.is_empty() {
+                self.holes -= 1;
+            }
+        }
+    }
+
+    /// What each CPU's numbers have come to: the next one, and those above it that came early.
+    pub fn read(&self) -> impl Iterator<Item = (u64, &[u64])> {
+        self.cpus.iter().map(|c| (c.next, &c.pending[..]))
     }
 
     /// Events that came twice, or after they were given up on.
@@ -165,7 +169,7 @@ mod tests {
 
     fn gaps(t: &mut GapTracker, now: u64) -> Vec<Gap> {
         let mut found = Vec::new();
-        t.overdue(now, |g| found.push(g));
+        t.overdue(now, usize::MAX, |g| found.push(g));
         found
     }
 
@@ -177,7 +181,7 @@ mod tests {
         }
         assert!(!t.has_holes());
         assert!(gaps(&mut t, u64::MAX).is_empty());
-        assert_eq!(t.next(), [0, 7]);
+        assert_eq!(t.read().collect::<Vec<_>>(), [(0, &[][..]), (7, &[][..])]);
     }
 
     #[test]
@@ -198,10 +202,38 @@ mod tests {
         let mut t = GapTracker::fresh();
         t.note(0, 2, 0);
         assert_eq!(gaps(&mut t, GRACE_NS), [Gap { cpu: 0, first: 0, count: 2 }]);
-        let mut t = GapTracker::adopted(&[0, 7]);
+        let mut t = GapTracker::default();
         t.note(0, 2, 0);
+        t.note(1, 6, 0);
         t.note(1, 8, 0);
         assert_eq!(gaps(&mut t, GRACE_NS), [Gap { cpu: 1, first: 7, count: 1 }]);
+    }
+
+    #[test]
+    fn gaps_beyond_the_limit_come_next_time() {
+        let mut t = GapTracker::fresh();
+        for seq in [1, 3, 5] {
+            t.note(0, seq, 0);
+        }
+        let (mut first, mut rest) = (Vec::new(), Vec::new());
+        t.overdue(GRACE_NS, 1, |g| first.push(g.first));
+        t.overdue(2 * GRACE_NS, 9, |g| rest.push(g.first));
+        t.overdue(3 * GRACE_NS, 9, |g| rest.push(g.first));
+        assert_eq!((first, rest), (vec![0], vec![2, 4]));
+    }
+
+    #[test]
+    fn a_gap_of_a_former_tracker_is_not_reported_again() {
+        let mut t = GapTracker::default();
+        for seq in [4, 7, 9] {
+            t.note(0, seq, 0);
+        }
+        t.told(0, 1);
+        assert_eq!(t.read().next(), Some((5, &[7, 9][..])), "not the gap that is there");
+        t.told(0, 2);
+        t.told(3, 2);
+        assert_eq!(gaps(&mut t, GRACE_NS), [Gap { cpu: 0, first: 8, count: 1 }]);
+        assert!(!t.has_holes());
     }
 
     #[test]
@@ -228,11 +260,11 @@ mod tests {
             let mut missing = 0;
             for n in &numbers {
                 t.note(0, *n, 0);
-                t.overdue(0, |g| missing += g.count);
+                t.overdue(0, usize::MAX, |g| missing += g.count);
             }
             // Each hole has a time of its own, which begins when the one before is given up.
             for turn in 1..=numbers.len() as u64 + 1 {
-                t.overdue(turn * GRACE_NS, |g| missing += g.count);
+                t.overdue(turn * GRACE_NS, usize::MAX, |g| missing += g.count);
             }
             let end = numbers.iter().max().map_or(0, |m| m + 1);
             let seen = numbers.len() as u64 - t.late();

@@ -18,6 +18,7 @@ mod patterns;
 pub mod policies;
 pub mod port;
 pub mod record;
+pub mod recorded;
 pub mod sessions;
 pub mod snapshot;
 pub mod start;

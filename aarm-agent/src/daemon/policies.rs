@@ -60,6 +60,9 @@ pub enum PolicyError {
     /// All slots are taken.
     #[error("{} policies are in use, the most this version can hold: end sessions under old ones", POLICY_SLOTS - 1)]
     NoSlot,
+    /// The change could not be recorded.
+    #[error("the receipt log in {} has no room: a change that cannot be recorded is not made", .0.display())]
+    NoReceipt(PathBuf),
     /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] KernelError),

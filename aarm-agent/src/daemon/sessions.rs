@@ -3,8 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use aarm_common::limits::SESSIONS;
-use aarm_common::op::OPERATIONS;
-use aarm_common::state::session_slot;
+use aarm_common::state::{self, session_slot};
 
 use aarm_receipt::canonical::Encoded;
 use aarm_receipt::receipt::{SessionRef, cut};
@@ -107,8 +106,8 @@ pub struct Session {
     pub counts: ActionCounts,
     /// Refused actions that receipts tell of.
     pub refused_told: u64,
-    /// Allowed actions that were only counted and that summaries tell of, by operation.
-    pub summary_told: Box<[u64; OPERATIONS]>,
+    /// Allowed actions that were only counted, as this daemon's last summary has them.
+    pub summarized: u64,
     /// Processes by id.
     pub processes: Processes,
 }
@@ -133,13 +132,20 @@ impl Session {
             started_ns: 0,
             counts: ActionCounts::default(),
             refused_told: 0,
-            summary_told: Box::new([0; OPERATIONS]),
+            summarized: 0,
             processes: Processes::default(),
         }
     }
 
+    /// Decisions, with those that only the kernel has counted.
+    pub fn totals(&self, kernel: &state::Session) -> ActionCounts {
+        let counted: u64 = kernel.summary.iter().sum();
+        ActionCounts { allow: self.counts.allow + counted, refused: kernel.refused, ..self.counts }
+    }
+
     /// The API's form.
-    pub fn info(&self, tasks: u64, refused: u64, ended: Option<String>, processes: bool) -> SessionInfo {
+    pub fn info(&self, kernel: &state::Session, ended: Option<String>, processes: bool) -> SessionInfo {
+        let ended_now = ended.is_some();
         let mut list: Vec<ProcessInfo> = Vec::new();
         if processes {
             list = self
@@ -167,8 +173,8 @@ impl Session {
             exe: self.exe.shown(),
             started: super::record::timestamp(self.started_ns),
             ended,
-            tasks,
-            actions: ActionCounts { refused, ..self.counts },
+            tasks: if ended_now { 0 } else { kernel.tasks },
+            actions: self.totals(kernel),
             processes: list,
         }
     }

@@ -11,6 +11,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,9 @@ pub const SNAPSHOT_VERSION: u32 = 3;
 const MAGIC: &[u8; 8] = b"AARMSNAP";
 const HEADER: usize = 20;
 const FILE: &str = "snapshot";
+const NEXT: &str = "snapshot.new";
+/// Bytes reserved for the next snapshot at least.
+const RESERVED_MIN: u64 = 64 << 10;
 
 /// Why there is no snapshot.
 #[derive(Debug, thiserror::Error)]
@@ -68,16 +72,48 @@ pub struct Snapshot {
     pub clean: bool,
     /// First number not used for a compilation yet.
     pub next_generation: u32,
-    /// Next event number of each CPU.
-    pub seq_next: Vec<u64>,
-    /// Sessions alive.
+    /// Events of each CPU that had been read, and so are in the sessions' counts. Their receipts may not be durable.
+    pub read: Vec<Numbers>,
+    /// Sessions alive, and those whose end may not be durable.
     pub sessions: Vec<SessionRecord>,
+    /// Receipts of no event that may not be durable.
+    pub untold: Vec<Untold>,
     /// Compilations in the kernel.
     pub policies: Vec<PolicyRecord>,
     /// Names of labels, by bit.
     pub labels: Vec<String>,
     /// Names of `subject`'s patterns of programs, by bit.
     pub patterns: Vec<String>,
+}
+
+/// Numbers of one CPU's events.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Numbers {
+    /// All below.
+    pub next: u64,
+    /// And these.
+    pub above: Vec<u64>,
+}
+
+impl Numbers {
+    /// Whether a number is among them.
+    #[inline]
+    pub fn contains(&self, n: u64) -> bool {
+        n < self.next || self.above.contains(&n)
+    }
+}
+
+/// An encoded receipt, and what is known of it without parsing it: see `batch::Entry`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Untold {
+    /// User.
+    pub owner: u32,
+    /// Session, or 0.
+    pub session: u64,
+    /// Boot time, in nanoseconds.
+    pub time_ns: u64,
+    /// The receipt.
+    pub bytes: Vec<u8>,
 }
 
 /// One session.
@@ -146,6 +182,12 @@ pub fn boot_id() -> String {
 }
 
 impl Snapshot {
+    /// Whether an event had been read.
+    #[inline]
+    pub fn has_read(&self, cpu: u32, n: u64) -> bool {
+        self.read.get(cpu as usize).is_some_and(|numbers| numbers.contains(n))
+    }
+
     /// The file's content.
     pub fn encode(&self) -> Result<Vec<u8>, SnapshotError> {
         let payload = bincode::encode_to_vec(self, config()).map_err(|_| SnapshotError::TooLarge)?;
@@ -224,19 +266,43 @@ pub fn prepare(dir: &Path) -> Result<(), SnapshotError> {
     std::fs::remove_file(&probe).map_err(io)
 }
 
-/// Replaces the snapshot in `dir` by encoded bytes: temporary file, sync, rename, sync of the directory.
+/// Replaces the snapshot in `dir` by encoded bytes: temporary file, sync, rename, sync of the directory. The temporary
+/// file of the next time has its room already, so that this works on a full disk.
 pub fn store_bytes(dir: &Path, bytes: &[u8]) -> Result<(), SnapshotError> {
     let path = dir.join(FILE);
-    let next = dir.join("snapshot.new");
+    let next = dir.join(NEXT);
     let io = |source| SnapshotError::Io { path: path.clone(), source };
-    match std::fs::remove_file(&next) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(e)),
+    let mut file = temporary(&next).map_err(io)?;
+    let done = file.write_all(bytes).and_then(|()| file.set_len(bytes.len() as u64));
+    done.and_then(|()| file.sync_all()).map_err(io)?;
+    std::fs::rename(&next, &path).map_err(io)?;
+    File::open(dir).and_then(|d| d.sync_all()).map_err(io)?;
+    // Without room now, the next time asks again.
+    if let Ok(file) = temporary(&next) {
+        let room = RESERVED_MIN.max(2 * bytes.len() as u64);
+        // SAFETY: a valid descriptor.
+        unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, room as libc::off_t) };
+    }
+    Ok(())
+}
+
+/// Opens the temporary file: the one with its room reserved, if that is ours alone.
+fn temporary(next: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    if let Ok(file) = options.open(next) {
+        let meta = file.metadata()?;
+        // SAFETY: geteuid has no preconditions.
+        let ours = meta.uid() == unsafe { libc::geteuid() } && meta.mode() & 0o077 == 0;
+        if meta.is_file() && meta.nlink() == 1 && ours {
+            return Ok(file);
+        }
+    }
+    match std::fs::remove_file(next) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next).map_err(io)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io)?;
-    std::fs::rename(&next, &path).map_err(io)?;
-    File::open(dir).and_then(|d| d.sync_all()).map_err(io)
+    options.create_new(true).open(next)
 }
 
 #[cfg(test)]
@@ -249,7 +315,8 @@ mod tests {
             boot_id: "b".into(),
             clean: true,
             next_generation: 7,
-            seq_next: vec![1, 2],
+            read: vec![Numbers { next: 1, above: vec![3] }],
+            untold: vec![Untold { session: 9, bytes: b"{}".to_vec(), ..Untold::default() }],
             sessions: vec![SessionRecord {
                 id: 1 << 32 | 5,
                 uuid: [7; 16],
@@ -276,6 +343,21 @@ mod tests {
         }
         let mode = std::fs::metadata(dir.path().join(FILE)).unwrap().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn the_next_one_has_its_room_already() {
+        let dir = tempfile::tempdir().unwrap();
+        let next = dir.path().join(NEXT);
+        std::os::unix::fs::symlink("/dev/null", &next).unwrap();
+        sample().store(dir.path()).unwrap();
+        assert_eq!(Snapshot::load(dir.path()).unwrap(), Some(sample()));
+        let reserved = std::fs::symlink_metadata(&next).unwrap();
+        assert!(reserved.is_file() && reserved.blocks() * 512 >= RESERVED_MIN);
+        sample().store(dir.path()).unwrap();
+        let kept = std::fs::metadata(dir.path().join(FILE)).unwrap();
+        assert_eq!(kept.ino(), reserved.ino(), "the reserved file became the snapshot");
+        assert_eq!(Snapshot::load(dir.path()).unwrap(), Some(sample()));
     }
 
     #[test]

@@ -6,17 +6,16 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aarm_common::event::HEADER_BYTES;
-use aarm_common::limits::RING_BYTES;
 use aarm_receipt::canonical::Encoded;
 use aarm_receipt::{Body, Keys, LogWriter};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::batch::Pool;
 use super::config::{Config, ConfigError};
-use super::core::{COMMANDS, Command, Core, Parts, Recorded};
+use super::core::{COMMANDS, Command, Core, End, Parts};
 use super::lock::{Lock, LockError};
 use super::policies::PolicyError;
+use super::recorded::Recorded;
 use super::snapshot::{self, Snapshot, SnapshotError};
 use super::writer::{self, Intake, Progress, Rhythm, Writer};
 use super::{notify, record};
@@ -62,6 +61,17 @@ pub enum StartError {
     /// The runtime.
     #[error("{0}")]
     Io(#[from] std::io::Error),
+    /// There was no room for the last receipts.
+    #[error(
+        "the daemon ended while the receipt log in {} had no room: make room there and start it again. Nothing is \
+         lost: what is not written waits in the kernel and in {} for that start", .log.display(), .state.display()
+    )]
+    Full {
+        /// The log.
+        log: PathBuf,
+        /// The state.
+        state: PathBuf,
+    },
     /// The log failed while running.
     #[error("the daemon ended because its receipt log failed: {0}")]
     Failed(String),
@@ -119,7 +129,8 @@ pub fn run(config: Config) -> Result<(), StartError> {
     if made {
         tracing::info!("made new signing keys in {}", config.keys.display());
     }
-    let (log, opened) = LogWriter::open(&config.log, keys, &origin(), aarm_receipt::Options::default())?;
+    let options = aarm_receipt::Options { segment_bytes: config.receipts.segment_bytes() };
+    let (log, opened) = LogWriter::open(&config.log, keys, &origin(), options)?;
     let snapshot = former(&config.state);
     let options = KernelOptions { bpffs: config.bpffs.clone(), ..KernelOptions::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -138,7 +149,8 @@ pub fn run(config: Config) -> Result<(), StartError> {
 fn former(dir: &Path) -> Snapshot {
     match Snapshot::load(dir) {
         Ok(Some(s)) if s.boot_id == snapshot::boot_id() => s,
-        Ok(_) => Snapshot::default(),
+        // Receipts do not depend on the boot they are read in.
+        Ok(s) => Snapshot { untold: s.unwrap_or_default().untold, ..Snapshot::default() },
         Err(e) => {
             tracing::warn!("{e}; going on with what the kernel knows");
             Snapshot::default()
@@ -171,7 +183,8 @@ fn serve(
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
 
     let ring = events.ring();
-    let recorded = if adopted { recorded(&config.log, opened.size)? } else { Recorded::default() };
+    let recorded = Recorded::read(&config.log, opened.size, &snapshot)
+        .map_err(|e| StartError::Io(std::io::Error::other(e)))?;
     let (batches, to_write) = mpsc::channel(writer::QUEUE);
     let (durable, _) = broadcast::channel(writer::WATCH_QUEUE);
     let progress = Arc::new(Progress::default());
@@ -185,9 +198,11 @@ fn serve(
         default_policy: config.run.default_policy.clone(),
         recorded,
         state: config.state.clone(),
+        log: config.log.clone(),
         host: Encoded::text(host().as_bytes()),
         coalesce: std::time::Duration::from_millis(config.events.coalesce_ms),
         batches,
+        progress: Arc::clone(&progress),
         pool: pool.clone(),
         metrics: Arc::clone(&metrics),
     };
@@ -274,32 +289,15 @@ fn serve(
     });
     drop(commands);
     let written = writer.join();
-    ended?;
+    let full = || StartError::Full { log: config.log.clone(), state: config.state.clone() };
+    let ended = ended?;
     match written {
+        Ok(Ok(())) if ended == End::Abandoned => Err(full()),
         Ok(Ok(())) => Ok(()),
+        Ok(Err(aarm_receipt::LogError::NoSpace { .. })) => Err(full()),
         Ok(Err(e)) => Err(StartError::Failed(e.to_string())),
         Err(_) => Err(StartError::Failed("it panicked".into())),
     }
-}
-
-/// Receipts at the end of the log that can be of events still in the ring: as many as the ring holds at most.
-const TAIL: u64 = RING_BYTES as u64 / HEADER_BYTES as u64;
-
-/// Which events the log has already, since the programs were loaded.
-fn recorded(log: &Path, size: u64) -> Result<Recorded, StartError> {
-    let mut found = Recorded::default();
-    let failed = |e: aarm_receipt::read::ReadError| StartError::Io(std::io::Error::other(e));
-    for item in aarm_receipt::read::Reader::open(log, size.saturating_sub(TAIL)).map_err(failed)? {
-        let (_, bytes) = item.map_err(failed)?;
-        let Ok(r) = serde_json::from_slice::<serde_json::Value>(&bytes) else { continue };
-        if let (Some(cpu), Some(n)) = (r["seq"]["cpu"].as_u64(), r["seq"]["n"].as_u64()) {
-            found.note(cpu as u32, n);
-        }
-        if r["kind"] == "start" && r["detail"]["adopted"] == false {
-            found = Recorded::default();
-        }
-    }
-    Ok(found)
 }
 
 /// Tells the service manager that the core is alive, while it is.

@@ -5,7 +5,7 @@
 //! could be promised any more.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aarm_receipt::{LogError, LogWriter};
@@ -43,8 +43,12 @@ pub struct Progress {
     pub durable: AtomicU64,
     /// Receipts under a checkpoint.
     pub signed: AtomicU64,
-    /// 1 while the disk is full.
-    pub full: AtomicU64,
+    /// Number of the last batch on disk.
+    pub batches: AtomicU64,
+    /// There is no room, be it only for a checkpoint.
+    pub full: AtomicBool,
+    /// A receipt waits for room.
+    pub blocked: AtomicBool,
 }
 
 /// Where receipts come from, and the ring their events are still in.
@@ -166,10 +170,20 @@ impl Writer {
             loop {
                 match self.log.append(bytes, weighty) {
                     Ok(_) => break,
-                    // Whoever waits for the end of the daemon does not wait for room: the events stay in the ring.
-                    Err(e @ LogError::NoSpace { .. }) if more.is_closed() => return Err(e),
                     Err(e @ LogError::NoSpace { .. }) => {
                         self.is_full(&e);
+                        if !waited {
+                            // What found room before is not kept waiting.
+                            self.sync()?;
+                            self.progress.blocked.store(true, Ordering::Release);
+                        }
+                        // Whoever waits for the end of the daemon does not wait for room: the events stay in the
+                        // ring, and the next daemon finds what this batch has in the log already.
+                        if more.is_closed() {
+                            self.log.sync()?;
+                            self.sign()?;
+                            return Err(e);
+                        }
                         waited = true;
                         std::thread::sleep(RETRY);
                     }
@@ -177,6 +191,7 @@ impl Writer {
                 }
             }
             if waited {
+                self.progress.blocked.store(false, Ordering::Release);
                 self.has_room();
             }
         }
@@ -196,6 +211,7 @@ impl Writer {
         let now = crate::kernel::boot_ns();
         if let Some(last) = self.waiting.last() {
             self.ring.release(last.ring_end);
+            self.progress.batches.store(last.number, Ordering::Release);
         }
         for mut batch in self.waiting.drain(..) {
             self.metrics.receipts.inc_by(batch.len() as u64);
@@ -242,14 +258,14 @@ impl Writer {
     /// There is no room: said once.
     fn is_full(&self, e: &LogError) {
         self.metrics.set_ready(false);
-        if self.progress.full.swap(1, Ordering::AcqRel) == 0 {
+        if !self.progress.full.swap(true, Ordering::AcqRel) {
             tracing::error!("{e}; receipts wait, and actions will be refused");
         }
     }
 
     /// There is room, perhaps again.
     fn has_room(&self) {
-        if self.progress.full.swap(0, Ordering::AcqRel) == 1 {
+        if self.progress.full.swap(false, Ordering::AcqRel) {
             self.metrics.set_ready(true);
             tracing::info!("the log has room again");
         }

@@ -111,12 +111,13 @@ fn summary() -> Result<()> {
     let a = shell(&h, "for i in 1 2 3 4 5 6 7 8 9; do cat /tmp/c/plain; done; cat /tmp/c/secret/key")?;
     ensure!(a.decision("open_read", "/tmp/c/plain").is_none(), "{}", a.tell());
     ensure!(a.decision("open_read", "/tmp/c/secret/key").is_some_and(|d| d.0 == "DENY"), "{}", a.tell());
+    // The last one has them all.
     let counted: u64 = a
         .receipts
         .iter()
-        .filter(|r| r["kind"] == "summary")
-        .filter_map(|r| r["detail"]["counts"]["open_read"].as_u64())
-        .sum();
+        .rfind(|r| r["kind"] == "summary")
+        .and_then(|r| r["detail"]["counts"]["open_read"].as_u64())
+        .unwrap_or_default();
     ensure!(counted >= 9, "{counted}\n{}", a.tell());
     h.verified()
 }

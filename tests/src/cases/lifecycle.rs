@@ -11,6 +11,7 @@ pub const CASES: &[Case] = &[
     ("rules_hold_while_the_daemon_is_dead", dead),
     ("a_restart_loses_no_receipt", restart),
     ("a_daemon_killed_at_work_loses_no_receipt", killed_at_work),
+    ("what_was_counted_before_a_restart_is_not_told_again", counted),
     ("a_reload_moves_running_sessions", moved),
     ("detach_is_refused_while_sessions_run", detach),
     ("state_of_another_version_is_refused", other_version),
@@ -95,6 +96,74 @@ fn killed_at_work() -> Result<()> {
     }
     ensure!(h.metric("aarm_events_lost_total")? == 0.0);
     h.verified()
+}
+
+/// Reads in one of the stages that a restart is between.
+const READS: u64 = 50;
+
+fn counted() -> Result<()> {
+    file("/tmp/l/plain", "x")?;
+    let mut h = Host::start(&(policy("") + "  record: { read: summary }\n"))?;
+    for name in ["started", "go-0", "go-1", "go-2", "read-0", "read-1", "read-2"] {
+        let _ = std::fs::remove_file(format!("/tmp/l/{name}"));
+    }
+    let stages: String = (0..3)
+        .map(|i| {
+            format!(
+                "{ME} actor flood /tmp/l/plain {READS}; echo done > /tmp/l/read-{i}; \
+                 while [ ! -e /tmp/l/go-{i} ]; do /bin/busybox sleep 0.3; done; "
+            )
+        })
+        .collect();
+    let script = format!("echo $AARM_SESSION > /tmp/l/started; {stages}");
+    let mut session =
+        Command::new("/usr/local/bin/aarm").args(["run", "--", "/bin/sh", "-c", &script]).spawn()?;
+    let id = wait_for("/tmp/l/started")?;
+    for (i, signal) in [(0, libc::SIGKILL), (1, libc::SIGTERM)] {
+        wait_for(&format!("/tmp/l/read-{i}"))?;
+        // Told once a while; the restart comes after that.
+        let enough = (i + 1) * READS;
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while summaries(&h.receipts(&["--session", &id])?).last().is_none_or(|n| *n < enough) {
+            ensure!(std::time::Instant::now() < deadline, "no summary of {enough} reads\n{}", h.log());
+            std::thread::sleep(std::time::Duration::from_millis(500));
+        }
+        h.end(signal)?;
+        h.launch()?;
+        file(format!("/tmp/l/go-{i}"), "")?;
+    }
+    wait_for("/tmp/l/read-2")?;
+    file("/tmp/l/go-2", "")?;
+    session.wait()?;
+    let receipts = h.session_receipts(&id)?;
+    let told = summaries(&receipts);
+    ensure!(told.is_sorted(), "a count went down: {told:?}");
+    let reads = told.last().copied().unwrap_or_default();
+    // Programs that start read a little themselves.
+    ensure!((3 * READS..4 * READS).contains(&reads), "{reads} reads of {} are told: {told:?}", 3 * READS);
+    let of_kind = |kind: &str| receipts.iter().filter(|r| r["kind"] == kind).cloned().collect::<Vec<_>>();
+    let counted: u64 = of_kind("summary").last().map_or(0, |r| {
+        let counts = r["detail"]["counts"].as_object().into_iter().flatten();
+        counts.filter_map(|(_, n)| n.as_u64()).sum()
+    });
+    let recorded = of_kind("action").iter().filter(|r| r["decision"]["result"] == "ALLOW").count() as u64;
+    let [close] = &of_kind("session_close")[..] else {
+        anyhow::bail!("closed more than once: {receipts:?}");
+    };
+    ensure!(
+        close["detail"]["allowed"] == counted + recorded,
+        "{} allowed, but {recorded} recorded and {counted} counted\n{}",
+        close["detail"]["allowed"],
+        h.log()
+    );
+    ensure!(of_kind("session_open").len() == 1, "opened more than once: {receipts:?}");
+    h.verified()
+}
+
+/// How many reads each summary tells.
+fn summaries(receipts: &[serde_json::Value]) -> Vec<u64> {
+    let of = |r: &serde_json::Value| r["detail"]["counts"]["open_read"].as_u64();
+    receipts.iter().filter(|r| r["kind"] == "summary").filter_map(of).collect()
 }
 
 fn moved() -> Result<()> {

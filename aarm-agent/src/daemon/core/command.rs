@@ -1,6 +1,7 @@
 //! What the core can be asked, and its answers.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use tokio::sync::oneshot;
 
@@ -47,6 +48,9 @@ pub enum RegisterError {
     /// None named, and no default.
     #[error("no policy was named, and there is no default one")]
     NoDefault,
+    /// Its first receipt would not become durable.
+    #[error("the receipt log in {} has no room: a session that cannot be recorded is not begun", .0.display())]
+    NoReceipt(PathBuf),
     /// The policy has errors, or there is no room for it.
     #[error(transparent)]
     Policy(#[from] PolicyError),

@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 
 use aarm_common::event::{Event, Kind as EventKind};
+use aarm_common::limits::SESSIONS;
 use aarm_common::op::Decision;
-use aarm_common::state::{SESSION_INHERITS, session_slot};
+use aarm_common::state::{SESSION_ENDED, SESSION_INHERITS, session_id, session_slot};
 use aarm_receipt::receipt::Seq;
 use aarm_receipt::{Body, Common};
 
@@ -12,7 +13,7 @@ use super::{Core, EXECS_MAX, Exec, new_session, unknown_policy};
 use crate::api::types::SessionStart;
 use crate::daemon::batch::{Kind, NO_OWNER};
 use crate::daemon::record;
-use crate::daemon::sessions::{Process, Session};
+use crate::daemon::sessions::Process;
 use crate::metrics::OUTCOME_AUDIT;
 
 impl Core {
@@ -23,16 +24,14 @@ impl Core {
             Err(error) => {
                 self.p.metrics.undecodable.inc();
                 let detail = &record[..record.len().min(256)];
-                self.system(&Body::Gap { cpu: None, missing: 1, why: &error.to_string(), detail });
+                // While it is in the ring, the next daemon would find it again.
+                self.push_system(&Body::Gap { cpu: None, missing: 1, why: &error.to_string(), detail });
                 return;
             }
         };
         self.gaps.note(e.header.cpu, e.header.seq, e.header.time_ns);
-        if !self.p.recorded.seen.is_empty() && self.p.recorded.seen.remove(&(e.header.cpu, e.header.seq)) {
-            // Recorded by a daemon that was killed before it could release it.
-            if e.kind == EventKind::SessionEnd && self.sessions.remove(e.header.session).is_some() {
-                self.recycle(session_slot(e.header.session));
-            }
+        if self.p.recorded.take(e.header.cpu, e.header.seq) {
+            // Recorded by a daemon that ended before it could release it.
             return;
         }
         match e.kind {
@@ -61,7 +60,10 @@ impl Core {
         self.p.metrics.action(e.op, outcome);
         self.decided.observe(f64::from(e.header.took_ns) / 1e9);
         let id = e.header.session;
-        if let Some(s) = self.sessions.get_mut(id) {
+        let counted = self.before.get(e.header.cpu as usize).is_some_and(|b| b.contains(e.header.seq));
+        if let Some(s) = self.sessions.get_mut(id)
+            && !counted
+        {
             match e.decision {
                 _ if e.is_audit() => s.counts.audit += 1,
                 Decision::Allow => s.counts.allow += 1,
@@ -144,15 +146,17 @@ impl Core {
         let (policy, generation) =
             loaded.map_or_else(|| (unknown_policy(), 0), |l| (l.label.clone(), l.generation));
         let id = e.header.session;
-        let session =
-            new_session(id, policy, generation, SessionStart::Agent, self.clock.unix(e.header.time_ns));
-        let session = Session { uid: e.header.uid, pid: e.header.pid, exe: e.path.into(), ..session };
-        self.sessions.insert(session);
-        if let Some(s) = self.sessions.get_mut(id)
-            && let Some(p) = s.process(e.header.pid, e.header.ppid)
-        {
-            p.exe = e.path.into();
-            p.comm = e.comm().to_vec();
+        // A daemon before may have read this event, and named the session and counted for it.
+        if self.sessions.get(id).is_none() {
+            let started = self.clock.unix(e.header.time_ns);
+            self.sessions.insert(new_session(id, policy, generation, SessionStart::Agent, started));
+        }
+        if let Some(s) = self.sessions.get_mut(id) {
+            (s.start, s.uid, s.pid, s.exe) = (SessionStart::Agent, e.header.uid, e.header.pid, e.path.into());
+            if let Some(p) = s.process(e.header.pid, e.header.ppid) {
+                p.exe = e.path.into();
+                p.comm = e.comm().to_vec();
+            }
         }
         self.p.metrics.sessions.set(self.sessions.live().into());
         self.open_receipt(id, "agent", Some(e));
@@ -163,22 +167,22 @@ impl Core {
     pub(super) fn ended(&mut self, id: u64, event: Option<&Event<'_>>) {
         self.summarize(id);
         let slot = session_slot(id);
-        if self.p.kernel.session(slot).is_ok_and(|s| s.flags & SESSION_INHERITS != 0)
+        let kernel = self.p.kernel.session(slot).unwrap_or_default();
+        if kernel.flags & SESSION_INHERITS != 0
             && let Err(e) = self.p.kernel.forget_inherited(id)
         {
             tracing::warn!("files that session {id:016x} held open: {e}");
         }
-        let refused = self.p.kernel.session(slot).map_or(0, |s| s.refused);
         let Some(s) = self.sessions.remove(id) else {
             // Unknown to us (begun and ended under a daemon that left no record): still a receipt.
             if let Some(e) = event {
                 let common = record::common(e, self.clock, &self.p.host, None);
-                let body = Body::SessionClose { allowed: 0, denied: 0, audited: 0, refused };
+                let body = Body::SessionClose { allowed: 0, denied: 0, audited: 0, refused: kernel.refused };
                 self.batch.push(NO_OWNER, id, e.header.time_ns, 0, Kind::Session, |out| {
                     aarm_receipt::encode(&common, &body, out);
                 });
             }
-            self.recycle(slot);
+            self.recycle(id);
             return;
         };
         let boot_ns = event.map_or_else(crate::kernel::boot_ns, |e| e.header.time_ns);
@@ -189,36 +193,34 @@ impl Core {
             session: Some(Cow::Borrowed(&s.encoded)),
             seq: event.map(|e| Seq { cpu: e.header.cpu, n: e.header.seq }),
         };
+        let totals = s.totals(&kernel);
         let body = Body::SessionClose {
-            allowed: s.counts.allow,
-            denied: s.counts.deny,
-            audited: s.counts.audit,
-            refused,
+            allowed: totals.allow,
+            denied: totals.deny,
+            audited: totals.audit,
+            refused: totals.refused,
         };
         self.batch
             .push(s.uid, id, boot_ns, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
-        self.sessions.remember(s.info(0, refused, Some(record::timestamp(self.clock.unix(boot_ns))), false));
+        self.sessions.remember(s.info(&kernel, Some(record::timestamp(self.clock.unix(boot_ns))), false));
         self.p.metrics.sessions.set(self.sessions.live().into());
-        self.recycle(slot);
+        self.leaving.push_back((self.number, s));
+        assert!(self.leaving.len() <= SESSIONS, "each holds a slot of its own");
         self.dirty = true;
     }
 
-    /// Writes what a session was allowed and is only counted, since the last time.
+    /// Writes what a session was allowed and is only counted, since it began: the kernel counts, so that a restart
+    /// of the daemon changes nothing, and a summary that is lost or told again takes nothing away.
     pub(super) fn summarize(&mut self, id: u64) {
         let Some(s) = self.sessions.get_mut(id) else { return };
         let Ok(now) = self.p.kernel.session(session_slot(id)) else { return };
-        let mut counts = Vec::new();
-        for op in aarm_common::Operation::ALL {
-            let (n, told) = (now.summary[*op as usize], &mut s.summary_told[*op as usize]);
-            if n > *told {
-                counts.push((op.name(), n - *told));
-                s.counts.allow += n - *told;
-                *told = n;
-            }
-        }
-        if counts.is_empty() {
+        let counted: u64 = now.summary.iter().sum();
+        if counted == s.summarized {
             return;
         }
+        s.summarized = counted;
+        let all = aarm_common::Operation::ALL.iter().map(|op| (op.name(), now.summary[*op as usize]));
+        let mut counts: Vec<_> = all.filter(|(_, n)| *n > 0).collect();
         // As canonical JSON has them.
         counts.sort_unstable();
         let boot_ns = crate::kernel::boot_ns();
@@ -235,8 +237,18 @@ impl Core {
         self.dirty = true;
     }
 
-    pub(super) fn recycle(&mut self, slot: u32) {
-        if let Err(e) = self.p.kernel.recycle(slot) {
+    /// Lets the slot of an ended session be used again, unless that has been done before.
+    pub(super) fn recycle(&mut self, id: u64) {
+        let slot = session_slot(id);
+        let ours = |k: &aarm_common::state::Session| {
+            session_id(slot, k.generation) == id && k.tasks == 0 && k.flags & SESSION_ENDED != 0
+        };
+        let result = match self.p.kernel.session(slot) {
+            Ok(k) if ours(&k) => self.p.kernel.recycle(slot),
+            Ok(_) => Ok(()),
+            Err(e) => Err(e),
+        };
+        if let Err(e) = result {
             tracing::error!("session slot {slot} cannot be used again: {e}");
         }
     }

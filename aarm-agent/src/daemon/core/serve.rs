@@ -76,9 +76,7 @@ impl Core {
     }
 
     fn info(&self, s: &Session, processes: bool) -> SessionInfo {
-        let (tasks, refused) =
-            self.p.kernel.session(session_slot(s.id)).map_or((0, 0), |k| (k.tasks, k.refused));
-        s.info(tasks, refused, None, processes)
+        s.info(&self.p.kernel.session(session_slot(s.id)).unwrap_or_default(), None, processes)
     }
 
     fn default_policy(&self) -> Option<&Loaded> {
@@ -89,8 +87,13 @@ impl Core {
     }
 
     fn reload(&mut self) -> Result<ReloadResponse, PolicyError> {
+        if self.is_stuck() {
+            return Err(PolicyError::NoReceipt(self.p.log.clone()));
+        }
         let changes = self.policies.reload(&mut *self.p.kernel, false)?;
         let sessions_moved = self.apply(&changes)?;
+        // The next daemon must know which rules decided, whatever happens now.
+        self.store(false);
         Ok(ReloadResponse {
             loaded: changes.loaded,
             unchanged: changes.unchanged,
@@ -100,6 +103,9 @@ impl Core {
     }
 
     fn register(&mut self, r: Registration) -> Result<Registered, RegisterError> {
+        if self.is_stuck() {
+            return Err(RegisterError::NoReceipt(self.p.log.clone()));
+        }
         let (slot, generation) = match &r.policy {
             Choice::Default => {
                 let l = self.default_policy().ok_or(RegisterError::NoDefault)?;

@@ -1,0 +1,219 @@
+//! The core against a kernel and a writer that are played.
+
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::time::Instant;
+
+use aarm_common::event::{Cause, EventHeader, HEADER_BYTES, Kind as EventKind, NO_RULE};
+use aarm_common::policy::{Hits, Policy};
+use aarm_common::state::{STATS, Session as Slot, session_id};
+use aarm_common::{ABI_VERSION, Decision, Operation};
+
+use super::*;
+use crate::daemon::writer::QUEUE;
+use crate::kernel::{KernelError, Linked};
+
+/// A kernel with one session that is under way.
+struct Kernel;
+
+impl KernelPort for Kernel {
+    fn load_policy(&mut self, _: u32, _: &Policy) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn clear_policy(&mut self, _: u32) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn set_agents(&mut self, _: bool) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn register(&mut self, _: BorrowedFd<'_>, _: u32) -> Result<u64, KernelError> {
+        Ok(session_id(1, 1))
+    }
+
+    fn session(&self, slot: u32) -> Result<Slot, KernelError> {
+        let there = u32::from(slot == 1);
+        Ok(Slot { generation: there, tasks: there.into(), ..Slot::default() })
+    }
+
+    fn move_session(&mut self, _: u32, _: u32) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn recycle(&mut self, _: u32) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn session_of(&self, _: BorrowedFd<'_>) -> Result<Option<u64>, KernelError> {
+        Ok(None)
+    }
+
+    fn remember_links(&mut self, _: u32, _: &[(Linked, Hits)]) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn forget_links(&mut self, _: u32) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn forget_inherited(&mut self, _: u64) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn stats(&self) -> Result<[u64; STATS], KernelError> {
+        Ok([0; STATS])
+    }
+}
+
+/// A ring of allowed opens, none of which was ever released.
+struct Opens {
+    fd: OwnedFd,
+    there: u64,
+    read: u64,
+}
+
+impl EventPort for Opens {
+    fn raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    fn drain(&mut self, limit: usize, f: &mut dyn FnMut(&[u8]) -> bool) -> usize {
+        let (mut n, mut more) = (0, true);
+        while more && n < limit && self.read < self.there {
+            let header = EventHeader {
+                version: ABI_VERSION,
+                kind: EventKind::Action as u8,
+                op: Operation::OpenRead as u8,
+                facet: Operation::OpenRead as u8,
+                len: HEADER_BYTES as u32,
+                session: session_id(1, 1),
+                seq: self.read,
+                time_ns: 1,
+                decision: Decision::Allow as u8,
+                cause: Cause::Default as u8,
+                rule: NO_RULE,
+                ..EventHeader::default()
+            };
+            let mut record = [0u8; HEADER_BYTES];
+            // SAFETY: the record has room for a header, which is integers only.
+            unsafe { record.as_mut_ptr().cast::<EventHeader>().write_unaligned(header) };
+            self.read += 1;
+            n += 1;
+            more = f(&record);
+        }
+        n
+    }
+
+    fn fill(&self) -> u64 {
+        self.there
+    }
+
+    fn position(&self) -> u64 {
+        self.read
+    }
+}
+
+const OPENS: u64 = 20_000;
+
+/// A core that runs, what it is asked through, and what it hands on.
+struct Running {
+    commands: mpsc::Sender<Command>,
+    stop: watch::Sender<bool>,
+    ended: oneshot::Receiver<std::io::Result<End>>,
+    batches: mpsc::Receiver<Batch>,
+    metrics: Arc<Metrics>,
+    progress: Arc<Progress>,
+}
+
+fn start(dir: &Path, adopted: bool) -> Running {
+    // SAFETY: no preconditions; the result is checked.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
+    assert!(fd >= 0);
+    // SAFETY: just made, and nobody else's.
+    let fd = unsafe { std::os::fd::FromRawFd::from_raw_fd(fd) };
+    let (to, batches) = mpsc::channel(QUEUE);
+    let (metrics, progress) = (Metrics::new().unwrap(), Arc::new(Progress::default()));
+    let parts = Parts {
+        kernel: Box::new(Kernel),
+        events: Box::new(Opens { fd, there: OPENS, read: 0 }),
+        adopted,
+        snapshot: Snapshot::load(dir).unwrap().unwrap_or_default(),
+        policies: dir.join("policies"),
+        default_policy: None,
+        recorded: Recorded::default(),
+        state: dir.into(),
+        log: "/the/log".into(),
+        host: Encoded::text(b"h"),
+        coalesce: Duration::from_millis(1),
+        batches: to,
+        progress: Arc::clone(&progress),
+        pool: Pool::default(),
+        metrics: Arc::clone(&metrics),
+    };
+    let mut core = Core::begin(parts, |_| ()).unwrap();
+    if !adopted {
+        core.sessions.insert(Session::new(session_id(1, 1), uuid::Uuid::now_v7(), unknown_policy()));
+    }
+    let (commands, asked) = mpsc::channel(COMMANDS);
+    let (stop, stopped) = watch::channel(false);
+    let ended = core.spawn(asked, stopped).unwrap();
+    Running { commands, stop, ended, batches, metrics, progress }
+}
+
+fn ask<T>(r: &Running, make: impl FnOnce(oneshot::Sender<T>) -> Command) -> T {
+    let (answer, answered) = oneshot::channel();
+    r.commands.blocking_send(make(answer)).ok().unwrap();
+    answered.blocking_recv().unwrap()
+}
+
+fn allowed(r: &Running) -> u64 {
+    ask(r, |a| Command::Sessions(false, a))[0].actions.allow
+}
+
+#[test]
+fn a_log_that_takes_nothing_stops_neither_answers_nor_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = start(dir.path(), false);
+    let began = Instant::now();
+    while first.metrics.backpressure.get() == 0 {
+        assert!(began.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let read = allowed(&first);
+    assert!(read <= ((QUEUE + 1) * BATCH_RECEIPTS) as u64, "{read} read, with nowhere to put them");
+    let registration = || Registration {
+        pidfd: std::fs::File::open("/dev/null").unwrap().into(),
+        pid: 1,
+        uid: 0,
+        gid: 0,
+        policy: Choice::Default,
+        intent: String::new(),
+        human: String::new(),
+    };
+    let refused = ask(&first, |a| Command::Register(registration(), a)).unwrap_err();
+    assert!(refused.to_string().contains("/the/log has no room"), "{refused}");
+    assert!(matches!(ask(&first, Command::Reload), Err(PolicyError::NoReceipt(_))));
+    std::thread::sleep(2 * TICK);
+    assert!(first.metrics.healthy(crate::kernel::boot_ns()));
+    assert_eq!(allowed(&first), read, "nothing more is read");
+    let began = Instant::now();
+    first.stop.send(true).unwrap();
+    assert_eq!(first.ended.blocking_recv().unwrap().unwrap(), End::Abandoned);
+    assert!(began.elapsed() < 2 * FAREWELL, "{:?}", began.elapsed());
+    drop(first.batches);
+    let untold = Snapshot::load(dir.path()).unwrap().unwrap().untold;
+    let stops = untold.iter().filter(|u| u.bytes.windows(13).any(|w| w == b"\"kind\":\"stop\""));
+    assert_eq!(stops.count(), 1, "the next one tells of this one's end");
+
+    // Nothing was written: the next one reads all of it again, and counts it once.
+    let mut second = start(dir.path(), true);
+    let mut receipts = 0;
+    while receipts < OPENS {
+        let batch = second.batches.blocking_recv().unwrap();
+        receipts += batch.iter().filter(|(e, _)| e.kind == Kind::Action).count() as u64;
+        second.progress.batches.store(batch.number, Ordering::Release);
+    }
+    assert_eq!((receipts, allowed(&second)), (OPENS, OPENS));
+}
