@@ -147,7 +147,7 @@ pub struct EventHeader {
     pub path2_len: u16,
     /// Bytes of `args`.
     pub args_len: u16,
-    /// Bytes between header and path, 0 to 7.
+    /// Bytes between header and path, 0 to [`GAP_MAX`]: they mean nothing.
     pub gap: u32,
     /// IPv6 address, or IPv4 in the first four bytes, network byte order.
     pub addr: [u8; 16],
@@ -162,6 +162,9 @@ pub struct EventHeader {
     /// Zero.
     pub reserved: u32,
 }
+
+/// Most bytes between header and path: records come in a few sizes.
+pub const GAP_MAX: usize = 39;
 
 /// Bytes of [`EventHeader`].
 pub const HEADER_BYTES: usize = size_of::<EventHeader>();
@@ -249,7 +252,7 @@ impl<'a> Event<'a> {
         };
         let (p, p2, a) = (header.path_len as usize, header.path2_len as usize, header.args_len as usize);
         let gap = header.gap as usize;
-        if gap > 7 || p > PATH_MAX || p2 > PATH_MAX || a > ARGS_MAX {
+        if gap > GAP_MAX || p > PATH_MAX || p2 > PATH_MAX || a > ARGS_MAX {
             return Err(DecodeError::Length);
         }
         let total = HEADER_BYTES + gap + p + p2 + a;
