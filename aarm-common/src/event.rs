@@ -154,7 +154,7 @@ pub struct EventHeader {
     pub path2_len: u16,
     /// Bytes of `args`.
     pub args_len: u16,
-    /// Bytes between header and path, 0 to 7.
+    /// Bytes between header and path, 0 to [`GAP_MAX`]: they mean nothing.
     pub gap: u32,
     /// IPv6 address, or IPv4 in the first four bytes, network byte order.
     pub addr: [u8; 16],
@@ -169,6 +169,9 @@ pub struct EventHeader {
     /// Subject conditions of the policy that held (low half), and that were unknown (high half), a bit for each.
     pub subjects: u32,
 }
+
+/// Most bytes between header and path: records come in a few sizes.
+pub const GAP_MAX: usize = 39;
 
 /// Bytes of [`EventHeader`].
 pub const HEADER_BYTES: usize = size_of::<EventHeader>();
@@ -259,7 +262,7 @@ impl<'a> Event<'a> {
         };
         let (p, p2, a) = (header.path_len as usize, header.path2_len as usize, header.args_len as usize);
         let gap = header.gap as usize;
-        if gap > 7 || p > PATH_MAX || p2 > PATH_MAX || a > ARGS_MAX {
+        if gap > GAP_MAX || p > PATH_MAX || p2 > PATH_MAX || a > ARGS_MAX {
             return Err(DecodeError::Length);
         }
         let total = HEADER_BYTES + gap + p + p2 + a;

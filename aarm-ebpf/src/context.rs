@@ -11,7 +11,6 @@ use aarm_common::policy::*;
 use aarm_common::state::{ObjectKey, Session};
 use aarm_common::{ABI_VERSION, Decision};
 use aya_ebpf::bindings::BPF_ANY;
-use aya_ebpf::helpers::bpf_get_current_uid_gid;
 use core::ffi::c_void;
 
 use crate::decide::{Verdict, uid_set};
@@ -46,14 +45,14 @@ pub unsafe fn prepare(f: &Frame) -> Result<(), Cause> {
                 return Err(cause_of_status(status));
             }
         }
-        let uid = bpf_get_current_uid_gid();
+        let (uid, gid) = user();
         let labels = core::ptr::read_volatile(&raw const (*f.session).labels);
         let h = &raw mut (*f.s).head;
         (*h).version = ABI_VERSION;
-        (*h).uid = uid as u32;
-        (*h).gid = (uid >> 32) as u32;
+        (*h).uid = uid;
+        (*h).gid = gid;
         (*h).labels = labels;
-        if stale(f, uid as u32, labels) {
+        if stale(f, uid, labels) {
             if (*f.policy).subject_containers != 0 {
                 // What cannot be read is unknown, which is for the rules to judge.
                 subject::aarm_cgroup(f.scratch, f.slot);
@@ -152,7 +151,9 @@ pub extern "C" fn aarm_history(scratch: u32, slot: u32) -> u32 {
     }
     // SAFETY: valid map values; masks keep indices inside.
     unsafe {
-        let Some(session) = SESSIONS.get_ptr(aarm_common::state::session_slot((*task).session)) else { return 1 };
+        let Some(session) = SESSIONS.get_ptr(aarm_common::state::session_slot((*task).session)) else {
+            return 1;
+        };
         let time = (*s).head.time_ns;
         let mut held = 0u32;
         let mut i = 0;

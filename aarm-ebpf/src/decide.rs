@@ -95,6 +95,13 @@ pub fn decide(f: &Frame, op: Operation, shape: Shape) -> Verdict {
     }
 }
 
+/// Words of a bitmap that rules of the policy are in.
+#[inline(always)]
+pub unsafe fn used_words(p: *const Policy) -> u32 {
+    // SAFETY: a valid map value.
+    unsafe { ((*p).rules.wrapping_add(63)) >> 6 }
+}
+
 /// Rules and `data` entries of word `w` that match.
 #[inline(always)]
 unsafe fn matching(s: *const Scratch, p: *const Policy, op: usize, shape: u32, w: usize) -> u64 {
@@ -128,8 +135,13 @@ pub extern "C" fn aarm_decide(scratch: u32, slot: u32, op: u32, shape: u32) -> u
     // SAFETY: valid map values; masks keep indices inside.
     unsafe {
         (*s).data |= matching(s, p, op, shape, DATA_WORD);
+        // Sockets have so many dimensions that what is saved by few rules would be felt as a cost of many.
+        let words = if shape == Shape::Object as u32 { used_words(p) } else { DATA_WORD as u32 };
         let mut w = 0;
         while w < DATA_WORD {
+            if w as u32 >= words {
+                break;
+            }
             let m = matching(s, p, op, shape, w);
             if m != 0 {
                 let rule = opaque((w as u64) << 6 | m.trailing_zeros() as u64) as u32 & RULE_MASK;

@@ -11,8 +11,10 @@ use aarm_common::op::{Decision, Operation};
 use aarm_common::policy::MODE_AUDIT;
 use aarm_common::state::{Session, Stat};
 use aya_ebpf::bindings::BPF_RB_AVAIL_DATA;
-use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_ktime_get_boot_ns, bpf_ringbuf_output};
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::generated::{
+    bpf_ktime_get_boot_ns, bpf_ringbuf_output, bpf_ringbuf_reserve, bpf_ringbuf_submit,
+};
 use core::ffi::c_void;
 
 use crate::context;
@@ -40,6 +42,51 @@ pub fn has_room() -> bool {
     EVENTS.query(BPF_RB_AVAIL_DATA as u64) < RING_ACTION_LIMIT
 }
 
+/// Puts the event into the ring as a record of `BYTES`: the header, and as much of the end of the buffer as has room behind
+/// it. The record is made where it stays, in words: the helper that copies a finished one goes byte by byte.
+#[inline(always)]
+unsafe fn place<const BYTES: usize>(s: *const Scratch) -> bool {
+    const {
+        assert!(
+            BYTES.is_multiple_of(8) && BYTES >= HEADER_BYTES && BYTES - HEADER_BYTES <= GAP_MAX + 1 + PLACED
+        )
+    };
+    // SAFETY: `s` is a valid map value; what is reserved is submitted, and has `BYTES`.
+    unsafe {
+        let to: *mut u64 = bpf_ringbuf_reserve((&raw const EVENTS).cast_mut().cast(), BYTES as u64, 0).cast();
+        if to.is_null() {
+            return false;
+        }
+        scratch::copy(&raw const (*s).head, to.cast::<EventHeader>());
+        let from = (&raw const (*s).buf).cast::<u64>();
+        let mut w = HEADER_BYTES / 8;
+        while w < BYTES / 8 {
+            core::ptr::write_volatile(to.add(w), core::ptr::read_volatile(from.add(END / 8 - BYTES / 8 + w)));
+            w += 1;
+        }
+        bpf_ringbuf_submit(to.cast(), 0);
+        true
+    }
+}
+
+/// Longest variable part that [`place`] is used for.
+const PLACED: usize = 168;
+const _: () = assert!(END.is_multiple_of(8) && HEADER_BYTES.is_multiple_of(8));
+
+/// Bytes of the record for a variable part of up to [`PLACED`] bytes.
+#[inline(always)]
+fn record_size(variable: u32) -> u32 {
+    let h = HEADER_BYTES as u32;
+    match variable {
+        0 => h,
+        1..=40 => h + 40,
+        41..=72 => h + 72,
+        73..=104 => h + 104,
+        105..=136 => h + 136,
+        _ => h + 168,
+    }
+}
+
 /// Fills in what every event has and puts it into the ring; 0 if it is there. The variable part is in `buf`
 /// from `pos` on. Counts what was decided. Takes a number only, see `walk`.
 #[inline(never)]
@@ -51,15 +98,20 @@ pub extern "C" fn aarm_emit(scratch: u32) -> i32 {
         let h = &raw mut (*s).head;
         let pid = bpf_get_current_pid_tgid();
         if (*h).version == 0 {
-            let uid = bpf_get_current_uid_gid();
-            (*h).uid = uid as u32;
-            (*h).gid = (uid >> 32) as u32;
+            let (uid, gid) = user();
+            (*h).uid = uid;
+            (*h).gid = gid;
         }
-        let parent: *const c_void = typed(current(), &OFF_TASK_STRUCT_REAL_PARENT);
+        let task: *const c_void = current();
+        let parent: *const c_void = typed(task, &OFF_TASK_STRUCT_REAL_PARENT);
         (*h).pid = (pid >> 32) as u32;
         (*h).tid = pid as u32;
         (*h).ppid = typed(parent, &OFF_TASK_STRUCT_TGID);
-        bpf_get_current_comm((&raw mut (*h).comm).cast(), 16);
+        // Padded with NUL by the kernel whenever it is set.
+        let comm = task.byte_add(off(&OFF_TASK_STRUCT_COMM)).cast::<u64>();
+        let to = (&raw mut (*h).comm).cast::<u64>();
+        core::ptr::write_volatile(to, core::ptr::read_volatile(comm));
+        core::ptr::write_volatile(to.add(1), core::ptr::read_volatile(comm.add(1)));
         publish(s, scratch)
     }
 }
@@ -70,6 +122,7 @@ unsafe fn publish(s: *mut Scratch, scratch: u32) -> i32 {
     // SAFETY: a valid map value that is ours; positions are masked and bounded.
     unsafe {
         let pos = (*s).pos as usize;
+        let variable = END.wrapping_sub(pos) as u32;
         let at = opaque(pos.wrapping_sub(HEADER_BYTES) as u64 & 0x3ff8) as usize;
         if at > END {
             return -EAGAIN;
@@ -78,12 +131,14 @@ unsafe fn publish(s: *mut Scratch, scratch: u32) -> i32 {
         if len > EVENT_MAX as u64 {
             return -EAGAIN;
         }
+        let placed = variable <= PLACED as u32;
+        let record = if placed { record_size(variable) } else { len as u32 };
         let Some(cpu) = CPU.get_ptr_mut(0) else { return -EAGAIN };
         let h = &raw mut (*s).head;
         (*h).version = ABI_VERSION;
-        (*h).len = len as u32;
+        (*h).len = record;
         (*h).cpu = scratch / scratch::PER_CPU;
-        (*h).gap = pos.wrapping_sub(HEADER_BYTES) as u32 & 7;
+        (*h).gap = record.wrapping_sub(HEADER_BYTES as u32).wrapping_sub(variable);
         (*h).took_ns = now().wrapping_sub((*h).time_ns) as u32;
         (*h).seq = core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(
             &raw mut (*cpu).seq,
@@ -98,6 +153,17 @@ unsafe fn publish(s: *mut Scratch, scratch: u32) -> i32 {
                 Stat::Denied
             };
             (*cpu).stats[stat as usize] += 1;
+        }
+        if placed {
+            let done = match record as usize - HEADER_BYTES {
+                0 => place::<{ HEADER_BYTES }>(s),
+                40 => place::<{ HEADER_BYTES + 40 }>(s),
+                72 => place::<{ HEADER_BYTES + 72 }>(s),
+                104 => place::<{ HEADER_BYTES + 104 }>(s),
+                136 => place::<{ HEADER_BYTES + 136 }>(s),
+                _ => place::<{ HEADER_BYTES + 168 }>(s),
+            };
+            return if done { 0 } else { -EAGAIN };
         }
         let to = (&raw mut (*s).buf).cast::<u8>().add(at);
         scratch::copy(h.cast_const(), to.cast::<EventHeader>());

@@ -23,7 +23,7 @@ use crate::emit;
 use crate::kernel::*;
 use crate::maps::{HOSTS, POLICIES, RESOLVING, SCRATCH, SESSIONS};
 use crate::names;
-use crate::scratch::{self, END, Scratch, copy, zero};
+use crate::scratch::{self, END, Scratch, copy, no_hits, zero};
 use crate::session::Frame;
 use crate::walk;
 
@@ -174,7 +174,7 @@ pub extern "C" fn aarm_hosts(scratch: u32, slot: u32) -> u32 {
     let Some(p) = POLICIES.get_ptr(slot) else { return 1 };
     // SAFETY: valid map values; masks keep indices inside.
     unsafe {
-        zero(&raw mut (*s).hits);
+        no_hits(s);
         (*s).dns.found = 0;
         let key: &HostKey = &*(&raw const (*s).dns.key);
         if let Some(known) = HOSTS.get_ptr(key) {

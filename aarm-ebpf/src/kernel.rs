@@ -9,6 +9,7 @@
 
 use aarm_common::state::{ObjectId, ObjectKey};
 use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::bpf_get_current_uid_gid;
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_get_func_arg, bpf_probe_read_kernel};
 use aya_ebpf::programs::LsmContext;
 use core::ffi::c_void;
@@ -73,9 +74,11 @@ offsets! {
     OFF_FDTABLE_MAX_FDS;
     OFF_FDTABLE_FD;
     OFF_CRED_UID;
+    OFF_CRED_GID;
     OFF_CRED_EUID;
     OFF_CRED_FSUID;
     OFF_TASK_STRUCT_CRED;
+    OFF_TASK_STRUCT_COMM;
     OFF_LINUX_BINPRM_CRED;
     OFF_VM_AREA_STRUCT_VM_FILE;
     OFF_VM_AREA_STRUCT_VM_FLAGS;
@@ -224,11 +227,26 @@ pub fn current() -> *mut c_void {
     unsafe { bpf_get_current_task_btf().cast() }
 }
 
+/// Real user and group of the current task, in the initial user namespace: what `bpf_get_current_uid_gid` gives, without the
+/// hundred instructions in which it maps an identity.
+#[inline(always)]
+pub fn user() -> (u32, u32) {
+    // SAFETY: typed pointers; a task's credentials live as long as it.
+    unsafe {
+        let cred: *const c_void = typed(current(), &OFF_TASK_STRUCT_CRED);
+        if cred.is_null() {
+            let both = bpf_get_current_uid_gid();
+            return (both as u32, (both >> 32) as u32);
+        }
+        (typed(cred, &OFF_CRED_UID), typed(cred, &OFF_CRED_GID))
+    }
+}
+
 /// Identity of an inode given by typed pointer; zeros for none.
 #[inline(always)]
 pub fn object(inode: *const c_void) -> ObjectId {
     if inode.is_null() {
-        return ObjectId::default();
+        return ObjectId { ino: 0, dev: 0, mode: 0 };
     }
     // SAFETY: `inode` is typed by contract, and so is what it points to.
     unsafe {
@@ -263,8 +281,11 @@ impl Place {
     /// From a typed `struct path *`.
     #[inline(always)]
     pub fn of_path(path: *const c_void) -> Self {
-        // SAFETY: `path` is typed by contract.
-        unsafe { Self { mnt: typed(path, &OFF_PATH_MNT), dentry: typed(path, &OFF_PATH_DENTRY) } }
+        // SAFETY: `path` is typed by contract; its members lie in a row (the daemon checks that they do).
+        unsafe {
+            let path = path.cast::<u64>();
+            Self { mnt: core::ptr::read_volatile(path), dentry: core::ptr::read_volatile(path.add(1)) }
+        }
     }
 
     /// From a typed `struct file *`.

@@ -22,6 +22,9 @@ pub const KNOWN_PATHS: u32 = 8192;
 /// Longest path kept, in bytes; a multiple of 8.
 pub const KNOWN_BYTES: usize = 168;
 
+/// Bytes copied of a path that is not longer.
+const SHORT: usize = 40;
+
 /// One path.
 #[repr(C)]
 pub struct Known {
@@ -45,6 +48,8 @@ pub struct Key {
     ino: u64,
     /// Sequence numbers: of renames, of mounts.
     moves: u64,
+    /// Of the policy, and of the inode: its number, and the addresses of all dentries above, may have served another file
+    /// before, without anything having been renamed.
     generation: u64,
 }
 
@@ -79,21 +84,23 @@ impl Key {
                 return None;
             }
             let links: u32 = typed(inode, &OFF_INODE_I_NLINK);
-            let mode: u16 = typed(inode, &OFF_INODE_I_MODE);
-            if links != 1 && mode as u32 & S_IFMT != S_IFDIR {
+            if links != 1 && typed::<u16>(inode, &OFF_INODE_I_MODE) as u32 & S_IFMT != S_IFDIR {
                 return None;
             }
             let moves = moves()?;
-            let hash: u32 = typed(dentry, &OFF_DENTRY_D_NAME_HASH);
-            let len: u32 = typed(dentry, &OFF_DENTRY_D_NAME_LEN);
+            // `d_parent`, hash and length lie in a row (the daemon checks that they do).
+            let names: *const u32 = dentry.byte_add(off(&OFF_DENTRY_D_PARENT)).cast();
+            let hash = core::ptr::read_volatile(names.add(2));
+            let len = core::ptr::read_volatile(names.add(3));
             let key: *mut Self = (&raw mut (*task).key).cast();
             core::ptr::write_volatile(&raw mut (*key).dentry, place.dentry);
-            core::ptr::write_volatile(&raw mut (*key).parent, typed(dentry, &OFF_DENTRY_D_PARENT));
+            core::ptr::write_volatile(&raw mut (*key).parent, core::ptr::read_volatile(names.cast()));
             core::ptr::write_volatile(&raw mut (*key).mnt, place.mnt);
             (*key).name = (len as u64) << 32 | hash as u64;
             (*key).ino = typed(inode, &OFF_INODE_I_INO);
             (*key).moves = moves;
-            (*key).generation = generation as u64;
+            let born: u32 = typed(inode, &OFF_INODE_I_GENERATION);
+            (*key).generation = (born as u64) << 32 | generation as u64;
             Some(&*key)
         }
     }
@@ -143,8 +150,15 @@ impl Key {
         unsafe {
             scratch::copy(&raw const (*e).object, &raw mut (*s).object);
             let len = (*e).path_len;
-            let to = (&raw mut (*s).buf).cast::<u8>().add(END - KNOWN_BYTES).cast();
-            scratch::copy(&raw const (*e).path, to);
+            let to: *mut [u64; KNOWN_BYTES / 8] =
+                (&raw mut (*s).buf).cast::<u8>().add(END - KNOWN_BYTES).cast();
+            if len <= SHORT as u64 {
+                let at = (KNOWN_BYTES - SHORT) / 8;
+                let from = (&raw const (*e).path).cast::<u64>().add(at);
+                scratch::copy(from.cast::<[u64; SHORT / 8]>(), to.cast::<u64>().add(at).cast());
+            } else {
+                scratch::copy(&raw const (*e).path, to);
+            }
             if !still(e, version) {
                 return None;
             }
@@ -153,10 +167,12 @@ impl Key {
         }
     }
 
-    /// Keeps what a walk has just found: the path at the end of the buffer, and the rules it satisfies.
+    /// Keeps what a walk has just found: the path at the end of the buffer, and the rules it satisfies. The key's `moves` are
+    /// from before the walk: if something was renamed or mounted meanwhile, nobody will ever see these numbers again, and so
+    /// nobody finds the entry.
     #[inline(always)]
     pub unsafe fn keep(&self, s: *const Scratch, len: u16) {
-        if len as usize > KNOWN_BYTES || moves() != Some(self.moves) {
+        if len as usize > KNOWN_BYTES {
             return;
         }
         let Some(e) = KNOWN.get_ptr_mut(self.slot()) else { return };
@@ -177,8 +193,15 @@ impl Key {
             scratch::copy(self, &raw mut (*e).key);
             (*e).path_len = len as u64;
             scratch::copy(&raw const (*s).object, &raw mut (*e).object);
-            let from = (&raw const (*s).buf).cast::<u8>().add(END - KNOWN_BYTES).cast();
-            scratch::copy(from, &raw mut (*e).path);
+            let from: *const [u64; KNOWN_BYTES / 8] =
+                (&raw const (*s).buf).cast::<u8>().add(END - KNOWN_BYTES).cast();
+            if len as usize <= SHORT {
+                let at = (KNOWN_BYTES - SHORT) / 8;
+                let to = (&raw mut (*e).path).cast::<u64>().add(at);
+                scratch::copy(from.cast::<u64>().add(at).cast::<[u64; SHORT / 8]>(), to.cast());
+            } else {
+                scratch::copy(from, &raw mut (*e).path);
+            }
             core::ptr::write_volatile(&raw mut (*e).version, version + 2);
         }
     }

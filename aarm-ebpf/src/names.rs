@@ -181,6 +181,7 @@ pub extern "C" fn aarm_linked(scratch: u32, ino: u64, dev: u32, generation: u32)
     // SAFETY: map values are checked for null before use.
     unsafe {
         let hits = &raw mut (*s).hits;
+        (*s).hit = 1;
         let mut new = 0;
         let mut w = 0;
         while w < size_of::<Hits>() / 8 {
@@ -206,6 +207,12 @@ pub extern "C" fn aarm_linked(scratch: u32, ino: u64, dev: u32, generation: u32)
 /// below it.
 #[inline(always)]
 pub unsafe fn satisfied(s: *mut Scratch, p: *const Policy, above: bool) {
+    // SAFETY: both are valid map values.
+    unsafe {
+        if (*s).hit == 0 {
+            return pathless(s, p);
+        }
+    }
     let mut w = 0;
     while w < RULE_WORDS {
         // SAFETY: both are valid map values.

@@ -62,8 +62,10 @@ pub struct Scratch {
     pub home: u64,
     /// What is known of a DNS message, or of the address whose name is looked for.
     pub dns: Dns,
-    /// Globs that match the names walked.
+    /// Globs that match the names walked. Zeros while `hit` is 0.
     pub hits: Hits,
+    /// Not 0: something is in `hits`. Mostly nothing is, and nothing need be cleared or gathered.
+    pub hit: u64,
     /// The event: used from `pos` to [`END`]. Twice as long, because the verifier bounds position and
     /// length apart from each other.
     pub buf: [u8; 2 * END],
@@ -100,6 +102,21 @@ pub unsafe fn copy<T>(from: *const T, to: *mut T) {
     }
 }
 
+/// Empties the hits.
+///
+/// # Safety
+/// `s` must be a valid map value that is ours.
+#[inline(always)]
+pub unsafe fn no_hits(s: *mut Scratch) {
+    // SAFETY: by the caller's word.
+    unsafe {
+        if (*s).hit != 0 {
+            zero(&raw mut (*s).hits);
+            (*s).hit = 0;
+        }
+    }
+}
+
 /// Takes a free buffer; gives it and its index, by which the programs' own functions find it again.
 #[inline(always)]
 pub fn take() -> Option<(*mut Scratch, u32)> {
@@ -119,8 +136,8 @@ pub fn take() -> Option<(*mut Scratch, u32)> {
                 // SAFETY: ours now.
                 unsafe {
                     (*s).pos = END as u32;
-                    (*s).data = 0;
-                    (*s).carried = 0;
+                    core::ptr::write_volatile(&raw mut (*s).data, 0);
+                    core::ptr::write_volatile(&raw mut (*s).carried, 0);
                     zero(&raw mut (*s).head);
                 }
                 return Some((s, base + i));

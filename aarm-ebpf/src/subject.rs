@@ -18,7 +18,7 @@ use core::ffi::c_void;
 
 use crate::kernel::*;
 use crate::maps::{POLICIES, SCRATCH, TASKS};
-use crate::scratch::{END, Scratch};
+use crate::scratch::{END, Scratch, no_hits};
 use crate::session::Frame;
 use crate::walk::{STATE_MASK, boundary, hit, step};
 
@@ -182,7 +182,7 @@ pub extern "C" fn aarm_cgroup(scratch: u32, slot: u32) -> u32 {
         (*task).container = 0;
         let Some((cgroup, node)) = current_cgroup() else { return 1 };
         let Ok(id) = read::<u64>(node, off(&OFF_KERNFS_NODE_ID)) else { return 1 };
-        crate::scratch::zero(&raw mut (*s).hits);
+        no_hits(s);
         (*s).state = (*p).dfa_start;
         let mut climb = Climb { s, p, node, bytes: 0, done: 0 };
         bpf_loop(CGROUP_DEPTH + 1, step_node as *mut c_void, (&raw mut climb).cast(), 0);

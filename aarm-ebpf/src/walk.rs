@@ -12,7 +12,7 @@ use core::ffi::c_void;
 
 use crate::kernel::*;
 use crate::maps::{POLICIES, SCRATCH};
-use crate::scratch::{END, Scratch, zero};
+use crate::scratch::{END, Scratch, no_hits};
 
 /// The walk has not reached the root.
 pub const RUNNING: u32 = 0;
@@ -84,6 +84,7 @@ pub fn add_hits(s: *mut Scratch, p: *const Policy, hit: u32) {
     unsafe {
         let from: *const Hits = &raw const (*p).hits[(hit & HIT_MASK) as usize];
         let to = &raw mut (*s).hits;
+        (*s).hit = 1;
         let mut w = 0;
         while w < RULE_WORDS {
             (*to).path[w] |= (*from).path[w];
@@ -241,7 +242,7 @@ pub extern "C" fn aarm_walk(scratch: u32, slot: u32, also: u32) -> u32 {
         (*s).state = (*p).dfa_start;
         (*s).status = RUNNING;
         if also == 0 {
-            zero(&raw mut (*s).hits);
+            no_hits(s);
         }
         let mount = (*s).mnt - off(&OFF_MOUNT_MNT) as u64;
         if !enter_mount(s, mount) {

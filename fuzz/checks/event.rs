@@ -2,7 +2,7 @@
 //!
 //! Included by the fuzz target and by the test that replays its corpus.
 
-use aarm_common::event::{Cause, DecodeError, Event, HEADER_BYTES, Kind, NO_RULE};
+use aarm_common::event::{Cause, DecodeError, Event, GAP_MAX, HEADER_BYTES, Kind, NO_RULE};
 use aarm_common::limits::{ARGS_MAX, EVENT_MAX, MAX_RULES, PATH_MAX};
 use aarm_common::{ABI_VERSION, Decision, Operation};
 
@@ -27,7 +27,7 @@ pub fn check(input: &[u8]) {
     assert!(input.len() <= EVENT_MAX + ARGS_MAX && h.len as usize == input.len());
     let parts = [event.path, event.path2, event.args].concat();
     assert_eq!(parts, input[HEADER_BYTES + h.gap as usize..]);
-    assert!(h.gap < 8);
+    assert!(h.gap as usize <= GAP_MAX);
     assert!(event.comm().len() <= h.comm.len() && !event.comm().contains(&0));
     // One byte less or more is another record.
     assert!(Event::decode(&input[..input.len() - 1]).is_err());

@@ -56,6 +56,23 @@ fn parts_come_back() {
 }
 
 #[test]
+fn gap_means_nothing_and_is_bounded() {
+    for gap in [0, 1, 7, 8, GAP_MAX, GAP_MAX + 1, 4096] {
+        let mut h = valid();
+        (h.gap, h.len) = (gap as u32, h.len + gap as u32);
+        let mut tail = std::vec![0xff; gap];
+        tail.extend_from_slice(b"/a/bcd");
+        let r = record(h, &tail);
+        match Event::decode(&r) {
+            Ok(e) => {
+                assert!(gap <= GAP_MAX && e.path == b"/a" && e.path2 == b"/bc" && e.args == b"d", "{gap}")
+            }
+            Err(e) => assert!(gap > GAP_MAX && e == DecodeError::Length, "{gap}: {e}"),
+        }
+    }
+}
+
+#[test]
 fn every_wrong_field_is_named() {
     type Break = fn(&mut EventHeader);
     let cases: &[(Break, DecodeError)] = &[
@@ -71,7 +88,7 @@ fn every_wrong_field_is_named() {
         (|h| h.path_len = 4097, DecodeError::Length),
         (|h| h.len += 1, DecodeError::Length),
         (|h| h.args_len = 2, DecodeError::Length),
-        (|h| h.gap = 8, DecodeError::Length),
+        (|h| h.gap = 1, DecodeError::Length),
     ];
     for (break_it, expected) in cases {
         let mut h = valid();

@@ -1,19 +1,18 @@
 //! Files and the tree of names: read and write families, and what makes memory executable.
 
 use aarm_common::event::{FLAG_ALIAS, FLAG_ALSO_READ, FLAG_EXCHANGE, FLAG_PATH_CUT};
-use aarm_common::limits::{DATA_WORD, RULE_WORDS};
+use aarm_common::limits::DATA_WORD;
 use aarm_common::op::{Decision, FAMILIES, OPERATIONS};
 use aarm_common::policy::NO_SET;
-use aya_ebpf::helpers::bpf_get_current_uid_gid;
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
 use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
 
 use super::*;
-use crate::decide::Verdict;
+use crate::decide::{Verdict, used_words};
 use crate::emit::summarize;
 use crate::known::still;
-use crate::scratch::Scratch;
+use crate::scratch::{Scratch, no_hits};
 use crate::session::{Subject, framed, subject, supervised};
 
 const FMODE_WRITE: u32 = 2;
@@ -80,7 +79,7 @@ unsafe fn is_routine(u: &Subject, o: &Object) -> bool {
             || (*t).exe_generation != generation
             || (*t).who_generation != generation
             || (*t).labels != labels
-            || (*t).uid != bpf_get_current_uid_gid() as u32
+            || (*t).uid != user().0
             // A rule that refuses because something is unknown.
             || (*t).subjects >> 16 != 0
             || crate::subject::moved(p, t)
@@ -92,12 +91,16 @@ unsafe fn is_routine(u: &Subject, o: &Object) -> bool {
         let Some(key) = Key::of(t, place, o.dentry, o.inode, generation) else { return false };
         let Some((e, version)) = key.find() else { return false };
         let mut decision = (*p).defaults[op.family() as usize % FAMILIES];
+        let words = used_words(p);
         let row = &raw const (*p).op_rules[op as usize % OPERATIONS];
         if (*row)[DATA_WORD] & (*t).who[DATA_WORD] & (*e).object[DATA_WORD] != 0 {
             return false;
         }
         let mut w = 0;
-        while w < RULE_WORDS - 1 {
+        while w < DATA_WORD {
+            if w as u32 >= words {
+                break;
+            }
             let m = (*row)[w] & (*t).who[w] & (*e).object[w];
             if m != 0 {
                 let rule = opaque((w as u64) << 6 | m.trailing_zeros() as u64) as usize & 511;
@@ -176,7 +179,8 @@ unsafe fn open(f: &Frame, o: Object, flags: u32, mode: u32) -> i32 {
                 }
             }
         }
-        if is_raw(&o) {
+        let kind = (*f.s).head.object.mode & S_IFMT;
+        if (kind == S_IFBLK || kind == S_IFCHR) && is_raw(&o) {
             also[2] = Some(Operation::RawMemory);
         }
         decided(f, op, also, o.inode)
@@ -195,7 +199,9 @@ unsafe fn below_overlay(f: &Frame, o: &Object) -> Result<(), Cause> {
         }
         let sb: *const c_void = typed(o.inode, &OFF_INODE_I_SB);
         let home = names::other_home(f.s, f.scratch, sb, 0);
-        let Ok(alias) = read::<u64>(o.inode as u64, off(&OFF_INODE_I_DENTRY)) else { return Err(Cause::ReadFailed) };
+        let Ok(alias) = read::<u64>(o.inode as u64, off(&OFF_INODE_I_DENTRY)) else {
+            return Err(Cause::ReadFailed);
+        };
         if home == 0 || alias == 0 {
             return Ok(());
         }
@@ -279,7 +285,7 @@ unsafe fn executable_memory(f: &Frame) -> i32 {
         if let Err(cause) = prepare(f) {
             return fail_closed(f, Operation::MprotectExec, cause);
         }
-        zero(&raw mut (*f.s).hits);
+        no_hits(f.s);
         names::satisfied(f.s, f.policy, false);
         context::program(f);
         let verdict = decide(f, Operation::MprotectExec, Shape::Object);

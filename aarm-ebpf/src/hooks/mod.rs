@@ -20,7 +20,7 @@ use crate::emit::{conclude, fail_closed, passes};
 use crate::kernel::*;
 use crate::known::Key;
 use crate::names;
-use crate::scratch::{END, zero};
+use crate::scratch::{END, no_hits, zero};
 use crate::session::Frame;
 use crate::walk::{self, walk};
 
@@ -117,7 +117,7 @@ unsafe fn name(f: &Frame, o: Object, how: Naming) -> Result<u16, Cause> {
     unsafe {
         let mode = o.mode();
         if o.is_nameless(mode) {
-            zero(&raw mut (*f.s).hits);
+            no_hits(f.s);
             names::satisfied(f.s, f.policy, false);
             return Ok(0);
         }

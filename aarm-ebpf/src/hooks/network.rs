@@ -433,7 +433,7 @@ fn abstract_name(s: *mut Scratch, addr: u64) -> u32 {
             return 1;
         }
         *buf.add(at as usize) = b'@';
-        zero(&raw mut (*s).hits);
+        no_hits(s);
         (*s).pos = at;
         (*s).head.path_len = len as u16;
         (*s).head.flags |= FLAG_ABSTRACT;
