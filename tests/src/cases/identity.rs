@@ -37,7 +37,7 @@ fn hard_link() -> Result<()> {
     h.act(&["read", "/tmp/i/home/free"])?.allowed("open_read", "/tmp/i/home/free")
 }
 
-/// Found by the differential test: the link is decided as reading and writing, which nothing forbids here; and the name that
+/// Found while the differential test was built: the link is decided as reading and writing, which nothing forbids here; and the name that
 /// the rule is about was not met while the file had two.
 fn link_to_run() -> Result<()> {
     world()?;
