@@ -243,6 +243,9 @@ impl Operation {
             Operation::Truncate => "`file_truncate` from 6.2, `file_open` for O_TRUNC",
             Operation::Setxattr => "`inode_removexattr`, `inode_set_acl` from 6.2",
             Operation::IoctlWrite => "`file_ioctl_compat` from 6.8",
+            Operation::Socket => {
+                "`socket_setsockopt`, `socket_sendmsg` for routes and headers of one's own: as type `raw`"
+            }
             Operation::Ptrace => "`ptrace_traceme`, `task_prctl`",
             Operation::Shm => "`shm_alloc_security` for whose it is",
             Operation::Mqueue => "`msg_queue_msgrcv`; `msg_queue_alloc_security` for whose it is",

@@ -66,6 +66,8 @@ const OFFSETS: &[(&str, &str, &str)] = &[
     ("OFF_MSGHDR_MSG_NAME", "msghdr", "msg_name"),
     ("OFF_MSGHDR_MSG_NAMELEN", "msghdr", "msg_namelen"),
     ("OFF_MSGHDR_MSG_FLAGS", "msghdr", "msg_flags"),
+    ("OFF_MSGHDR_MSG_CONTROL", "msghdr", "msg_control"),
+    ("OFF_MSGHDR_MSG_CONTROLLEN", "msghdr", "msg_controllen"),
     ("OFF_SOCKET_FILE", "socket", "file"),
     ("OFF_SOCK_SK_SOCKET", "sock", "sk_socket"),
     ("OFF_UNIX_SOCK_PEER", "unix_sock", "peer"),

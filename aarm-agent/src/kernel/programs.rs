@@ -43,6 +43,7 @@ pub const LSM: &[&str] = &[
     "socket_accept",
     "socket_sendmsg",
     "socket_recvmsg",
+    "socket_setsockopt",
     "unix_stream_connect",
     "unix_may_send",
     "task_kill",

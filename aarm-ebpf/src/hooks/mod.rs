@@ -9,6 +9,7 @@ mod ipc;
 mod network;
 mod privileged;
 mod process;
+mod routes;
 
 use aarm_common::event::{Cause, FLAG_ALIAS, FLAG_DIRECTORY, FLAG_LINKED};
 use aarm_common::op::{Family, Operation};

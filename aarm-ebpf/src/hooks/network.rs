@@ -40,7 +40,7 @@ struct SockAddr {
 
 /// Fills in what the socket itself says; returns its address family.
 #[inline(always)]
-unsafe fn socket_fields(s: *mut Scratch, sock: *const c_void) -> u16 {
+pub unsafe fn socket_fields(s: *mut Scratch, sock: *const c_void) -> u16 {
     // SAFETY: `s` is a valid map value, `sock` a typed `struct socket *`.
     unsafe {
         let sk: *const c_void = typed(sock, &OFF_SOCKET_SK);
@@ -111,7 +111,7 @@ unsafe fn set_v6(s: *mut Scratch, addr: [u32; 4]) {
 /// Decides an action on a socket from the fields in the event's header; `also` is a facet of it. `sk`, a typed `struct sock *`:
 /// the address is one that is reached for, and so may have a name; else null.
 #[inline(always)]
-unsafe fn socket_action(
+pub unsafe fn socket_action(
     f: &Frame,
     op: Operation,
     shape: Shape,
@@ -232,6 +232,14 @@ pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
         let (sock, message): (*const c_void, *const c_void) = (ctx.arg(0), ctx.arg(1));
         // SAFETY: hook arguments are typed pointers.
         unsafe {
+            let (control, controls): (u64, u64) =
+                (typed(message, &OFF_MSGHDR_MSG_CONTROL), typed(message, &OFF_MSGHDR_MSG_CONTROLLEN));
+            if control != 0 && controls != 0 && is_ip(sock) && routes::aarm_routed(control, controls) != 0 {
+                let refused = framed(u, |f| routes::shaped(f, sock, 0));
+                if refused != 0 {
+                    return refused;
+                }
+            }
             let name: u64 = typed(message, &OFF_MSGHDR_MSG_NAME);
             if name == 0 {
                 // Decided when the socket was connected; but what the session has seen goes with it.
@@ -248,6 +256,20 @@ pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
             })
         }
     })
+}
+
+/// Whether it is a socket of IP, of either version.
+#[inline(always)]
+unsafe fn is_ip(sock: *const c_void) -> bool {
+    // SAFETY: `sock` is typed.
+    unsafe {
+        let sk: *const c_void = typed(sock, &OFF_SOCKET_SK);
+        if sk.is_null() {
+            return false;
+        }
+        let family: u16 = typed(sk, &OFF_SOCK_SKC_FAMILY);
+        family == AF_INET || family == AF_INET6
+    }
 }
 
 /// Lets the receiving end of a unix socket carry the labels of who sends. The receiver takes them in when it reads.

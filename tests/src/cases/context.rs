@@ -10,6 +10,7 @@ pub const CASES: &[Case] = &[
     ("a_file_carries_labels_to_who_reads_it", carried),
     ("what_happened_before_counts", prior),
     ("a_contradiction_is_deferred", conflict),
+    ("what_explains_a_session_agrees_with_all_its_receipts", explained),
     ("routine_reads_are_only_counted", summary),
     ("routine_reads_are_only_counted_although_rules_ask_for_history", summary_and_history),
 ];
@@ -75,6 +76,27 @@ fn prior() -> Result<()> {
     ensure!(sent == 3, "{}", a.tell());
     // Another session has not done it.
     shell(&h, "ACT sendto 127.0.0.1:9")?.allowed("send", "127.0.0.1")
+}
+
+fn explained() -> Result<()> {
+    let h = host(DATA)?;
+    let script = "cat /tmp/c/plain > /tmp/c/copy; mv /tmp/c/copy /tmp/c/moved; ACT sendto 127.0.0.1:9; ln -s x /tmp/c/link
+        cat /tmp/c/secret/key; ACT sendto 127.0.0.1:9; ACT udp 127.0.0.1:9; rm /tmp/c/moved; ACT read-write /tmp/c/plain";
+    let script = script.replace("ACT", &format!("{ME} actor"));
+    let (_, output, session) = h.run_only(&[], &["/bin/sh", "-c", &script])?;
+    let decided = h.session_receipts(&session)?.iter().filter(|r| r["kind"] == "action").count();
+    let (log, policies) = (h.path("log"), h.path("policies"));
+    let places = ["--log", &log.display().to_string(), "--policies", &policies.display().to_string()]
+        .map(str::to_owned);
+    let mut args = vec!["explain", "--json", "--session", &session];
+    args.extend(places.iter().map(String::as_str));
+    let out = h.aarm(&args)?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    ensure!(out.status.success(), "{text}{}\n{output}", String::from_utf8_lossy(&out.stderr));
+    let tally: serde_json::Value = serde_json::from_str(text.lines().last().unwrap_or_default())?;
+    let agreed = tally["agree"].as_u64().unwrap_or_default() as usize;
+    ensure!(tally["disagree"] == 0 && agreed >= 20 && agreed * 10 >= decided * 9, "{tally} of {decided}");
+    Ok(())
 }
 
 fn conflict() -> Result<()> {

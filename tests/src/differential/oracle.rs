@@ -28,7 +28,6 @@ const EXPECTED: &[&str] = &[
     "allowed",
     "audit",
     "label added",
-    "label carried",
     "counted only",
     "condition",
     "above",

@@ -143,7 +143,7 @@ const REACHING: &[Technique] = &[
     .setup(|_| serve_tcp(&[OUTSIDE])),
     refused("address-race", "the address changed by another thread during connect", address_race, "connect")
         .setup(|_| serve_udp(&[INSIDE, OUTSIDE])),
-    open(
+    refused(
         "source-route",
         "a source route (`IP_OPTIONS`): the permitted address last, another first",
         |d| {
@@ -154,21 +154,21 @@ const REACHING: &[Technique] = &[
             send_to(&s, libc::AF_INET, 8080, 0)?;
             wait_for(&d.desk("seen"))
         },
-        SOURCE_ROUTE,
+        "socket",
     )
     .setup(sniffer),
-    open(
+    refused(
         "source-route-message",
         "a source route that comes with the message (`IP_RETOPTS`)",
         route_in_message,
-        SOURCE_ROUTE,
+        "socket",
     )
     .setup(sniffer),
-    open(
+    refused(
         "source-route6",
         "an IPv6 routing header: the permitted address last, another first",
         route6,
-        SOURCE_ROUTE,
+        "socket",
     )
     .setup(|d| {
         let _ = std::process::Command::new("/bin/busybox")
@@ -213,8 +213,6 @@ const REACHING: &[Technique] = &[
     elsewhere("io-uring", "io_uring connect and send", "uring/connect and others"),
 ];
 
-const SOURCE_ROUTE: &str =
-    "a hole: packets go to the first hop, and only the last is decided; needs a decision on source routes";
 /// A loose source route by way of 127.0.0.9.
 const ROUTE: [u8; 8] = [131, 7, 4, 127, 0, 0, 9, 0];
 

@@ -17,6 +17,10 @@ use crate::kernel::{KernelError, Linked};
 struct Kernel;
 
 impl KernelPort for Kernel {
+    fn learns_names(&self) -> bool {
+        true
+    }
+
     fn load_policy(&mut self, _: u32, _: &Policy) -> Result<(), KernelError> {
         Ok(())
     }
