@@ -20,7 +20,7 @@ use crate::kernel::*;
 use crate::maps::{POLICIES, SCRATCH, TASKS};
 use crate::scratch::{END, Scratch, no_hits};
 use crate::session::Frame;
-use crate::walk::{STATE_MASK, boundary, hit, step};
+use crate::walk::{DONE, RUNNING, STATE_MASK, boundary, hit, step};
 
 const SET_MASK: usize = RULE_SETS - 1;
 
@@ -159,10 +159,6 @@ struct Climb {
     p: *const Policy,
     /// The `struct kernfs_node` to look at.
     node: u64,
-    /// Bytes so far.
-    bytes: u64,
-    /// 1: the root was reached.
-    done: u64,
 }
 
 /// Holds the path of the current task's cgroup against the policy's patterns: `Task::cgroup` and `Task::container`. Returns
@@ -184,12 +180,16 @@ pub extern "C" fn aarm_cgroup(scratch: u32, slot: u32) -> u32 {
         let Ok(id) = read::<u64>(node, off(&OFF_KERNFS_NODE_ID)) else { return 1 };
         no_hits(s);
         (*s).state = (*p).dfa_start;
-        let mut climb = Climb { s, p, node, bytes: 0, done: 0 };
+        // How far it has come is kept in the buffer, not on the stack: the verifier of 6.1 looks at one step of a loop, and takes
+        // what one step leaves on the stack for what all of them do.
+        (*s).status = RUNNING;
+        (*s).path_end = 0;
+        let mut climb = Climb { s, p, node };
         bpf_loop(CGROUP_DEPTH + 1, step_node as *mut c_void, (&raw mut climb).cast(), 0);
-        if climb.done == 0 {
+        if (*s).status != DONE {
             return 1;
         }
-        if climb.bytes == 0 {
+        if (*s).path_end == 0 {
             // The root cgroup itself.
             boundary(s, p);
         }
@@ -225,7 +225,7 @@ extern "C" fn step_node(_index: u32, climb: *mut Climb) -> i64 {
         let node = (*climb).node;
         let Ok(parent) = read::<u64>(node, off(&OFF_KERNFS_NODE_PARENT)) else { return 1 };
         if parent == 0 {
-            (*climb).done = 1;
+            (*s).status = DONE;
             return 1;
         }
         let Ok(name) = read::<u64>(node, off(&OFF_KERNFS_NODE_NAME)) else { return 1 };
@@ -236,8 +236,8 @@ extern "C" fn step_node(_index: u32, climb: *mut Climb) -> i64 {
             return 1;
         }
         let len = opaque(got as u64 - 1) as u32;
-        (*climb).bytes += len as u64 + 1;
-        if (*climb).bytes > PATH_MAX as u64 {
+        (*s).path_end += len + 1;
+        if (*s).path_end > PATH_MAX as u32 {
             return 1;
         }
         let mut state = (*s).state;

@@ -14,8 +14,8 @@ const AGENT: &str = "/usr/local/bin/aarm-agent";
 const AARM: &str = "/usr/local/bin/aarm";
 /// This program, as the VM has it.
 pub const ME: &str = "/usr/local/bin/aarm-vm-tests";
-/// Starting loads programs under emulation.
-const START: Duration = Duration::from_secs(120);
+/// Starting loads programs under emulation, perhaps beside other machines.
+const START: Duration = Duration::from_secs(240);
 /// For everything that follows from an action.
 const SETTLE: Duration = Duration::from_secs(20);
 

@@ -234,7 +234,11 @@ pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
         unsafe {
             let (control, controls): (u64, u64) =
                 (typed(message, &OFF_MSGHDR_MSG_CONTROL), typed(message, &OFF_MSGHDR_MSG_CONTROLLEN));
-            if control != 0 && controls != 0 && is_ip(sock) && routes::aarm_routed(control, controls) != 0 {
+            if control != 0
+                && controls != 0
+                && is_ip(sock)
+                && routes::aarm_routed(number(control, &raw mut (*u.task).key[0]), controls) != 0
+            {
                 let refused = framed(u, |f| routes::shaped(f, sock, 0));
                 if refused != 0 {
                     return refused;

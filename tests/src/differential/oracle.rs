@@ -33,7 +33,6 @@ const EXPECTED: &[&str] = &[
     "above",
     "another name",
     "facet",
-    "target",
 ];
 
 impl Met {

@@ -54,14 +54,15 @@ const STARTED: &[Technique] = &[
         },
         CONTENT,
     ),
-    open(
+    contained(
         "hard-link",
         "hard link",
         |d| {
             std::fs::hard_link(d.nc(), d.desk("x"))?;
             runs(&mut Command::new(d.desk("x")))
         },
-        IDENTITY,
+        "exec",
+        "no-nc",
     ),
     open(
         "rename",
