@@ -4,8 +4,8 @@
 #![no_main]
 #![allow(non_snake_case)]
 
-use aya_ebpf::macros::{btf_tracepoint, lsm};
-use aya_ebpf::programs::{BtfTracePointContext, LsmContext};
+use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, lsm};
+use aya_ebpf::programs::{BtfTracePointContext, LsmContext, SkBuffContext};
 
 /// Declares one empty program for each hook.
 macro_rules! empty {
@@ -29,6 +29,7 @@ empty! { lsm:
     path_mknod path_mkdir path_rmdir path_unlink path_symlink path_truncate path_chmod path_chown path_rename
     path_link file_truncate inode_setxattr inode_removexattr inode_set_acl
     socket_create socket_connect socket_bind socket_listen socket_accept socket_sendmsg socket_recvmsg
+    socket_setsockopt
     unix_stream_connect unix_may_send
     task_alloc task_free task_kill ptrace_access_check ptrace_traceme task_setrlimit task_prctl
     shm_alloc_security msg_queue_alloc_security key_alloc shm_shmat msg_queue_msgsnd msg_queue_msgrcv key_permission
@@ -36,6 +37,16 @@ empty! { lsm:
     kernel_read_file kernel_load_data kernel_module_request uring_cmd uring_override_creds
 }
 empty! { tracepoint: sched_process_exec sched_process_fork sched_process_exit }
+
+#[cgroup_skb(egress)]
+pub fn dns_queries(_ctx: SkBuffContext) -> i32 {
+    1
+}
+
+#[cgroup_skb(ingress)]
+pub fn dns_answers(_ctx: SkBuffContext) -> i32 {
+    1
+}
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {

@@ -158,3 +158,19 @@ pub fn attach(object: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<FdLink
     };
     link.map_err(refused)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The benchmark and `aarm doctor` attach the empty programs by the same list.
+    #[test]
+    fn the_floor_has_a_program_for_each_of_ours() {
+        let floor = include_str!("../../../aarm-ebpf/src/floor.rs");
+        let words: Vec<&str> = floor.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+        let packets = PACKETS.iter().map(|(name, _)| name);
+        for name in TRACEPOINTS.iter().chain(LSM).chain(packets) {
+            assert!(words.contains(name), "floor.rs has no {name}");
+        }
+    }
+}
