@@ -17,6 +17,8 @@ use crate::{Action, Context, Past, Span};
 pub struct Shape {
     /// `**` in the middle of globs, of which few already make an automaton explode.
     pub deep: bool,
+    /// Globs of letters and `*` only: so many different ones fit the automaton that a policy can have all the rules there can be.
+    pub plain: bool,
     /// How many rules.
     pub rules: Range<usize>,
     /// Weight of rules that hold for much, so that several hold for one action; against 10 for all others.
@@ -34,13 +36,32 @@ pub struct Shape {
 impl Shape {
     /// Without anything that is of one host.
     pub fn small(rules: Range<usize>) -> Self {
-        Shape { deep: false, rules, broad: 3, exe: &[], nets: &[], when: WHEN, subject: SUBJECT }
+        Shape {
+            deep: false,
+            plain: false,
+            rules,
+            broad: 3,
+            exe: &[],
+            nets: &[],
+            when: WHEN,
+            subject: SUBJECT,
+        }
+    }
+
+    fn style(&self) -> Style {
+        (self.deep, self.plain)
     }
 }
 
+/// [`Shape::deep`] and [`Shape::plain`].
+type Style = (bool, bool);
+
 /// One component of a glob. Few letters, so that globs and paths meet. `deep`: with `**` among them, of which
-/// few already make an automaton explode.
-fn component(deep: bool) -> impl Strategy<Value = String> {
+/// few already make an automaton explode. `plain`: of one or two letters, or any.
+fn component((deep, plain): Style) -> impl Strategy<Value = String> {
+    if plain {
+        return prop_oneof![7 => "[ab]{1,2}", 1 => Just("*".to_owned())].boxed();
+    }
     prop_oneof![
         6 => "[ab]{1,3}",
         if deep { 2 } else { 0 } => Just("**".to_owned()),
@@ -52,12 +73,13 @@ fn component(deep: bool) -> impl Strategy<Value = String> {
     ]
     .prop_map(|c| if c != "**" && c.contains("**") { c.replace("**", "*") } else { c })
     .prop_filter("not a special name", |c| c != "." && c != "..")
+    .boxed()
 }
 
-fn glob(deep: bool) -> impl Strategy<Value = String> {
+fn glob(style: Style) -> impl Strategy<Value = String> {
     (
         prop_oneof![4 => Just("/"), 3 => Just("**/"), 2 => Just("~/")],
-        prop::collection::vec(component(deep), 1..5),
+        prop::collection::vec(component(style), if style.1 { 1..4 } else { 1..5 }),
         any::<bool>(),
     )
         .prop_map(|(start, parts, all_below)| {
@@ -66,9 +88,9 @@ fn glob(deep: bool) -> impl Strategy<Value = String> {
         })
 }
 
-fn globs(deep: bool) -> impl Strategy<Value = Vec<String>> {
+fn globs(style: Style) -> impl Strategy<Value = Vec<String>> {
     prop::collection::vec(
-        prop_oneof![20 => glob(deep), 1 => Just("/".to_owned()), 1 => Just("**".to_owned()), 1 => Just("~".to_owned())],
+        prop_oneof![20 => glob(style), 1 => Just("/".to_owned()), 1 => Just("**".to_owned()), 1 => Just("~".to_owned())],
         1..4,
     )
 }
@@ -108,7 +130,7 @@ fn given(list: &'static [&'static str]) -> (u32, BoxedStrategy<String>) {
 
 fn programs(shape: &Shape) -> impl Strategy<Value = Vec<String>> + use<> {
     let (weight, given) = given(shape.exe);
-    prop_oneof![2 => globs(shape.deep), weight => given.prop_map(|glob| vec![glob])]
+    prop_oneof![2 => globs(shape.style()), weight => given.prop_map(|glob| vec![glob])]
 }
 
 /// Globs over names; few letters, as with paths.
@@ -180,7 +202,7 @@ const ANY: &[&str] = &[
 
 /// A match about paths, sockets or addresses, each with all predicates that apply to it.
 fn matching(shape: &Shape) -> impl Strategy<Value = String> + use<> {
-    let deep = shape.deep;
+    let style = shape.style();
     let subject =
         || (maybe(programs(shape)), maybe(programs(shape)), maybe(ranges(MAX_UID)), maybe(ranges(MAX_UID)));
     let paths = words(&[
@@ -213,7 +235,7 @@ fn matching(shape: &Shape) -> impl Strategy<Value = String> + use<> {
         "mprotect_exec",
         "unix_send",
     ]);
-    let path = (paths, prop::option::weighted(0.8, globs(deep)), maybe(globs(deep)), subject()).prop_map(
+    let path = (paths, prop::option::weighted(0.8, globs(style)), maybe(globs(style)), subject()).prop_map(
         |(ops, path, not_path, (exe, not_exe, uid, not_uid))| {
             format!(
                 "operation: [{}]{}",
@@ -342,12 +364,12 @@ const SUBJECT: &[&str] = &[
 
 /// An entry of `data` for one of four labels.
 fn data_entry(shape: &Shape) -> impl Strategy<Value = String> + use<> {
-    let deep = shape.deep;
+    let style = shape.style();
     let on = prop_oneof![
-        3 => globs(deep).prop_map(|g| flow(vec![("read", Some(g))])),
-        2 => globs(deep).prop_map(|g| flow(vec![("write", Some(g))])),
-        1 => globs(deep).prop_map(|g| flow(vec![("exec", Some(g))])),
-        1 => (globs(deep), globs(deep)).prop_map(|(r, x)| flow(vec![("read", Some(r)), ("exec", Some(x))])),
+        3 => globs(style).prop_map(|g| flow(vec![("read", Some(g))])),
+        2 => globs(style).prop_map(|g| flow(vec![("write", Some(g))])),
+        1 => globs(style).prop_map(|g| flow(vec![("exec", Some(g))])),
+        1 => (globs(style), globs(style)).prop_map(|(r, x)| flow(vec![("read", Some(r)), ("exec", Some(x))])),
         2 => (maybe(nets(shape)), maybe(nets(shape)), maybe(ranges(65535)), maybe(hosts())).prop_map(
             |(cidr, not_cidr, port, host)| {
                 let predicates =
