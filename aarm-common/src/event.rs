@@ -61,6 +61,12 @@ named_u8! {
         NoMemory = 8 => "no_memory",
         /// The rule that would decide depends on what is not known of who acts: DENY or DEFER, as it says.
         Unknown = 9 => "unknown",
+        /// It waited, and this was answered.
+        Answered = 10 => "answered",
+        /// It would have waited, but an earlier answer is good for it as well.
+        Granted = 11 => "granted",
+        /// It would have to wait, and cannot: its system call cannot be begun anew. Refused.
+        CannotWait = 12 => "cannot_wait",
     }
 }
 
@@ -86,7 +92,9 @@ pub const FLAG_INHERITED: u16 = 256;
 pub const FLAG_DIRECTORY: u16 = 512;
 /// The object has more than one hard link.
 pub const FLAG_LINKED: u16 = 1024;
-const FLAGS_KNOWN: u16 = 2047;
+/// The action waits: nothing has happened yet, and `hold` is its name.
+pub const FLAG_HELD: u16 = 2048;
+const FLAGS_KNOWN: u16 = 4095;
 
 /// `rule` when no rule decided.
 pub const NO_RULE: u16 = u16::MAX;
@@ -168,6 +176,11 @@ pub struct EventHeader {
     pub conditions: u32,
     /// Subject conditions of the policy that held (low half), and that were unknown (high half), a bit for each.
     pub subjects: u32,
+    /// Key of the hold (see [`crate::hold`]) that the action waits in, or that was answered; of a grant, [`Hold::action`];
+    /// otherwise 0.
+    ///
+    /// [`Hold::action`]: crate::hold::Hold::action
+    pub hold: u64,
 }
 
 /// Most bytes between header and path: records come in a few sizes.
@@ -176,7 +189,7 @@ pub const GAP_MAX: usize = 39;
 /// Bytes of [`EventHeader`].
 pub const HEADER_BYTES: usize = size_of::<EventHeader>();
 
-const _: () = assert!(HEADER_BYTES == 168);
+const _: () = assert!(HEADER_BYTES == 176);
 const _: () = assert!(EVENT_MAX >= HEADER_BYTES + 2 * PATH_MAX);
 
 /// Why bytes are not an event.

@@ -79,6 +79,12 @@ pub const QUERIES: usize = 8;
 pub const HOST_SECONDS_MIN: u32 = 5;
 /// A name holds at most so many seconds, whatever the resolver says.
 pub const HOST_SECONDS_MAX: u32 = 86_400;
+/// Actions that wait for their decision at once, of all sessions. One more is refused.
+pub const HOLDS_MAX: u32 = 16384;
+/// Grants that hold at once, of all sessions: answers that are good for more than one action.
+pub const GRANTS_MAX: u32 = 8192;
+/// System calls whose actions can wait are numbered below this.
+pub const SYSCALLS: usize = 512;
 /// Descriptors of a process that becomes a session; one with more is refused.
 pub const DESCRIPTORS_MAX: u32 = 4096;
 /// Bytes of the event ring buffer.

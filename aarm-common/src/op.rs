@@ -265,6 +265,8 @@ impl Operation {
         match self {
             Operation::ReceiveFd => "the message has left its queue",
             Operation::Signal => "others of the group may have got it",
+            Operation::Ptrace => "the kernel only asks whether, and takes any error for a no",
+            Operation::Key => "a search goes on without the key",
             Operation::UringCmd => "requests of a ring do not restart",
             _ => "",
         }

@@ -224,6 +224,13 @@ pub struct Policy {
     pub resolver_count: u32,
     /// Index into [`Policy::hits`]: what an address without a known name satisfies.
     pub host_unknown: u32,
+    /// 1: where a default says STEP_UP or DEFER, the action waits for its decision; 0: it is refused at once.
+    pub defaults_wait: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Rules that refuse at once where they (or a conflict, or something unknown that they ask for) say STEP_UP or DEFER. What all
+    /// others say so of waits for its decision.
+    pub at_once: Bits,
     /// Networks of the resolvers whose answers are believed.
     pub resolvers: [Network; RESOLVERS],
     /// Where the winner is [`BY_NAME`], the first of these that matches as well is looked at: DENY rules that name networks, and
@@ -304,7 +311,7 @@ unsafe impl aya::Pod for Policy {}
 const _: () = {
     let fields = 8 * 4
         + FAMILIES
-        + 5 * 8
+        + 6 * 8
         + size_of::<Network>() * RESOLVERS
         + 4 * MAX_RULES
         + 8 * MAX_DATA
@@ -312,7 +319,7 @@ const _: () = {
         + size_of::<HistoryCondition>() * HISTORY_CONDITIONS
         + size_of::<Watch>() * WATCHES
         + size_of::<SubjectCondition>() * SUBJECT_CONDITIONS
-        + size_of::<Bits>() * (OPERATIONS + 6 + RULE_SETS)
+        + size_of::<Bits>() * (OPERATIONS + 7 + RULE_SETS)
         + 256
         + 2 * DFA_CELLS
         + 4 * DFA_STATES

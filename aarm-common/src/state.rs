@@ -73,6 +73,10 @@ pub struct Task {
     pub cgroup: u64,
     /// Patterns that the cgroup's path matches.
     pub container: u64,
+    /// Key of the hold that was answered with ALLOW last.
+    pub passed: u64,
+    /// The same, while its system call is begun anew because another of its actions had to wait: not to be asked again.
+    pub kept: u64,
     /// Where programs put the key of the path they look for.
     pub key: [u64; 7],
 }
@@ -302,6 +306,8 @@ pub struct Config {
     pub mount_namespace: u32,
     /// First 16 bytes of the SHA-256 of the object the maps were made for.
     pub object: [u8; 16],
+    /// Key of the hash that names actions which wait. Secret: who knew it could find two actions with one name.
+    pub hold_key: [u64; 2],
 }
 
 named_u8! {
@@ -339,6 +345,10 @@ named_u8! {
         Summarized = 14 => "summarized",
         /// A map had no room for what must be remembered of a file: denied.
         NoMemory = 15 => "no_memory",
+        /// Actions that began to wait.
+        Held = 16 => "held",
+        /// Actions that were refused because they cannot wait.
+        CannotWait = 17 => "cannot_wait",
     }
 }
 
@@ -347,12 +357,12 @@ pub const STATS: usize = 32;
 
 const _: () = assert!(Stat::ALL.len() <= STATS);
 const _: () = assert!(size_of::<ObjectId>() == 16);
-const _: () = assert!(size_of::<Task>() == 32 + 5 * 8 * RULE_WORDS + 16 * 8);
+const _: () = assert!(size_of::<Task>() == 32 + 5 * 8 * RULE_WORDS + 18 * 8);
 const _: () = assert!(size_of::<Session>() == 48 + 8 * OPERATIONS + (16 + 8 * WATCH_TIMES) * WATCHES);
 const _: () = assert!(size_of::<Cpu>() == 8 + 8 * STATS);
 const _: () = assert!(size_of::<ObjectKey>() == 16 && size_of::<LinkedKey>() == 16);
 const _: () = assert!(size_of::<InheritedKey>() == 24 && size_of::<Inherited>() == 8);
-const _: () = assert!(size_of::<Config>() == 32);
+const _: () = assert!(size_of::<Config>() == 48);
 const _: () =
     assert!(crate::dns::NAME_MAX.is_multiple_of(8) && size_of::<HostName>() == 24 + crate::dns::NAME_MAX);
 const _: () = assert!(size_of::<Hosts>() == 32 + size_of::<HostName>() * HOST_NAMES);

@@ -20,7 +20,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use aarm_common::ABI_VERSION;
-use aarm_common::limits::{POLICY_SLOTS, SESSIONS};
+use aarm_common::hold::{Grant, GrantKey, HOLD_STOPPED, Hold, Verdict};
+use aarm_common::limits::{HOLDS_MAX, POLICY_SLOTS, SESSIONS};
+use aarm_common::op::Decision;
 use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{
     Config, Cpu, Inherited, InheritedKey, LinkedKey, SESSION_ENDED, STATS, Session, Stat, TASK_COUNTED,
@@ -79,6 +81,9 @@ pub struct Kernel {
     config: Array<MapData, Config>,
     links: HashMap<MapData, LinkedKey, LinkHits>,
     inherited: HashMap<MapData, InheritedKey, Inherited>,
+    holds: HashMap<MapData, u64, Hold>,
+    verdicts: HashMap<MapData, u64, Verdict>,
+    grants: HashMap<MapData, GrantKey, Grant>,
     counters: MapData,
     /// CPUs that may come, which per-CPU maps have values for.
     cpus: usize,
@@ -142,6 +147,10 @@ impl Kernel {
             links: HashMap::try_from(Map::HashMap(open(&pins, "LINKED")?)).map_err(map_error("LINKED"))?,
             inherited: HashMap::try_from(Map::HashMap(open(&pins, "INHERITED")?))
                 .map_err(map_error("INHERITED"))?,
+            holds: HashMap::try_from(Map::HashMap(open(&pins, "HOLDS")?)).map_err(map_error("HOLDS"))?,
+            verdicts: HashMap::try_from(Map::HashMap(open(&pins, "VERDICTS")?))
+                .map_err(map_error("VERDICTS"))?,
+            grants: HashMap::try_from(Map::HashMap(open(&pins, "GRANTS")?)).map_err(map_error("GRANTS"))?,
             counters: open(&pins, "CPU")?,
             cpus: aya::util::nr_cpus().map_err(|(what, e)| KernelError::io(what)(e))?.max(1),
             events: Some(EventSource::open(open(&pins, "EVENTS")?)?),
@@ -160,6 +169,11 @@ impl Kernel {
             daemon: std::process::id(),
             mount_namespace,
             object,
+            hold_key: match found.filter(|_| ready) {
+                // What waits was named with it.
+                Some(c) => c.hold_key,
+                None => hold_key()?,
+            },
         };
         kernel.config.set(0, config, 0).map_err(map_error("CONFIG"))?;
         Ok(kernel)
@@ -281,6 +295,59 @@ impl Kernel {
         Ok(())
     }
 
+    /// What waits for its decision, by key.
+    pub fn holds(&self) -> Vec<(u64, Hold)> {
+        // One that went while we looked is as good as one that was not there.
+        self.holds.iter().flatten().take(HOLDS_MAX as usize).collect()
+    }
+
+    /// Answers what waits under `key` since `since_ns`, and lets it go on. Whether it still waited.
+    pub fn answer(&mut self, key: u64, since_ns: u64, allow: bool) -> Result<bool, KernelError> {
+        let still = |k: &Self| k.holds.get(&key, 0).ok().filter(|h| h.since_ns == since_ns);
+        if still(self).is_none() {
+            return Ok(false);
+        }
+        let decision = if allow { Decision::Allow } else { Decision::Deny };
+        let verdict = Verdict { since_ns, decision: decision as u32, reserved: 0 };
+        self.verdicts.insert(key, verdict, 0).map_err(map_error("VERDICTS"))?;
+        // The program marks the hold as stopped, sends the signal, and then looks for a verdict once more: whichever of
+        // us comes first, the thread goes on.
+        match still(self) {
+            Some(hold) => {
+                if hold.flags & HOLD_STOPPED != 0 {
+                    go_on(hold.pid);
+                }
+                Ok(true)
+            }
+            None => {
+                // Taken, and with it the verdict; or the thread died in between.
+                drop(self.verdicts.remove(&key));
+                Ok(true)
+            }
+        }
+    }
+
+    /// Forgets what waited, because whoever did it is gone.
+    pub fn forget_hold(&mut self, key: u64) {
+        // One that is gone already is as good.
+        drop(self.holds.remove(&key));
+        drop(self.verdicts.remove(&key));
+    }
+
+    /// Makes an answer good for further actions.
+    pub fn grant(&mut self, key: GrantKey, grant: Grant) -> Result<(), KernelError> {
+        self.grants.insert(key, grant, 0).map_err(map_error("GRANTS"))
+    }
+
+    /// Takes grants back: those of a session, and those that have expired by `now_ns`.
+    pub fn revoke_grants(&mut self, session: Option<u64>, now_ns: u64) {
+        let over =
+            |key: &GrantKey, g: &Grant| Some(key.session) == session || g.expires_ns <= now_ns || g.uses == 0;
+        let gone: Vec<GrantKey> =
+            self.grants.iter().flatten().filter(|(key, g)| over(key, g)).map(|(key, _)| key).collect();
+        gone.iter().for_each(|key| drop(self.grants.remove(key)));
+    }
+
     /// Whether sessions can learn names of hosts: answers of resolvers are read at the root of the unified cgroup hierarchy.
     pub fn learns_names(&self) -> bool {
         programs::cgroup_root().is_some()
@@ -400,6 +467,24 @@ pub fn boot_ns() -> u64 {
         libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut t);
         t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
     }
+}
+
+/// A key that nobody can guess.
+fn hold_key() -> Result<[u64; 2], KernelError> {
+    use ring::rand::SecureRandom;
+    let mut bytes = [0u8; 16];
+    ring::rand::SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| KernelError::io("no random numbers")(std::io::Error::other("the kernel gave none")))?;
+    let (a, b) = bytes.split_at(8);
+    let word = |b: &[u8]| b.iter().fold(0, |n, b| n << 8 | u64::from(*b));
+    Ok([word(a), word(b)])
+}
+
+/// Continues a stopped process.
+fn go_on(pid: u32) {
+    // SAFETY: no memory is involved. It may be gone.
+    unsafe { libc::kill(pid as i32, libc::SIGCONT) };
 }
 
 /// Kernels before 5.11 count maps against this limit; later ones ignore it.

@@ -34,6 +34,9 @@ pub const MAPS: &[&str] = &[
     "OWNERS",
     "HOSTS",
     "RESOLVING",
+    "HOLDS",
+    "VERDICTS",
+    "GRANTS",
 ];
 
 /// The tree of pins.
