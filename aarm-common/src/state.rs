@@ -75,6 +75,10 @@ pub struct Task {
     pub container: u64,
     /// Key of the hold that was answered with ALLOW last.
     pub passed: u64,
+    /// When that was, in boot-time nanoseconds.
+    pub passed_ns: u64,
+    /// Its operation.
+    pub passed_op: u64,
     /// The same, while its system call is begun anew because another of its actions had to wait: not to be asked again.
     pub kept: u64,
     /// Where programs put the key of the path they look for.
@@ -357,7 +361,7 @@ pub const STATS: usize = 32;
 
 const _: () = assert!(Stat::ALL.len() <= STATS);
 const _: () = assert!(size_of::<ObjectId>() == 16);
-const _: () = assert!(size_of::<Task>() == 32 + 5 * 8 * RULE_WORDS + 18 * 8);
+const _: () = assert!(size_of::<Task>() == 32 + 5 * 8 * RULE_WORDS + 20 * 8);
 const _: () = assert!(size_of::<Session>() == 48 + 8 * OPERATIONS + (16 + 8 * WATCH_TIMES) * WATCHES);
 const _: () = assert!(size_of::<Cpu>() == 8 + 8 * STATS);
 const _: () = assert!(size_of::<ObjectKey>() == 16 && size_of::<LinkedKey>() == 16);

@@ -9,6 +9,7 @@ use aarm_common::op::{Decision, FAMILIES, OPERATIONS, Operation};
 use aarm_common::policy::{BY_NAME, NO_SET, Policy};
 use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
 
+use crate::hold::settled;
 use crate::kernel::{current, opaque};
 use crate::maps::{POLICIES, SCRATCH, TASKS};
 use crate::scratch::Scratch;
@@ -27,13 +28,22 @@ pub struct Verdict {
     pub conflict: bool,
     /// Something that the rule asks for is unknown.
     pub unsure: bool,
+    /// What became of asking, see `hold::settled`.
+    pub settled: u8,
 }
 
 impl Verdict {
     /// Why it is what it is.
     #[inline(always)]
     pub fn cause(&self) -> Cause {
-        if self.unsure {
+        if self.settled > settled::WAITS {
+            match self.settled {
+                settled::ANSWERED => Cause::Answered,
+                settled::GRANTED => Cause::Granted,
+                settled::CANNOT => Cause::CannotWait,
+                _ => Cause::NoMemory,
+            }
+        } else if self.unsure {
             Cause::Unknown
         } else if self.conflict {
             Cause::Conflict
@@ -92,6 +102,7 @@ pub fn decide(f: &Frame, op: Operation, shape: Shape) -> Verdict {
         rule: (v >> 16) as u16,
         conflict: v & CONFLICT != 0,
         unsure: v & UNSURE != 0,
+        settled: settled::NO,
     }
 }
 
@@ -236,17 +247,27 @@ pub unsafe fn select_agent(p: *const Policy, s: *const Scratch, uid: u16) -> Opt
     }
 }
 
-/// Whether a verdict refuses the action. Everything that is not ALLOW does, until hold exists.
+/// Whether a verdict refuses the action, at least for now. Everything that is not ALLOW does.
 #[inline(always)]
 pub fn refuses(v: Verdict) -> bool {
     v.decision != Decision::Allow as u8
 }
 
-/// The first refusal among facets, else the first facet's verdict.
+/// The stricter verdict of two facets of an action: DENY, then DEFER, STEP_UP and ALLOW. Who answers for one facet must not lift
+/// what the other refuses.
 #[inline(always)]
 pub fn stricter(first: Verdict, then: Verdict) -> Verdict {
-    if refuses(first) || !refuses(then) { first } else { then }
+    if rank(then) > rank(first) { then } else { first }
 }
+
+#[inline(always)]
+fn rank(v: Verdict) -> u32 {
+    // A byte for each decision, by its number: none, ALLOW, DENY, MODIFY, STEP_UP, DEFER.
+    (0x03_02_01_04_00_04_u64 >> ((v.decision as u64 & 7) * 8)) as u32 & 0xff
+}
+
+const _: () = assert!(Decision::Allow as u8 == 1 && Decision::Deny as u8 == 2 && Decision::Modify as u8 == 3);
+const _: () = assert!(Decision::StepUp as u8 == 4 && Decision::Defer as u8 == 5);
 
 /// Set of a user id.
 #[inline(always)]

@@ -19,6 +19,7 @@ use core::ffi::c_void;
 
 use crate::context;
 use crate::decide::{Verdict, refuses};
+use crate::hold::{self, settled};
 use crate::kernel::*;
 use crate::maps::{CPU, EVENTS, SCRATCH, count};
 use crate::scratch::{self, END, Scratch};
@@ -145,7 +146,9 @@ unsafe fn publish(s: *mut Scratch, scratch: u32) -> i32 {
             1,
         );
         if (*h).kind == Kind::Action as u8 {
-            let stat = if (*h).decision == Decision::Allow as u8 {
+            let stat = if (*h).flags & FLAG_HELD != 0 {
+                Stat::Held
+            } else if (*h).decision == Decision::Allow as u8 {
                 Stat::Allowed
             } else if (*h).flags & FLAG_AUDIT != 0 {
                 Stat::Audited
@@ -182,7 +185,21 @@ pub unsafe fn passes(f: &Frame, v: Verdict) -> bool {
 /// Records a verdict and gives what the hook returns: 0 only if the event is in the ring (or in audit mode). What the
 /// session learns from an action that passes is known before the hook returns.
 #[inline(always)]
-pub unsafe fn conclude(f: &Frame, op: Operation, v: Verdict, cause: Cause) -> i32 {
+pub unsafe fn conclude(f: &Frame, op: Operation, v: Verdict) -> i32 {
+    // SAFETY: the frame's pointers are valid map values.
+    unsafe {
+        let v = hold::settle(f, op, v);
+        if v.settled == settled::WAITS {
+            return -hold::RESTART;
+        }
+        let sent = v.settled != settled::UNTOLD;
+        recorded(f, op, v, v.cause(), sent)
+    }
+}
+
+/// [`conclude`] for what need not be asked about.
+#[inline(always)]
+unsafe fn recorded(f: &Frame, op: Operation, v: Verdict, cause: Cause, tell: bool) -> i32 {
     // SAFETY: the frame's pointers are valid map values.
     unsafe {
         let h = &raw mut (*f.s).head;
@@ -208,7 +225,7 @@ pub unsafe fn conclude(f: &Frame, op: Operation, v: Verdict, cause: Cause) -> i3
         if audit && refuses(v) {
             (*h).flags |= FLAG_AUDIT;
         }
-        let sent = has_room() && aarm_emit(f.scratch) == 0;
+        let sent = tell && has_room() && aarm_emit(f.scratch) == 0;
         if !sent {
             count(Stat::RingFull);
             core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(
@@ -258,13 +275,14 @@ pub unsafe fn fail_closed(f: &Frame, op: Operation, cause: Cause) -> i32 {
         rule: NO_RULE,
         conflict: false,
         unsure: false,
+        settled: settled::NO,
     };
     // SAFETY: as for `conclude`.
     unsafe {
         (*f.s).head.flags |= FLAG_PATH_CUT;
         (*f.s).data = 0;
         (*f.s).carried = 0;
-        conclude(f, op, v, cause)
+        recorded(f, op, v, cause, true)
     }
 }
 

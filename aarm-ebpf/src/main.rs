@@ -10,6 +10,7 @@
 //! - [`context`], [`subject`]: who acts, and what the session has seen; lineage and cgroup.
 //! - [`decide`]: the one decision function.
 //! - [`emit`]: putting events into the ring.
+//! - [`hold`]: actions that wait for their decision.
 //! - [`session`]: which session a task belongs to.
 //! - [`hooks`]: one file for each family; they only normalise what the kernel hands them into a query.
 //!
@@ -24,6 +25,7 @@
 mod context;
 mod decide;
 mod emit;
+mod hold;
 mod hooks;
 mod hosts;
 mod kernel;

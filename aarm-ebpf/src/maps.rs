@@ -1,7 +1,8 @@
 //! Every map. Names, types and sizes are part of the ABI: the daemon pins and opens them by name.
 
+use aarm_common::hold::{Grant, GrantKey, Hold, Verdict};
 use aarm_common::limits::{
-    CARRIED_MAX, HOSTS_MAX, INHERITED_MAX, LINKED_MAX, POLICY_SLOTS, RING_BYTES, SESSIONS as SESSION_SLOTS,
+    CARRIED_MAX, GRANTS_MAX, HOLDS_MAX, HOSTS_MAX, INHERITED_MAX, LINKED_MAX, POLICY_SLOTS, RING_BYTES, SESSIONS as SESSION_SLOTS,
 };
 use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{
@@ -152,6 +153,15 @@ pub static HOSTS: LruHashMap<HostKey, Hosts> = LruHashMap::with_max_entries(HOST
 /// Sockets of sessions that ask resolvers.
 #[btf_map]
 pub static RESOLVING: SocketStorage<Resolving> = SocketStorage::new();
+/// Actions that wait, see `hold`.
+#[map]
+pub static HOLDS: HashMap<u64, Hold> = HashMap::with_max_entries(HOLDS_MAX, 0);
+/// What became of them: written by the daemon.
+#[map]
+pub static VERDICTS: HashMap<u64, Verdict> = HashMap::with_max_entries(HOLDS_MAX, 0);
+/// Answers that are good for more than one action: written by the daemon.
+#[map]
+pub static GRANTS: HashMap<GrantKey, Grant> = HashMap::with_max_entries(GRANTS_MAX, 0);
 /// Scratch buffers, `scratch::PER_CPU` for each CPU; the daemon sets the size when it creates the map.
 #[map]
 pub static SCRATCH: Array<Scratch> = Array::with_max_entries(crate::scratch::PER_CPU, 0);

@@ -11,6 +11,7 @@ use aarm_common::state::Stat;
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 
 use crate::decide::Scalars;
+use crate::hold::Sip;
 use crate::hosts::Dns;
 use crate::maps::{SCRATCH, count};
 
@@ -62,6 +63,8 @@ pub struct Scratch {
     pub home: u64,
     /// What is known of a DNS message, or of the address whose name is looked for.
     pub dns: Dns,
+    /// State of the hash that names an action which waits.
+    pub sip: Sip,
     /// Globs that match the names walked. Zeros while `hit` is 0.
     pub hits: Hits,
     /// Not 0: something is in `hits`. Mostly nothing is, and nothing need be cleared or gathered.

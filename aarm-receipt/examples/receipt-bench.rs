@@ -51,6 +51,7 @@ fn receipt(r: &Repeated, n: u64, out: &mut Vec<u8>) {
         ..Identity::default()
     };
     let decision = Decided {
+        hold: 0,
         result: "ALLOW",
         audit: false,
         cause: "default",

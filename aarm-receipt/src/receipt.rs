@@ -10,7 +10,8 @@
 //! | `seq` | from the kernel | `cpu` and the number `n` of the event there |
 //! | `action` | action | tool (family), operation, object: what was attempted |
 //! | `context` | action | `labels` of the session when it was decided, what the action `adds`, history `conditions` that held (bits), conditions on who acts (`subjects`) that held and that were `unknown` (bits) |
-//! | `decision` | action | result, mode, rule, reason, cause, facet, policy (name, version, hash), time taken |
+//! | `decision` | action | result, mode, rule, reason, cause, facet, policy (name, version, hash), time taken; `hold`: the name of the hold that it waits in (STEP_UP and DEFER), or that was answered |
+//! | `detail` | resolution | what became of a hold: `answer` (ALLOW or DENY), `method`, for answers of people `approver` and `scope`, `of` (the event that began it), time waited |
 //! | `identity` | of processes | human (a claim), user, process, program, agent (the session's first program) |
 //! | `outcome` | outcome | what became of an action, as far as it was observed |
 //! | `detail` | all others | what the kind is about |
@@ -46,6 +47,7 @@ pub const KINDS: &[&str] = &[
     "policy",
     "process",
     "recovery",
+    "resolution",
     "session_close",
     "session_open",
     "start",
@@ -65,13 +67,9 @@ pub struct SessionRef<'a> {
 impl SessionRef<'_> {
     /// For [`Common::session`].
     pub fn encoded(&self) -> Encoded {
-        let mut id = *b"0000000000000000";
-        for (i, d) in id.iter_mut().enumerate() {
-            *d = b"0123456789abcdef"[(self.id >> (60 - 4 * i) & 15) as usize];
-        }
         Encoded::of(|out| {
             let mut o = Object::begin(out);
-            o.bytes(key!("id"), &id);
+            o.bytes(key!("id"), &hold_name(self.id));
             o.bytes(key!("uuid"), self.uuid.as_bytes());
             o.end();
         })
@@ -100,6 +98,31 @@ pub struct Common<'a> {
     pub session: Option<Cow<'a, Encoded>>,
     /// The kernel event.
     pub seq: Option<Seq>,
+}
+
+/// What became of an action that waited.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Resolution<'a> {
+    /// Name of the hold.
+    pub hold: u64,
+    /// The event that it began with.
+    pub of: Option<Seq>,
+    /// `ALLOW` or `DENY`.
+    pub answer: &'a str,
+    /// How it was reached: `approval`, `timeout`, `gone`, `restart`.
+    pub method: &'a str,
+    /// Who answered; empty if nobody did.
+    pub approver: &'a str,
+    /// For what the answer is good: `once`, `session`, or until when; empty if nobody answered.
+    pub scope: &'a str,
+    /// What was said with it; may be empty.
+    pub comment: &'a str,
+    /// The rule that asked; empty: a default.
+    pub rule: &'a str,
+    /// How long it waited.
+    pub waited_ns: u64,
+    /// Who waited.
+    pub identity: Identity<'a>,
 }
 
 /// Who acted.
@@ -193,6 +216,8 @@ pub struct Decided<'a> {
     pub rule: Option<&'a str>,
     /// The rule's reason.
     pub reason: Option<&'a str>,
+    /// Name of the hold that it waits in, or that was answered; 0: none.
+    pub hold: u64,
     /// The policy, by [`PolicyRef::encoded`].
     pub policy: &'a Encoded,
     /// Nanoseconds it took.
@@ -325,6 +350,8 @@ pub enum Body<'a> {
         /// For how long the first of them holds.
         seconds: u64,
     },
+    /// What became of an action that waited.
+    Resolution(Resolution<'a>),
     /// Events that are missing.
     Gap {
         /// On which CPU.
@@ -368,6 +395,15 @@ pub enum Body<'a> {
         /// Its version.
         version: &'a str,
     },
+}
+
+/// The name of a hold, as receipts and people have it.
+pub fn hold_name(hold: u64) -> [u8; 16] {
+    let mut name = [0; 16];
+    for (i, d) in name.iter_mut().enumerate() {
+        *d = b"0123456789abcdef"[(hold >> (60 - 4 * i) & 15) as usize];
+    }
+    name
 }
 
 /// Days since 1970 to year, month, day (Gregorian).
@@ -531,6 +567,7 @@ pub fn encode(c: &Common<'_>, body: &Body<'_>, out: &mut Vec<u8>) {
         Body::Process { identity, .. } => ("process", Some(identity)),
         Body::Summary { .. } => ("summary", None),
         Body::Name { .. } => ("name", None),
+        Body::Resolution(r) => ("resolution", Some(&r.identity)),
         Body::Gap { .. } => ("gap", None),
         Body::Recovery { .. } => ("recovery", None),
         Body::Policy { .. } => ("policy", None),
@@ -632,6 +669,9 @@ fn decision(o: &mut Object<'_>, d: &Decided<'_>) {
         if let Some(facet) = d.facet {
             o.name(key!("facet"), facet);
         }
+        if d.hold != 0 {
+            o.bytes(key!("hold"), &hold_name(d.hold));
+        }
         o.name(key!("mode"), mode(d.audit));
         o.encoded(key!("policy"), d.policy);
         o.bytes_if_any(key!("reason"), cut(d.reason.unwrap_or_default().as_bytes()));
@@ -681,6 +721,17 @@ fn detail(o: &mut Object<'_>, body: &Body<'_>) {
             }
             out.push(b'}');
             policy(o, p);
+        }
+        Body::Resolution(r) => {
+            o.name(key!("answer"), r.answer);
+            o.bytes_if_any(key!("approver"), cut(r.approver.as_bytes()));
+            o.bytes_if_any(key!("comment"), cut(r.comment.as_bytes()));
+            o.bytes(key!("hold"), &hold_name(r.hold));
+            o.name(key!("method"), r.method);
+            seq(o, key!("of"), r.of);
+            o.bytes_if_any(key!("rule"), r.rule.as_bytes());
+            o.bytes_if_any(key!("scope"), r.scope.as_bytes());
+            o.number(key!("waited_ns"), r.waited_ns);
         }
         Body::Name { name, addresses, resolver, seconds } => {
             use std::io::Write;
@@ -759,6 +810,7 @@ mod tests {
             flags: &["also_read"],
             identity: Identity { comm: path, ..Identity::default() },
             decision: Decided {
+                hold: 0x1f,
                 result: "DENY",
                 audit: false,
                 cause: "rule",
@@ -829,6 +881,25 @@ mod tests {
                 argv_len: 5,
                 cut: false,
                 cwd: b"/",
+                identity: who,
+            }),
+            Body::Resolution(Resolution {
+                hold: 7,
+                answer: "DENY",
+                method: "timeout",
+                identity: who,
+                ..Resolution::default()
+            }),
+            Body::Resolution(Resolution {
+                hold: u64::MAX,
+                of: Some(Seq { cpu: 1, n: 2 }),
+                answer: "ALLOW",
+                method: "approval",
+                approver: "uid:0 root",
+                scope: "once",
+                comment: "go on",
+                rule: "ask",
+                waited_ns: 5,
                 identity: who,
             }),
             Body::SessionOpen {

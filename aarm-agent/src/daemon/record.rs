@@ -174,6 +174,7 @@ pub fn action(
             rule: rule.map(|r| r.id.as_str()).or(unknown.as_deref()),
             reason: rule.and_then(|r| r.reason.as_deref()),
             policy: policy.map_or(&nothing, |p| &p.encoded),
+            hold: e.header.hold,
             took_ns: e.header.took_ns,
         },
         context: Seen {

@@ -289,7 +289,7 @@ unsafe fn executable_memory(f: &Frame) -> i32 {
         names::satisfied(f.s, f.policy, false);
         context::program(f);
         let verdict = decide(f, Operation::MprotectExec, Shape::Object);
-        conclude(f, Operation::MprotectExec, verdict, verdict.cause())
+        conclude(f, Operation::MprotectExec, verdict)
     }
 }
 
@@ -541,10 +541,11 @@ unsafe fn two_objects(f: &Frame, op: Operation, from: Object, to: Object, exchan
             return fail_closed(f, op, Cause::NoMemory);
         }
         let verdict = stricter(end_facets(f, op, true), target);
+        let verdict = hold::settle(f, op, verdict);
         if !from.inode.is_null() && passes(f, verdict) {
             (*f.s).carried = context::carried(from.inode);
         }
-        conclude(f, op, verdict, verdict.cause())
+        conclude(f, op, verdict)
     }
 }
 

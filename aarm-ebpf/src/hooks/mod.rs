@@ -18,6 +18,7 @@ use core::ffi::c_void;
 use crate::context::{self, cause_of_status, prepare};
 use crate::decide::{Shape, decide, refuses, stricter};
 use crate::emit::{conclude, fail_closed, passes};
+use crate::hold;
 use crate::kernel::*;
 use crate::known::Key;
 use crate::names;
@@ -210,6 +211,7 @@ unsafe fn decided(f: &Frame, op: Operation, also: [Option<Operation>; 3], inode:
             }
             i += 1;
         }
+        let verdict = hold::settle(f, op, verdict);
         if !inode.is_null() && passes(f, verdict) {
             (*f.s).carried = context::carried(inode);
             if writes
@@ -218,7 +220,7 @@ unsafe fn decided(f: &Frame, op: Operation, also: [Option<Operation>; 3], inode:
                 return fail_closed(f, op, cause);
             }
         }
-        conclude(f, op, verdict, verdict.cause())
+        conclude(f, op, verdict)
     }
 }
 
@@ -232,7 +234,7 @@ unsafe fn nameless(f: &Frame, op: Operation) -> i32 {
         }
         names::pathless(f.s, f.policy);
         let verdict = decide(f, op, Shape::Object);
-        conclude(f, op, verdict, verdict.cause())
+        conclude(f, op, verdict)
     }
 }
 

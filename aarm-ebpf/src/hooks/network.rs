@@ -146,7 +146,7 @@ pub unsafe fn socket_action(
         if let Some(also) = also {
             verdict = stricter(verdict, decide(f, also, shape));
         }
-        conclude(f, op, verdict, verdict.cause())
+        conclude(f, op, verdict)
     }
 }
 
@@ -332,7 +332,7 @@ pub fn socket_recvmsg(ctx: LsmContext) -> i32 {
                 (*f.s).carried = labels;
                 names::pathless(f.s, f.policy);
                 let verdict = decide(f, Operation::ReceiveFd, Shape::Object);
-                conclude(f, Operation::ReceiveFd, verdict, verdict.cause())
+                conclude(f, Operation::ReceiveFd, verdict)
             })
         }
     })
@@ -410,7 +410,7 @@ unsafe fn unix_peer(f: &Frame, op: Operation, other: u64, kind: u16) -> i32 {
             names::satisfied(f.s, f.policy, false);
         }
         let verdict = decide(f, op, Shape::Object);
-        conclude(f, op, verdict, verdict.cause())
+        conclude(f, op, verdict)
     }
 }
 

@@ -25,7 +25,7 @@ fn members(kind: &str) -> impl Iterator<Item = (&'static str, bool)> {
     let of_kind: &[&str] = match kind {
         "action" => &["action", "context", "decision", "identity"],
         "outcome" => &["detail", "identity", "outcome"],
-        "session_open" | "process" => &["detail", "identity"],
+        "session_open" | "process" | "resolution" => &["detail", "identity"],
         _ => &["detail"],
     };
     [
@@ -51,7 +51,8 @@ fn members(kind: &str) -> impl Iterator<Item = (&'static str, bool)> {
 
 /// Texts that are left out rather than empty.
 const MAY_BE_ABSENT: &[&str] = &[
-    "agent", "cwd", "exe", "found", "human", "intent", "path", "path2", "program", "reason", "rule", "target",
+    "agent", "approver", "comment", "cwd", "exe", "found", "human", "intent", "path", "path2", "program",
+    "reason", "rule", "scope", "target",
 ];
 
 /// Members of `context`.

@@ -1,0 +1,445 @@
+//! Hold: what neither may nor may not happen waits.
+//!
+//! [`settle`] turns a verdict that says "ask" into one that says what came of asking, or that the action waits: then the
+//! thread is told to stop, its system call ends with an error that makes the kernel begin it anew, and the hook meets the
+//! same action again when the daemon has let the thread go on. Nothing has happened meanwhile, and what runs is what was
+//! decided: the action is known again by a keyed hash over all that it is, so one that differs in anything is asked
+//! about by itself.
+//!
+//! Must never: let an error that only the kernel understands reach a program. So the signal that stops the thread is sent
+//! first, and where the system call cannot be begun anew nothing waits.
+
+use aarm_common::event::*;
+use aarm_common::hold::{self, Grant, GrantKey, HOLD_STOPPED, Hold, Syscalls};
+use aarm_common::limits::{SAME_CALL_NS, SYSCALLS};
+use aarm_common::op::{Decision, OPERATIONS, Operation};
+use aarm_common::policy::MODE_AUDIT;
+use aarm_common::state::{Config, Stat, Task};
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::generated::{bpf_loop, bpf_send_signal_thread, bpf_task_pt_regs};
+use core::ffi::c_void;
+
+use crate::decide::Verdict;
+use crate::emit::{aarm_emit, has_room};
+use crate::kernel::*;
+use crate::maps::*;
+use crate::scratch::{END, Scratch};
+use crate::session::Frame;
+
+/// `-ERESTARTNOINTR`: the kernel begins the system call anew.
+pub const RESTART: i32 = 513;
+
+const SIGCONT: u32 = 18;
+const SIGSTOP: u32 = 19;
+/// `task_struct.flags`: kernel threads, workers of io_uring, and threads of the kernel that act for a user (from 6.4).
+const PF_IO_WORKER: u32 = 0x10;
+const PF_USER_WORKER: u32 = 0x4000;
+const PF_KTHREAD: u32 = 0x20_0000;
+/// What a system call's result is before it has one; after it, what still runs is work of others (io_uring).
+const ENOSYS: i64 = 38;
+
+/// System calls that can be begun anew, by operation.
+static RESTARTABLE: [Syscalls; OPERATIONS] = hold::table();
+
+/// What became of an action that must be asked about.
+pub mod settled {
+    /// It need not be.
+    pub const NO: u8 = 0;
+    /// It waits.
+    pub const WAITS: u8 = 1;
+    /// It was answered.
+    pub const ANSWERED: u8 = 2;
+    /// An earlier answer holds.
+    pub const GRANTED: u8 = 3;
+    /// It cannot wait.
+    pub const CANNOT: u8 = 4;
+    /// There is no room for it to wait.
+    pub const NO_ROOM: u8 = 5;
+    /// There is no room for its event: it has no receipt.
+    pub const UNTOLD: u8 = 6;
+}
+
+/// The bit of what [`aarm_hold`] returns that says ALLOW.
+const ALLOW: u32 = 1 << 8;
+
+/// Asks about an action whose verdict says so. What the event says of the action must be complete.
+#[inline(always)]
+pub unsafe fn settle(f: &Frame, op: Operation, v: Verdict) -> Verdict {
+    // SAFETY: the frame's pointers are valid map values.
+    unsafe {
+        let asks = v.decision == Decision::StepUp as u8 || v.decision == Decision::Defer as u8;
+        if !asks || v.settled != settled::NO || (*f.policy).mode == MODE_AUDIT {
+            return v;
+        }
+        let what = op as u32 | (v.facet as u32) << 8 | (v.decision as u32) << 16 | (v.cause() as u32) << 24;
+        let became = aarm_hold(f.scratch, f.slot, what, v.rule as u32);
+        let decision = if became & ALLOW != 0 { Decision::Allow } else { Decision::Deny } as u8;
+        match became as u8 {
+            settled::NO => v,
+            settled::WAITS => Verdict { settled: settled::WAITS, ..v },
+            settled => Verdict { decision, settled, ..v },
+        }
+    }
+}
+
+/// [`settle`] as a function that the verifier checks by itself, once. `what`: operation, facet, decision and cause, a byte
+/// each. Returns what became of it (`settled`), and [`ALLOW`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u32 {
+    const NO_ROOM: u32 = settled::NO_ROOM as u32;
+    let Some(s) = SCRATCH.get_ptr_mut(scratch) else { return NO_ROOM };
+    let Some(p) = POLICIES.get_ptr(slot) else { return NO_ROOM };
+    let Some(config) = CONFIG.get_ptr(0) else { return NO_ROOM };
+    let task = TASKS.get(current());
+    if task.is_null() {
+        return NO_ROOM;
+    }
+    // SAFETY: valid map values; masks keep indices inside.
+    unsafe {
+        let waits = if rule == NO_RULE as u32 {
+            (*p).defaults_wait != 0
+        } else {
+            let rule = rule as usize % aarm_common::limits::MAX_RULES;
+            (*p).at_once[rule / 64] >> (rule % 64) & 1 == 0
+        };
+        if !waits {
+            return settled::NO as u32;
+        }
+        let session = (*task).session;
+        let action = name_action(s, config, what, session);
+        let h = &raw mut (*s).head;
+        if granted(session, action, (*h).time_ns) {
+            (*h).hold = action;
+            return settled::GRANTED as u32 | ALLOW;
+        }
+        if !can_restart(what as u8) {
+            count(Stat::CannotWait);
+            return settled::CANNOT as u32;
+        }
+        let thread = bpf_get_current_pid_tgid();
+        let key = name_thread(s, config, action, thread);
+        (*h).hold = key;
+        if (*task).kept == key {
+            (*task).kept = 0;
+            passed(task, key, what as u8, (*h).time_ns);
+            return settled::ANSWERED as u32 | ALLOW;
+        }
+        if let Some(hold) = HOLDS.get_ptr_mut(key) {
+            return waits_still(task, hold, key, (*h).time_ns);
+        }
+        if !has_room() {
+            return settled::UNTOLD as u32;
+        }
+        let hold = Hold {
+            since_ns: (*h).time_ns,
+            session,
+            action,
+            pid: (thread >> 32) as u32,
+            tid: thread as u32,
+            policy: (*p).generation,
+            flags: HOLD_STOPPED,
+            rule: rule as u16,
+            op: what as u8,
+            decision: (what >> 16) as u8,
+            stops: 1,
+        };
+        if HOLDS.insert(key, hold, BPF_NOEXIST as u64).is_err() {
+            count(Stat::NoMemory);
+            return NO_ROOM;
+        }
+        if bpf_send_signal_thread(SIGSTOP) != 0 {
+            let _ = HOLDS.remove(key);
+            count(Stat::CannotWait);
+            return settled::CANNOT as u32;
+        }
+        (*h).kind = Kind::Action as u8;
+        (*h).op = what as u8;
+        (*h).facet = (what >> 8) as u8;
+        (*h).decision = (what >> 16) as u8;
+        (*h).cause = (what >> 24) as u8;
+        (*h).rule = rule as u16;
+        (*h).session = session;
+        (*h).policy = (*p).generation;
+        (*h).adds = 0;
+        (*h).flags |= FLAG_HELD;
+        if aarm_emit(scratch) != 0 {
+            // Nobody would ever be asked. Continuing takes back the stop that has not happened yet.
+            let _ = HOLDS.remove(key);
+            bpf_send_signal_thread(SIGCONT);
+            return settled::UNTOLD as u32;
+        }
+        keep(task, what as u8, (*h).time_ns);
+        settled::WAITS as u32
+    }
+}
+
+/// An action that was asked about before, and that the thread does again.
+#[inline(always)]
+unsafe fn waits_still(task: *mut Task, hold: *mut Hold, key: u64, now: u64) -> u32 {
+    // SAFETY: valid map values.
+    unsafe {
+        let since = core::ptr::read_volatile(&raw const (*hold).since_ns);
+        if let Some(allow) = verdict(key, since) {
+            let op = (*hold).op;
+            let _ = HOLDS.remove(key);
+            let _ = VERDICTS.remove(key);
+            // What the same system call was allowed before is over and done with.
+            passed(task, if allow { key } else { 0 }, op, now);
+            (*task).kept = 0;
+            return settled::ANSWERED as u32 | if allow { ALLOW } else { 0 };
+        }
+        (*hold).stops = (*hold).stops.wrapping_add(1);
+        if bpf_send_signal_thread(SIGSTOP) != 0 {
+            return settled::CANNOT as u32;
+        }
+        // Answered just now, and told to go on before it was stopped: it must not stop.
+        if verdict(key, since).is_some() {
+            bpf_send_signal_thread(SIGCONT);
+        }
+        keep(task, (*hold).op, now);
+        settled::WAITS as u32
+    }
+}
+
+/// Notes what was allowed last.
+#[inline(always)]
+unsafe fn passed(task: *mut Task, key: u64, op: u8, now: u64) {
+    // SAFETY: a valid map value.
+    unsafe {
+        (*task).passed = key;
+        (*task).passed_op = op as u64;
+        (*task).passed_ns = now;
+    }
+}
+
+/// A system call is about to be begun anew for its second action: what was allowed of its first one is not asked about again.
+#[inline(always)]
+unsafe fn keep(task: *mut Task, op: u8, now: u64) {
+    // SAFETY: a valid map value.
+    unsafe {
+        let same = (*task).passed_op != op as u64 && now.wrapping_sub((*task).passed_ns) < SAME_CALL_NS;
+        (*task).kept = if same { (*task).passed } else { 0 };
+    }
+}
+
+/// The answer to a hold.
+#[inline(always)]
+unsafe fn verdict(key: u64, since: u64) -> Option<bool> {
+    let v = VERDICTS.get_ptr(key)?;
+    // SAFETY: a valid map value.
+    unsafe {
+        if core::ptr::read_volatile(&raw const (*v).since_ns) != since {
+            return None;
+        }
+        Some(core::ptr::read_volatile(&raw const (*v).decision) == Decision::Allow as u32)
+    }
+}
+
+/// Whether an earlier answer is good for this action; uses it.
+#[inline(always)]
+fn granted(session: u64, action: u64, now: u64) -> bool {
+    let key = GrantKey { session, action };
+    let Some(g) = GRANTS.get_ptr_mut(key) else { return false };
+    // SAFETY: a valid map value.
+    unsafe {
+        let g: *mut Grant = g;
+        if core::ptr::read_volatile(&raw const (*g).expires_ns) <= now {
+            return false;
+        }
+        let before = core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(
+            &raw mut (*g).uses,
+            u64::MAX,
+        );
+        if before == 0 {
+            // Used up; others at the same time see the same.
+            core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(
+                &raw mut (*g).uses,
+                1,
+            );
+            return false;
+        }
+        // Far from both ends; a number just below zero is one that another is putting right.
+        before < u64::MAX / 2
+    }
+}
+
+/// Whether the system call that the task is in can be begun anew.
+#[inline(always)]
+unsafe fn can_restart(op: u8) -> bool {
+    // SAFETY: typed pointers; the table's indices are masked.
+    unsafe {
+        let task = current();
+        let flags: u32 = typed(task, &OFF_TASK_STRUCT_FLAGS);
+        if flags & (PF_IO_WORKER | PF_USER_WORKER | PF_KTHREAD) != 0 {
+            return false;
+        }
+        let regs = bpf_task_pt_regs(task.cast()) as *const c_void;
+        let number: u64 = typed(regs, &OFF_PT_REGS_ORIG_AX);
+        let result: i64 = typed(regs, &OFF_PT_REGS_AX);
+        if number >= SYSCALLS as u64 || result != -ENOSYS {
+            return false;
+        }
+        let number = opaque(number) as usize & (SYSCALLS - 1);
+        let row = &raw const RESTARTABLE[op as usize & (OPERATIONS - 1)];
+        let word = core::ptr::read_volatile(row.cast::<u64>().add(number / 64));
+        word >> (number % 64) & 1 != 0
+    }
+}
+
+/// State of the hash, in the scratch buffer.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Sip {
+    v: [u64; 4],
+    /// Words hashed.
+    words: u64,
+}
+
+/// One round of SipHash (Aumasson and Bernstein, 2012).
+#[inline(always)]
+unsafe fn round(h: *mut Sip) {
+    // SAFETY: `h` is in a valid map value.
+    unsafe {
+        let [mut a, mut b, mut c, mut d] = (*h).v;
+        a = a.wrapping_add(b);
+        b = b.rotate_left(13) ^ a;
+        a = a.rotate_left(32);
+        c = c.wrapping_add(d);
+        d = d.rotate_left(16) ^ c;
+        a = a.wrapping_add(d);
+        d = d.rotate_left(21) ^ a;
+        c = c.wrapping_add(b);
+        b = b.rotate_left(17) ^ c;
+        c = c.rotate_left(32);
+        (*h).v = [a, b, c, d];
+    }
+}
+
+#[inline(always)]
+unsafe fn word(h: *mut Sip, m: u64) {
+    // SAFETY: as in `round`.
+    unsafe {
+        (*h).v[3] ^= m;
+        round(h);
+        round(h);
+        (*h).v[0] ^= m;
+        (*h).words += 1;
+    }
+}
+
+#[inline(always)]
+unsafe fn begin(h: *mut Sip, config: *const Config) {
+    // SAFETY: valid map values.
+    unsafe {
+        let [k0, k1] = (*config).hold_key;
+        (*h).v = [
+            k0 ^ 0x736f_6d65_7073_6575,
+            k1 ^ 0x646f_7261_6e64_6f6d,
+            k0 ^ 0x6c79_6765_6e65_7261,
+            k1 ^ 0x7465_6462_7974_6573,
+        ];
+        (*h).words = 0;
+    }
+}
+
+#[inline(always)]
+unsafe fn finish(h: *mut Sip) -> u64 {
+    // SAFETY: as in `round`.
+    unsafe {
+        let length = (*h).words << 59;
+        word(h, length);
+        (*h).v[2] ^= 0xff;
+        round(h);
+        round(h);
+        round(h);
+        round(h);
+        let [a, b, c, d] = (*h).v;
+        let name = a ^ b ^ c ^ d;
+        // 0 is no name.
+        if name == 0 { 1 } else { name }
+    }
+}
+
+/// Flags of an event that are of the action itself, and not of what is known about its object.
+const OF_ACTION: u16 = FLAG_ALSO_READ | FLAG_ABSTRACT | FLAG_EXCHANGE;
+
+/// Names an action: a keyed hash over all that it is, whichever thread does it.
+#[inline(always)]
+unsafe fn name_action(s: *mut Scratch, config: *const Config, what: u32, session: u64) -> u64 {
+    // SAFETY: valid map values; positions are masked.
+    unsafe {
+        let h = &raw const (*s).head;
+        let sip = &raw mut (*s).sip;
+        begin(sip, config);
+        let address = matches!(
+            what as u8,
+            op if op == Operation::Connect as u8
+                || op == Operation::Send as u8
+                || op == Operation::Bind as u8
+                || op == Operation::Listen as u8
+                || op == Operation::Accept as u8
+        );
+        word(sip, session);
+        word(sip, (what & 0xffff) as u64 | ((*h).flags & OF_ACTION) as u64 | ((*h).protocol as u64) << 32);
+        word(sip, (*h).family as u64 | ((*h).port as u64) << 16 | ((*h).sock_type as u64) << 32);
+        word(sip, (*h).arg);
+        let addr = (&raw const (*h).addr).cast::<u64>();
+        word(sip, core::ptr::read_unaligned(addr));
+        word(sip, core::ptr::read_unaligned(addr.add(1)));
+        if !address {
+            // What follows an address are the names by which it is known, and those may change.
+            word(sip, (*h).object.ino);
+            word(sip, (*h).object.dev as u64);
+            word(sip, (*h).path_len as u64 | ((*h).path2_len as u64) << 16 | ((*h).args_len as u64) << 32);
+            let mut ctx = Text { s };
+            let bytes = (END as u32).wrapping_sub((*s).pos);
+            bpf_loop(bytes.wrapping_add(7) / 8, hash_text as *mut c_void, (&raw mut ctx).cast(), 0);
+        }
+        finish(sip)
+    }
+}
+
+/// Names the action of one thread.
+#[inline(always)]
+unsafe fn name_thread(s: *mut Scratch, config: *const Config, action: u64, thread: u64) -> u64 {
+    // SAFETY: valid map values.
+    unsafe {
+        let sip = &raw mut (*s).sip;
+        begin(sip, config);
+        word(sip, action);
+        word(sip, thread);
+        finish(sip)
+    }
+}
+
+/// What the callback of `bpf_loop` needs.
+#[repr(C)]
+struct Text {
+    s: *mut Scratch,
+}
+
+/// Hashes a word of the event's variable part, from its end.
+#[inline(never)]
+extern "C" fn hash_text(index: u32, ctx: *mut Text) -> i64 {
+    // SAFETY: the context is the caller's; the mask keeps the index inside.
+    unsafe {
+        let s = (*ctx).s;
+        if s.is_null() {
+            return 1;
+        }
+        let end = (END as u32).wrapping_sub(index.wrapping_mul(8));
+        let pos = (*s).pos;
+        let at = end.wrapping_sub(8) & 16383 & !7;
+        let buf = (&raw const (*s).buf).cast::<u8>();
+        let mut m = core::ptr::read_volatile(buf.add(at as usize).cast::<u64>());
+        // Bytes before the first one are left over from another event.
+        let before = pos.wrapping_sub(at);
+        if before < 8 {
+            m >>= (before & 7) * 8;
+        }
+        word(&raw mut (*s).sip, m);
+        0
+    }
+}
