@@ -156,6 +156,11 @@ pub const NO_SET: u16 = u16::MAX;
 /// refused: see [`Policy::guards`].
 pub const BY_NAME: u8 = 0x80;
 
+/// In [`Policy::defaults_wait`]: a default's STEP_UP waits.
+pub const WAIT_STEP_UP: u32 = 1;
+/// A DEFER waits that is a default's, or follows from a conflict or from something unknown.
+pub const WAIT_DEFER: u32 = 2;
+
 /// A network, its bits in host byte order; IPv4 ones are mapped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -224,12 +229,11 @@ pub struct Policy {
     pub resolver_count: u32,
     /// Index into [`Policy::hits`]: what an address without a known name satisfies.
     pub host_unknown: u32,
-    /// 1: where a default says STEP_UP or DEFER, the action waits for its decision; 0: it is refused at once.
+    /// `WAIT_*`: what waits for its decision where no rule's own decision says so. All else is refused at once.
     pub defaults_wait: u32,
     /// Zero.
     pub reserved: u32,
-    /// Rules that refuse at once where they (or a conflict, or something unknown that they ask for) say STEP_UP or DEFER. What all
-    /// others say so of waits for its decision.
+    /// Rules that say STEP_UP or DEFER and refuse at once. What the others say so of waits for its decision.
     pub at_once: Bits,
     /// Networks of the resolvers whose answers are believed.
     pub resolvers: [Network; RESOLVERS],

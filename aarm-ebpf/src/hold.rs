@@ -13,7 +13,7 @@ use aarm_common::event::*;
 use aarm_common::hold::{self, Grant, GrantKey, HOLD_STOPPED, Hold, Syscalls};
 use aarm_common::limits::{SAME_CALL_NS, SYSCALLS};
 use aarm_common::op::{Decision, OPERATIONS, Operation};
-use aarm_common::policy::MODE_AUDIT;
+use aarm_common::policy::{MODE_AUDIT, WAIT_DEFER, WAIT_STEP_UP};
 use aarm_common::state::{Config, Stat, Task};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
@@ -98,8 +98,9 @@ pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u3
     }
     // SAFETY: valid map values; masks keep indices inside.
     unsafe {
-        let waits = if rule == NO_RULE as u32 {
-            (*p).defaults_wait != 0
+        let waits = if what >> 24 != Cause::Rule as u32 {
+            let step_up = what >> 16 & 0xff == Decision::StepUp as u32;
+            (*p).defaults_wait & if step_up { WAIT_STEP_UP } else { WAIT_DEFER } != 0
         } else {
             let rule = rule as usize % aarm_common::limits::MAX_RULES;
             (*p).at_once[rule / 64] >> (rule % 64) & 1 == 0
@@ -113,6 +114,15 @@ pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u3
         if granted(session, action, (*h).time_ns) {
             (*h).hold = action;
             return settled::GRANTED as u32 | ALLOW;
+        }
+        if (*s).made != 0 {
+            // What it is made for was asked about with its making; where that was not asked about, it is too late to.
+            if (*task).passed_op == Operation::Create as u64 && same_call(task, (*h).time_ns) {
+                (*h).hold = (*task).passed;
+                return settled::ANSWERED as u32 | ALLOW;
+            }
+            count(Stat::CannotWait);
+            return settled::CANNOT as u32;
         }
         if !can_restart(what as u8) {
             count(Stat::CannotWait);
@@ -214,12 +224,19 @@ unsafe fn passed(task: *mut Task, key: u64, op: u8, now: u64) {
     }
 }
 
+/// Whether what was allowed last was allowed within this system call.
+#[inline(always)]
+unsafe fn same_call(task: *const Task, now: u64) -> bool {
+    // SAFETY: a valid map value.
+    unsafe { (*task).passed != 0 && now.wrapping_sub((*task).passed_ns) < SAME_CALL_NS }
+}
+
 /// A system call is about to be begun anew for its second action: what was allowed of its first one is not asked about again.
 #[inline(always)]
 unsafe fn keep(task: *mut Task, op: u8, now: u64) {
     // SAFETY: a valid map value.
     unsafe {
-        let same = (*task).passed_op != op as u64 && now.wrapping_sub((*task).passed_ns) < SAME_CALL_NS;
+        let same = (*task).passed_op != op as u64 && same_call(task, now);
         (*task).kept = if same { (*task).passed } else { 0 };
     }
 }

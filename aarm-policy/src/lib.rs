@@ -26,6 +26,7 @@ mod diagnostic;
 mod env;
 mod eval;
 mod glob;
+mod hold;
 mod host;
 mod model;
 mod names;
@@ -46,6 +47,10 @@ pub use diagnostic::{Code, Diagnostic, MAX_DIAGNOSTICS, Place, Severity};
 pub use env::{Env, MAX_HOMES};
 pub use eval::{Cause, Considered, Context, End, Explanation, Facet, MAX_HISTORY, Past, eval, facets};
 pub use glob::{Atom, ByteSet, Component, Glob, GlobError, MAX_ALTERNATIVES, MAX_GLOB, Pattern, Start};
+pub use hold::{
+    Approver, DEFER_WAIT, Escalate, Hold, HoldDefaults, MAX_APPROVER, MAX_APPROVERS, MAX_WAIT, OnTimeout,
+    Risk, RuleHold, STEP_UP_WAIT,
+};
 pub use host::{Host, HostError, MAX_HOST};
 pub use model::{
     API_VERSION, AgentSelector, Classification, DEFAULT_RULE, Expect, Given, KIND, Match, Mode,

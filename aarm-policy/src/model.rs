@@ -13,6 +13,7 @@ use crate::action::Action;
 use crate::data::{DataEntry, Label};
 use crate::diagnostic::{Diagnostic, Place};
 use crate::glob::Glob;
+use crate::hold::{HoldDefaults, RuleHold};
 use crate::host::Host;
 use crate::subject::Subject;
 use crate::when::{Span, When};
@@ -61,6 +62,8 @@ pub(crate) struct Spec {
     pub record: Vec<(OperationName, Record)>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub resolvers: Vec<IpNet>,
+    #[serde(skip_serializing_if = "is_unsaid")]
+    pub hold: HoldDefaults,
     pub rules: Vec<Rule>,
 }
 
@@ -132,6 +135,9 @@ pub struct Rule {
     /// What it decides.
     #[serde(serialize_with = "decision_name")]
     pub decision: Decision,
+    /// What it says of waiting.
+    #[serde(flatten)]
+    pub hold: RuleHold,
     /// Its group in the precedence.
     pub classification: Classification,
     /// Its place within the group, larger first; absent counts as 0.
@@ -154,9 +160,11 @@ pub struct Rule {
 pub enum Classification {
     /// Denied whatever the context.
     Forbidden,
-    /// Denied in some contexts.
+    /// Deferred in some contexts.
+    ContextDependentDefer,
+    /// Denied, or asked about, in some contexts.
     ContextDependentDeny,
-    /// Allowed in some contexts.
+    /// Allowed, or asked about, in some contexts, whatever is decided otherwise.
     ContextDependentAllow,
     /// Decided by the action alone.
     Static,
@@ -258,6 +266,11 @@ impl Serialize for OperationName {
 }
 
 impl Rule {
+    /// Whether it is for an answer to decide.
+    pub fn asks(&self) -> bool {
+        matches!(self.decision, Decision::StepUp | Decision::Defer)
+    }
+
     /// Whether it allows because of a name: then a network that another rule refuses stays refused.
     pub(crate) fn allows_by_name(&self) -> bool {
         self.decision == Decision::Allow && !self.matches.host.is_empty()
@@ -419,6 +432,11 @@ impl Policy {
             || self.spec.data.iter().filter_map(|entry| entry.on.receive.as_ref()).any(asks)
     }
 
+    /// `spec.hold`.
+    pub fn hold_defaults(&self) -> &HoldDefaults {
+        &self.spec.hold
+    }
+
     /// `spec.data`, in file order.
     pub fn data(&self) -> &[DataEntry] {
         &self.spec.data
@@ -486,6 +504,10 @@ pub(crate) fn decision_name<S: Serializer>(decision: &Decision, serializer: S) -
 
 pub(crate) fn operation_name<S: Serializer>(op: &Operation, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(op.name())
+}
+
+fn is_unsaid(hold: &HoldDefaults) -> bool {
+    *hold == HoldDefaults::default()
 }
 
 fn by_name<S: Serializer>(defaults: &BTreeMap<Family, Decision>, serializer: S) -> Result<S::Ok, S::Error> {

@@ -4,7 +4,7 @@
 //! test (the table against the evaluator) and by the suites in the VM (the kernel against the evaluator). Must never be
 //! part of the product.
 
-use aarm_common::Operation;
+use aarm_common::{Family, Operation};
 use proptest::prelude::*;
 use std::fmt::Debug;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -407,7 +407,7 @@ pub fn policy(shape: Shape) -> impl Strategy<Value = String> {
     )
         .prop_map(|(rules, (exec, read, write, network, process, privileged), entries, (all, one, net), (mode, tied))| {
             let mut text = format!(
-                "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p, version: \"1\"}}\nspec:\n  mode: {mode}\n  resolvers: [127.0.0.53]\n  defaults: {{",
+                "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p, version: \"1\"}}\nspec:\n  mode: {mode}\n  resolvers: [127.0.0.53]\n  hold: {{timeout: 0s, defer_timeout: 0s}}\n  defaults: {{",
             );
             for (name, value) in [
                 ("exec", exec),
@@ -440,7 +440,14 @@ pub fn policy(shape: Shape) -> impl Strategy<Value = String> {
             }
             for (i, (m, deny, extra, when, subject)) in rules.iter().enumerate() {
                 let when = when.filter(|_| *extra != 1);
-                let decision = if *deny || *extra == 1 { "DENY" } else { "ALLOW" };
+                let decision = match extra {
+                    // Refused at once: see `hold`.
+                    2 if waits(m) => "STEP_UP",
+                    3 if waits(m) => "DEFER",
+                    1 => "DENY",
+                    _ if *deny => "DENY",
+                    _ => "ALLOW",
+                };
                 let more = match extra {
                     // Rules with the same right, which contradict each other.
                     0 | 2..8 if tied => ", priority: 0".to_owned(),
@@ -460,6 +467,19 @@ pub fn policy(shape: Shape) -> impl Strategy<Value = String> {
             }
             text
         })
+}
+
+/// Whether all operations that a match names can wait for an answer.
+fn waits(m: &str) -> bool {
+    let names = m.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map_or("", |(names, _)| names);
+    let can = |name: &str| match (Family::from_name(name), Operation::from_name(name)) {
+        (Some(family), _) => {
+            Operation::ALL.iter().all(|op| op.family() != family || op.cannot_wait().is_empty())
+        }
+        (_, Some(op)) => op.cannot_wait().is_empty(),
+        _ => false,
+    };
+    names.split(',').all(|name| can(name.trim()))
 }
 
 /// What a session did before.

@@ -15,8 +15,8 @@ pub fn operations_md() -> String {
          every predicate has a `not_` form. Who acts (program, lineage, user, cgroup) is asked for in `subject`, whatever the \
          operation.\n\n\
          Hooks without a release are in every kernel from 6.1 on; where one came later, others decide before it. *Held*: whether the \
-         system call can wait for its decision (to come: until then what is not allowed is refused at once). An operation of an io_uring \
-         is decided by the same hooks, and cannot be held.\n",
+         system call can wait for an answer where a policy says STEP_UP or DEFER. What cannot is refused: an operation of an io_uring, \
+         and an open that has made its file, where making it was not asked about. A receipt says so (`cannot_wait`).\n",
     );
     for family in Family::ALL {
         let members: Vec<Operation> =

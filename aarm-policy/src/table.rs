@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use crate::action::{Action, canonical};
 use crate::compile::CgroupId;
 use crate::conditions::{Conditions, LabelTest};
-use crate::eval::{Cause, Context, End, Facet, facets};
+use crate::eval::{Cause, Context, End, Facet, facets, strictness};
 use crate::host::as_path;
 use crate::model::Policy;
 use crate::subject::Truth;
@@ -104,9 +104,9 @@ pub fn decide(table: &Table, action: &Action, context: &TableContext) -> Verdict
         let m = matching(table, action, facet, &who);
         touched |= m[DATA_WORD];
         let verdict = outcome(table, &m, &unsure, facet.operation);
-        // The first refusal, else the first facet's verdict.
+        // The strictest, and of equally strict ones the first.
         match chosen {
-            Some(first) if first.decision != Decision::Allow || verdict.decision == Decision::Allow => {}
+            Some(first) if strictness(verdict.decision) <= strictness(first.decision) => {}
             _ => chosen = Some(verdict),
         }
     }

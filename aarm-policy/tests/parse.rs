@@ -229,31 +229,20 @@ fn the_head_is_checked() {
 fn later_parts_of_the_language_are_not_supported_yet() {
     let rule = |r: &str| with_spec(&format!("  rules:\n    - {{id: a, match: {{operation: read}}, {r}}}"));
     for (text, what) in [
-        (rule("decision: STEP_UP"), "the decision STEP_UP"),
-        (rule("decision: DEFER"), "the decision DEFER"),
         (rule("decision: MODIFY"), "the decision MODIFY"),
         (rule("decision: DENY, when: {intent: {any: [deploy]}}"), "`intent` in `when`"),
         (rule("decision: DENY, when: {drift: {over: 1}}"), "`drift` in `when`"),
         (rule("decision: DENY, when: {declared: {tool: x}}"), "`declared` in `when`"),
         (rule("decision: DENY, when: {identity: {role: x}}"), "`identity` in `when`"),
         (rule("decision: DENY, subject: {declared: a}"), "`declared` in `subject`"),
-        (rule("decision: DENY, approvers: [\"uid:1\"]"), "`approvers` in a rule"),
-        (rule("decision: DENY, timeout: 10m"), "`timeout` in a rule"),
-        (rule("decision: DENY, on_timeout: DENY"), "`on_timeout` in a rule"),
-        (rule("decision: DENY, risk: HIGH"), "`risk` in a rule"),
         (rule("decision: DENY, resolve: [dns]"), "`resolve` in a rule"),
         (rule("decision: DENY, modify: {}"), "`modify` in a rule"),
         (rule("decision: DENY, overridable: true"), "`overridable` in a rule"),
-        (
-            rule("decision: DENY, classification: context_dependent_defer"),
-            "the classification context_dependent_defer",
-        ),
         (with_match("operation: exec, args: [push]"), "`args` in `match`"),
         (with_match("operation: [read, exec_args]"), "the operation `exec_args`"),
         (with_match("operation: tool"), "the operation `tool`"),
         (with_spec("  fail: {}"), "`fail` in `spec`"),
         (with_spec("  record: {tool: summary}"), "the operation `tool`"),
-        (with_spec("  defaults: {network: STEP_UP}"), "the decision STEP_UP"),
         (with_spec("  defaults: {tool: DENY}"), "a default for the family `tool`"),
     ] {
         refused(&text, Code::NotSupportedYet, &format!("{what} is not supported yet"));

@@ -114,6 +114,7 @@ pub fn compile_agents(
             id,
             reason: None,
             decision: Decision::Allow,
+            hold: None,
             line: entry.selector.place.line,
         })
         .collect();

@@ -18,7 +18,9 @@ pub use report::{Report, Use};
 
 use aarm_common::limits::*;
 use aarm_common::op::FAMILIES;
-use aarm_common::policy::{BY_NAME, Bits, Hits, MODE_AUDIT, MODE_ENFORCE, NO_SET, Policy as Table};
+use aarm_common::policy::{
+    BY_NAME, Bits, Hits, MODE_AUDIT, MODE_ENFORCE, NO_SET, Policy as Table, WAIT_DEFER, WAIT_STEP_UP,
+};
 use aarm_common::{Decision, Family, Operation};
 use ipnet::IpNet;
 use std::collections::HashMap;
@@ -29,6 +31,7 @@ use crate::data::Label;
 use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::env::Env;
 use crate::glob::Glob;
+use crate::hold::Hold;
 use crate::model::{Match, Mode, Policy};
 use crate::subject::Subjects;
 use dfa::{Dfa, MAX_WORK};
@@ -61,6 +64,8 @@ pub struct RuleInfo {
     pub reason: Option<String>,
     /// Its decision.
     pub decision: Decision,
+    /// Of STEP_UP and DEFER: what holds while it waits for an answer.
+    pub hold: Option<Hold>,
     /// Its line in the document.
     pub line: u32,
 }
@@ -142,9 +147,15 @@ pub fn compile(policy: &Policy, env: &Env, generation: u32) -> Result<Compiled, 
     }
     for (i, rule) in ordered.iter().enumerate() {
         table.rule_decision[i] = rule.decision as u8 | if rule.allows_by_name() { BY_NAME } else { 0 };
+        if rule.asks() && !policy.waits(Some(rule), rule.decision) {
+            set_bit(&mut table.at_once, i);
+        }
         if rule.is_guard() {
             set_bit(&mut table.guards, i);
         }
+    }
+    for (decision, flag) in [(Decision::StepUp, WAIT_STEP_UP), (Decision::Defer, WAIT_DEFER)] {
+        table.defaults_wait |= if policy.waits(None, decision) { flag } else { 0 };
     }
     // A policy is not selected by cgroup.
     entries.iter().for_each(|entry| set_bit(&mut table.cgroup_free, entry.bit));
@@ -160,6 +171,7 @@ pub fn compile(policy: &Policy, env: &Env, generation: u32) -> Result<Compiled, 
             id: r.id.clone(),
             reason: r.reason.clone(),
             decision: r.decision,
+            hold: r.asks().then(|| policy.hold(Some(r), r.decision)),
             line: r.place.line,
         })
         .collect();

@@ -56,8 +56,8 @@ pub struct Facet {
     pub end: End,
 }
 
-/// The facets of an action, in the order in which a refusal is looked for. The first one is the action
-/// itself. An action is refused if any facet is.
+/// The facets of an action. The first one is the action itself. The strictest decision on any of them is that on the action; of
+/// several that are equally strict, the first.
 pub fn facets(action: &Action) -> Vec<Facet> {
     let at = |end: End, operations: &[Operation]| -> Vec<Facet> {
         operations.iter().map(|operation| Facet { operation: *operation, end }).collect()
@@ -127,6 +127,9 @@ pub struct Explanation {
     /// Its reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The action waits for an answer. Otherwise STEP_UP and DEFER are refused at once.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub waits: bool,
     /// For a conflict, the rule that contradicts it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conflicts_with: Option<String>,
@@ -140,7 +143,7 @@ pub struct Explanation {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub summarized: bool,
     /// The rules on the operation that were looked at, in order, until one matched (and of those with the same
-    /// right that say otherwise); facet by facet until one was refused.
+    /// right that say otherwise); facet by facet until one was denied.
     pub considered: Vec<Considered>,
 }
 
@@ -162,11 +165,11 @@ pub fn eval(policy: &Policy, env: &Env, action: &Action, context: &Context) -> E
     let mut outcome: Option<Outcome> = None;
     for facet in facets(action) {
         let next = decide(policy, env, action, facet, &seen, &mut considered);
-        let refused = next.decision != Decision::Allow;
-        if refused || outcome.is_none() {
+        // The strictest decides: who answers for one facet must not lift what another refuses.
+        if outcome.is_none_or(|first| strictness(next.decision) > strictness(first.decision)) {
             outcome = Some(next);
         }
-        if refused {
+        if next.decision == Decision::Deny {
             break;
         }
     }
@@ -179,6 +182,8 @@ pub fn eval(policy: &Policy, env: &Env, action: &Action, context: &Context) -> E
         decision: Decision::Deny,
     });
     let rule = winner.map(|i| &policy.rules()[i]);
+    // A conflict, or something unknown, is not what the rule says.
+    let own = rule.filter(|_| !unsure && contradicted_by.is_none());
     let name = rule.map(|rule| rule.id.clone());
     let allowed = decision == Decision::Allow;
     let passed = allowed || policy.mode() == Mode::Audit;
@@ -198,11 +203,23 @@ pub fn eval(policy: &Policy, env: &Env, action: &Action, context: &Context) -> E
         },
         rule: name,
         reason: rule.and_then(|rule| rule.reason.clone()),
+        waits: policy.mode() == Mode::Enforce && policy.waits(own, decision),
         conflicts_with: contradicted_by.map(|i| policy.rules()[i].id.clone()),
         facet,
         adds,
         summarized,
         considered,
+    }
+}
+
+/// The order in which decisions on the facets of one action prevail.
+pub(crate) fn strictness(decision: Decision) -> u8 {
+    match decision {
+        Decision::Allow => 0,
+        Decision::Modify => 1,
+        Decision::StepUp => 2,
+        Decision::Defer => 3,
+        Decision::Deny => 4,
     }
 }
 

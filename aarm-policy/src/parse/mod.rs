@@ -8,6 +8,7 @@ mod cases;
 mod context;
 mod data;
 mod fields;
+mod hold;
 mod rule;
 mod scalars;
 mod subject;
@@ -23,7 +24,7 @@ use std::collections::BTreeMap;
 
 use crate::data::Label;
 use crate::diagnostic::{Code, Diagnostic, Sink, nearest};
-use crate::model::{API_VERSION, AgentSelector, KIND, Metadata, Mode, Policy, Spec, TestCase};
+use crate::model::{API_VERSION, AgentSelector, KIND, Metadata, Mode, OperationName, Policy, Spec, TestCase};
 use crate::yaml::{self, Node, shown};
 use fields::{Fields, Shape, each, list, not_yet, text, wrong_type};
 
@@ -45,7 +46,7 @@ const METADATA: Shape =
 
 const SPEC: Shape = Shape {
     what: "`spec`",
-    known: &["mode", "agents", "defaults", "data", "record", "resolvers", "rules"],
+    known: &["mode", "agents", "defaults", "data", "record", "resolvers", "hold", "rules"],
     later: &["fail", "extends", "drift", "identity"],
 };
 
@@ -142,7 +143,9 @@ fn spec(node: &Node, named: &mut Named, sink: &mut Sink) -> Option<Spec> {
     let (data, labels) = fields.get("data").map(|n| data::data(n, sink)).unwrap_or_default();
     let record = fields.get("record").map(|n| data::record(n, sink)).unwrap_or_default();
     let resolvers = fields.get("resolvers").map(|n| resolvers(n, sink)).unwrap_or_default();
-    let mut spec = Spec { mode: Mode::Enforce, agents, defaults, data, record, resolvers, rules: Vec::new() };
+    let hold = fields.get("hold").map(|n| hold::defaults(n, sink)).unwrap_or_default();
+    let mut spec =
+        Spec { mode: Mode::Enforce, agents, defaults, data, record, resolvers, hold, rules: Vec::new() };
     let (rules, found) = fields.get("rules").map(|n| rule::rules(n, &labels, sink)).unwrap_or_default();
     *named = Named { rules: found, labels };
     spec.rules = rules;
@@ -195,6 +198,7 @@ fn defaults(node: &Node, sink: &mut Sink) -> BTreeMap<Family, Decision> {
             continue;
         }
         if let Some(decision) = scalars::decision(value, sink) {
+            hold::check(decision, &[OperationName::Family(family)], value.place, sink);
             out.insert(family, decision);
         }
     }

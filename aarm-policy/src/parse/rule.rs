@@ -4,7 +4,8 @@ use aarm_common::limits::MAX_RULES;
 use aarm_common::{Decision, Operation};
 use std::collections::{HashMap, HashSet};
 
-use super::fields::{Fields, Shape, each, list, not_yet, number, text, wrong_type};
+use super::fields::{Fields, Shape, each, list, number, text, wrong_type};
+use super::hold;
 use super::scalars;
 use super::subject::subject;
 use super::when::{Known, when};
@@ -30,18 +31,13 @@ const RULE: Shape = Shape {
         "priority",
         "reason",
         "description",
-    ],
-    later: &[
         "approvers",
         "escalate",
         "timeout",
         "on_timeout",
         "risk",
-        "resolve",
-        "modify",
-        "fail",
-        "overridable",
     ],
+    later: &["resolve", "modify", "fail", "overridable"],
 };
 
 const MATCH: Shape = Shape {
@@ -145,12 +141,18 @@ fn rule(fields: &Fields<'_>, known: &Known<'_>, sink: &mut Sink) -> Option<Rule>
     let mut matches = fields.need("match", sink).and_then(|n| matches(n, sink));
     let subject = fields.get("subject").and_then(|n| subject(n, matches.as_mut(), sink));
     let decision = fields.need("decision", sink).and_then(|n| scalars::decision(n, sink));
+    let hold = hold::of_rule(fields, decision, sink);
+    if let (Some(decision), Some(m)) = (decision, &matches) {
+        let place = fields.get("decision").map_or(fields.place(), |n| n.place);
+        hold::check(decision, &m.operations, place, sink);
+    }
     let when = fields.get("when").map(|n| when(n, known, sink));
     let classification = match fields.get("classification") {
         Some(n) => classification(n, sink),
         None => Some(match (&when, decision) {
             (None, _) => Classification::Static,
             (Some(_), Some(Decision::Allow)) => Classification::ContextDependentAllow,
+            (Some(_), Some(Decision::Defer)) => Classification::ContextDependentDefer,
             (Some(_), _) => Classification::ContextDependentDeny,
         }),
     };
@@ -173,6 +175,7 @@ fn rule(fields: &Fields<'_>, known: &Known<'_>, sink: &mut Sink) -> Option<Rule>
         when,
         subject,
         decision: decision?,
+        hold,
         classification: classification?,
         priority,
         reason,
@@ -190,14 +193,25 @@ fn check_classification(
     sink: &mut Sink,
 ) {
     let (name, needed, contextual) = match classification {
-        Classification::Forbidden => ("forbidden", Some(Decision::Deny), false),
-        Classification::ContextDependentDeny => ("context_dependent_deny", Some(Decision::Deny), true),
-        Classification::ContextDependentAllow => ("context_dependent_allow", Some(Decision::Allow), true),
-        Classification::Static => ("static", None, false),
+        Classification::Forbidden => ("forbidden", &[Decision::Deny][..], false),
+        Classification::ContextDependentDefer => ("context_dependent_defer", &[Decision::Defer][..], true),
+        // Asking restricts as refusing does, and lifts as allowing does: it is for the author to say which is meant.
+        Classification::ContextDependentDeny => {
+            ("context_dependent_deny", &[Decision::Deny, Decision::StepUp][..], true)
+        }
+        Classification::ContextDependentAllow => {
+            ("context_dependent_allow", &[Decision::Allow, Decision::StepUp][..], true)
+        }
+        Classification::Static => ("static", &[][..], false),
     };
     let place = |name: &str| fields.get(name).map_or(fields.place(), |n| n.place);
-    if let Some(needed) = needed.filter(|needed| *needed != decision) {
-        sink.error(place("decision"), Code::BadValue, format!("a {name} rule can only be {}", needed.name()));
+    if !needed.is_empty() && !needed.contains(&decision) {
+        let words: Vec<&str> = needed.iter().map(|d| d.name()).collect();
+        sink.error(
+            place("decision"),
+            Code::BadValue,
+            format!("a {name} rule can only be {}", words.join(" or ")),
+        );
     }
     match (contextual, fields.get("when")) {
         (false, Some(when)) => sink.push(
@@ -237,10 +251,7 @@ fn classification(node: &Node, sink: &mut Sink) -> Option<Classification> {
         "static" => Some(Classification::Static),
         "context_dependent_deny" => Some(Classification::ContextDependentDeny),
         "context_dependent_allow" => Some(Classification::ContextDependentAllow),
-        _ if WORDS.contains(&text) => {
-            sink.push(not_yet(node.place, &format!("the classification {text}")));
-            None
-        }
+        "context_dependent_defer" => Some(Classification::ContextDependentDefer),
         _ => {
             sink.push(scalars::unknown_word(node, "classification", WORDS.iter().copied()));
             None

@@ -37,14 +37,9 @@ pub(crate) fn unknown_word<'a>(
     }
 }
 
-/// A decision that a rule of this version can have: ALLOW or DENY.
+/// A decision that a rule of this version can have.
 pub(crate) fn decision(node: &Node, sink: &mut Sink) -> Option<Decision> {
-    one_of(node, &[Decision::Allow, Decision::Deny], sink)
-}
-
-/// A decision that a test can expect: rules that contradict each other give DEFER.
-pub(crate) fn expected(node: &Node, sink: &mut Sink) -> Option<Decision> {
-    one_of(node, &[Decision::Allow, Decision::Deny, Decision::Defer], sink)
+    one_of(node, &[Decision::Allow, Decision::Deny, Decision::StepUp, Decision::Defer], sink)
 }
 
 fn one_of(node: &Node, supported: &[Decision], sink: &mut Sink) -> Option<Decision> {
