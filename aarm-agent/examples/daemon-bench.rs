@@ -19,6 +19,7 @@ use aarm_agent::daemon::writer::{self, Intake, Progress, Rhythm, Writer};
 use aarm_agent::kernel::{KernelError, Linked, boot_ns};
 use aarm_agent::metrics::Metrics;
 use aarm_common::event::{Cause, EventHeader, HEADER_BYTES, Kind, NO_RULE};
+use aarm_common::hold::{Grant, GrantKey, Hold};
 use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{ObjectId, STATS, Session, session_id};
 use aarm_common::{ABI_VERSION, Decision, Operation};
@@ -112,6 +113,26 @@ impl KernelPort for Kernel {
     fn learns_names(&self) -> bool {
         true
     }
+
+    fn hold(&self, _: u64) -> Option<Hold> {
+        None
+    }
+
+    fn holds(&self) -> Vec<(u64, Hold)> {
+        Vec::new()
+    }
+
+    fn answer(&mut self, _: u64, _: u64, _: bool) -> Result<bool, KernelError> {
+        Ok(false)
+    }
+
+    fn forget_hold(&mut self, _: u64) {}
+
+    fn grant(&mut self, _: GrantKey, _: Grant) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn revoke_grants(&mut self, _: Option<u64>, _: u64) {}
 
     fn load_policy(&mut self, slot: u32, policy: &Policy) -> Result<(), KernelError> {
         self.0.generations.lock().map_err(|_| KernelError::Slot(slot))?[slot as usize] = policy.generation;

@@ -71,6 +71,9 @@ pub struct Metrics {
     pub slow_watchers: IntCounter,
     /// Policies loaded.
     pub policies: IntGauge,
+    /// Actions that wait for an answer.
+    pub waiting: IntGauge,
+    answers: IntCounterVec,
     health: Health,
 }
 
@@ -112,11 +115,16 @@ impl Metrics {
         actions.resize_with(OPERATIONS, Default::default);
         for op in Operation::ALL.iter().filter(|op| op.is_decided()) {
             let row = &mut actions[*op as usize];
-            for decision in [Decision::Allow, Decision::Deny] {
+            for decision in [Decision::Allow, Decision::Deny, Decision::StepUp, Decision::Defer] {
                 row[decision as usize] = Some(table.with_label_values(&[op.name(), decision.name()]));
             }
             row[OUTCOME_AUDIT] = Some(table.with_label_values(&[op.name(), AUDITED]));
         }
+        let answers = IntCounterVec::new(
+            Opts::new("aarm_hold_answers_total", "What became of actions that waited, by method and answer"),
+            &["method", "answer"],
+        )?;
+        registry.register(Box::new(answers.clone()))?;
         let mut kernel = Vec::new();
         for stat in Stat::ALL {
             let c = counter(
@@ -159,6 +167,8 @@ impl Metrics {
                 "Watch streams cut off because their client was too slow",
             )?,
             policies: gauge("aarm_policies", "Policies loaded")?,
+            waiting: gauge("aarm_holds", "Actions that wait for an answer")?,
+            answers,
             registry,
             health: Health::default(),
         }))
@@ -170,6 +180,12 @@ impl Metrics {
         if let Some(counter) = &self.actions[op as usize % OPERATIONS][outcome % OUTCOMES] {
             counter.inc();
         }
+    }
+
+    /// Counts what became of a hold.
+    pub fn answered(&self, method: &str, allow: bool) {
+        let answer = if allow { Decision::Allow } else { Decision::Deny };
+        self.answers.with_label_values(&[method, answer.name()]).inc();
     }
 
     /// Takes over the kernel's counters. They only grow while the maps live.

@@ -63,6 +63,8 @@ pub struct Scratch {
     pub home: u64,
     /// What is known of a DNS message, or of the address whose name is looked for.
     pub dns: Dns,
+    /// Not 0: the system call has made the object already, and cannot be begun anew.
+    pub made: u64,
     /// State of the hash that names an action which waits.
     pub sip: Sip,
     /// Globs that match the names walked. Zeros while `hit` is 0.
@@ -141,6 +143,7 @@ pub fn take() -> Option<(*mut Scratch, u32)> {
                     (*s).pos = END as u32;
                     core::ptr::write_volatile(&raw mut (*s).data, 0);
                     core::ptr::write_volatile(&raw mut (*s).carried, 0);
+                    core::ptr::write_volatile(&raw mut (*s).made, 0);
                     zero(&raw mut (*s).head);
                 }
                 return Some((s, base + i));

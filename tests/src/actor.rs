@@ -28,6 +28,29 @@ fn open(path: &str, flags: i32) -> Result<i32, i32> {
     check(unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, c(path).as_ptr(), flags, 0o644) })
 }
 
+/// Connects again and again in many threads at once, and says how often that was allowed and refused. Any other errno is one that a
+/// program must never see.
+fn hold_many(to: &str, threads: &str, times: &str) -> Result<i32, i32> {
+    let (threads, times): (usize, usize) =
+        (threads.parse().map_err(|_| libc::EINVAL)?, times.parse().map_err(|_| libc::EINVAL)?);
+    let (mut allowed, mut refused) = (0, 0);
+    let found: Vec<Vec<Result<i32, i32>>> = std::thread::scope(|scope| {
+        let all: Vec<_> = (0..threads)
+            .map(|_| scope.spawn(|| (0..times).map(|_| connect(to, libc::SOCK_DGRAM)).collect()))
+            .collect();
+        all.into_iter().map(|t| t.join().unwrap_or_default()).collect()
+    });
+    for outcome in found.into_iter().flatten() {
+        match outcome {
+            Ok(_) => allowed += 1,
+            Err(libc::EPERM) => refused += 1,
+            Err(other) => return Err(other),
+        }
+    }
+    println!("allowed {allowed}\nrefused {refused}");
+    Ok(0)
+}
+
 /// A system call on one path.
 fn on_path(number: libc::c_long, path: &str, extra: [libc::c_long; 3]) -> Result<i32, i32> {
     // SAFETY: the path ends in NUL; the other arguments are numbers.
@@ -330,6 +353,7 @@ fn attempt(args: &[String]) -> Option<Result<i32, i32>> {
         "tcp" => connect(a(0)?, libc::SOCK_STREAM),
         "udp" => connect(a(0)?, libc::SOCK_DGRAM),
         "sendto" => send_to(a(0)?),
+        "hold-many" => hold_many(a(0)?, a(1)?, a(2)?),
         "bind" => bind(a(0)?, false),
         "listen" => bind(a(0)?, true),
         "unix" => unix_client(a(0)?, libc::SOCK_STREAM),

@@ -1,5 +1,6 @@
 //! The API on the unix socket.
 
+pub mod approvals;
 pub mod server;
 mod streams;
 pub mod types;

@@ -75,17 +75,51 @@ pub struct Peer {
     /// User.
     pub uid: u32,
     gid: u32,
+    groups: Arc<[u32]>,
     pid: u32,
     pidfd: Arc<OwnedFd>,
 }
 
 impl Peer {
+    /// Groups, when it connected.
+    pub fn groups(&self) -> Vec<u32> {
+        self.groups.to_vec()
+    }
+
     /// Identifies the other end.
     fn of(stream: &UnixStream) -> std::io::Result<Self> {
         let c = stream.peer_cred()?;
         let pid = c.pid().ok_or_else(|| std::io::Error::other("the peer has no process id here"))?;
         let pidfd = peer_pidfd(stream).or_else(|_| open_pidfd(pid))?;
-        Ok(Self { uid: c.uid(), gid: c.gid(), pid: pid as u32, pidfd: Arc::new(pidfd) })
+        let groups = peer_groups(stream, c.gid())?.into();
+        Ok(Self { uid: c.uid(), gid: c.gid(), groups, pid: pid as u32, pidfd: Arc::new(pidfd) })
+    }
+}
+
+/// The peer's groups, when it connected.
+fn peer_groups(stream: &UnixStream, gid: u32) -> std::io::Result<Vec<u32>> {
+    const GROUPS_MAX: usize = 65_536;
+    const SO_PEERGROUPS: libc::c_int = 59;
+    let mut groups = vec![0u32; 64];
+    loop {
+        let mut length = size_of_val(&groups[..]) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes.
+        let failed = unsafe {
+            let socket = std::os::fd::AsRawFd::as_raw_fd(stream);
+            libc::getsockopt(socket, libc::SOL_SOCKET, SO_PEERGROUPS, groups.as_mut_ptr().cast(), &mut length)
+                != 0
+        };
+        let error = std::io::Error::last_os_error();
+        let n = length as usize / size_of::<u32>();
+        match (failed, error.raw_os_error()) {
+            (false, _) => {
+                groups.truncate(n);
+                groups.push(gid);
+                return Ok(groups);
+            }
+            (true, Some(libc::ERANGE)) if n > groups.len() && n <= GROUPS_MAX => groups.resize(n, 0),
+            _ => return Err(error),
+        }
     }
 }
 
@@ -226,8 +260,21 @@ impl Api {
         }
     }
 
+    /// Waits for a receipt to be durable, but not for room on the disk.
+    pub async fn durable(&self, mut told: oneshot::Receiver<()>) -> bool {
+        let began = tokio::time::Instant::now();
+        while began.elapsed() < DURABLE_TIME {
+            match tokio::time::timeout(DURABLE_LOOK, &mut told).await {
+                Ok(told) => return told.is_ok(),
+                Err(_) if self.progress.blocked.load(Ordering::Acquire) => return false,
+                Err(_) => {}
+            }
+        }
+        false
+    }
+
     /// Refuses a peer that is inside a session: what changes anything is for those outside.
-    async fn outside(&self, peer: &Peer) -> Answer<()> {
+    pub async fn outside(&self, peer: &Peer) -> Answer<()> {
         let pidfd = peer.pidfd.try_clone().map_err(Refusal::internal)?;
         match self.ask(|a| Command::SessionOf(pidfd, a)).await? {
             Ok(None) => Ok(()),
@@ -258,7 +305,8 @@ fn body<T: DeserializeOwned + Default>(bytes: &[u8]) -> Answer<T> {
     strict(bytes)
 }
 
-fn strict<T: DeserializeOwned>(bytes: &[u8]) -> Answer<T> {
+/// A body, strictly, which must be there.
+pub fn strict<T: DeserializeOwned>(bytes: &[u8]) -> Answer<T> {
     serde_json::from_slice(bytes).map_err(|e| {
         Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, format!("request body: {e}"), None)
     })
@@ -297,19 +345,6 @@ async fn status(State(api): State<Arc<Api>>) -> Answer<Json<Status>> {
         ring: RingStatus { fill: n.fill, size: RING_BYTES.into(), received: n.received, lost: n.lost },
         counters: n.counters.into_iter().map(|(name, v)| (name.to_owned(), v)).collect(),
     }))
-}
-
-/// Waits for a receipt to be durable, but not for room on the disk.
-async fn durable(api: &Api, mut told: oneshot::Receiver<()>) -> bool {
-    let began = tokio::time::Instant::now();
-    while began.elapsed() < DURABLE_TIME {
-        match tokio::time::timeout(DURABLE_LOOK, &mut told).await {
-            Ok(told) => return told.is_ok(),
-            Err(_) if api.progress.blocked.load(Ordering::Acquire) => return false,
-            Err(_) => {}
-        }
-    }
-    false
 }
 
 async fn register(
@@ -373,7 +408,7 @@ async fn register(
     };
     let registered = api.ask(|a| Command::Register(registration, a)).await??;
     // The session is open on paper before its first action.
-    if !durable(&api, registered.durable).await {
+    if !api.durable(registered.durable).await {
         let dir = api.config.log.display();
         return Err(no_room(format!("the session's first receipt could not be made durable in {dir}")));
     }
@@ -454,6 +489,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/sessions", get(sessions).post(register))
         .route("/v1/sessions/{id}", get(session))
+        .route("/v1/approvals", get(super::approvals::list))
+        .route("/v1/approvals/{id}", get(super::approvals::show).post(super::approvals::answer))
         .route("/v1/watch", get(super::streams::watch))
         .route("/v1/receipts", get(super::streams::receipts))
         .route("/v1/policies", get(list_policies))

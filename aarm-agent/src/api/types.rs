@@ -220,7 +220,7 @@ pub struct RegisterResponse {
 }
 
 /// Which policy, exactly.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct PolicyLabel {
     /// Name.
     pub name: String,

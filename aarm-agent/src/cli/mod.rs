@@ -6,6 +6,7 @@
 //! Promises: text from elsewhere reaches a terminal only through [`escape`]; `aarm run` never runs a command
 //! outside a session ([`run`]). Must never: start a thread before `run` has forked.
 
+mod approvals;
 mod client;
 mod completions;
 mod doctor;
@@ -68,6 +69,7 @@ pub struct Global {
 enum Command {
     Run(run::RunArgs),
     Sessions(sessions::SessionsArgs),
+    Approvals(approvals::ApprovalsArgs),
     Watch(watch::WatchArgs),
     Receipts(receipts::ReceiptsArgs),
     Explain(explain::ExplainArgs),
@@ -104,6 +106,7 @@ fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         // Forks: nothing may be buffered, and nothing is.
         Command::Run(args) => return run::run(args, global),
         Command::Sessions(args) => sessions::run(&args, global, &mut out),
+        Command::Approvals(args) => approvals::run(&args, global, &mut out),
         Command::Watch(args) => watch::run(&args, global, &mut out),
         Command::Receipts(args) => receipts::run(&args, global, &mut out),
         Command::Explain(args) => explain::run(&args, &mut out),

@@ -3,7 +3,7 @@
 //! The one place that reads a receipt back into an action. Must never smooth over a difference: what the receipt does not
 //! tell is said to be missing, not guessed.
 
-use aarm_common::Operation;
+use aarm_common::{Decision, Operation};
 use aarm_policy::{Action, Context, Env, Explanation, Policy};
 use aarm_receipt::canonical;
 use serde_json::Value;
@@ -59,8 +59,15 @@ impl Deciding {
         let closed = decision["cause"]
             .as_str()
             .filter(|cause| matches!(*cause, "path_too_long" | "read_failed" | "no_policy" | "no_memory"));
+        // What was asked about is for somebody else to decide; that it was to be asked about is not.
+        let asked = matches!(decision["cause"].as_str(), Some("answered" | "granted" | "cannot_wait"));
+        let same = if asked {
+            matches!(explanation.decision, Decision::StepUp | Decision::Defer)
+        } else {
+            decision["result"] == explanation.decision.name()
+        };
         let agrees = closed.is_none()
-            && decision["result"] == explanation.decision.name()
+            && same
             && decision["rule"].as_str() == explanation.rule.as_deref()
             && decision["facet"].as_str().unwrap_or_else(|| action.operation.name())
                 == explanation.facet.operation.name();

@@ -4,10 +4,11 @@
 //! full ring makes the kernel refuse actions: nothing is dropped. While the writer has no room it holds one
 //! batch, reads and begins nothing, and goes on answering. Must never: be asked anything except through its queue of
 //! [`Command`]s. What each event means is in [`events`], what is answered in [`serve`], what is done without being
-//! asked, and what outlives the daemon, in [`keep`].
+//! asked, and what outlives the daemon, in [`keep`]; what waits for an answer, in [`hold`].
 
 mod command;
 mod events;
+mod hold;
 mod keep;
 mod serve;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::batch::{BATCH_RECEIPTS, Batch, Kind, NO_OWNER, Pool};
 use super::gaps::GapTracker;
+use super::holds::Holds;
 use super::policies::{Loaded, Policies, PolicyError};
 use super::port::{EventPort, KernelPort};
 use super::record::{self, Clock};
@@ -49,6 +51,8 @@ pub const COMMANDS: usize = 64;
 const TICK: Duration = Duration::from_millis(500);
 /// Between summaries of what is only counted.
 const SUMMARY: Duration = Duration::from_secs(10);
+/// Between looks at whether what waits is still there.
+const THOROUGH: Duration = Duration::from_secs(2);
 /// How long the end of the daemon waits for a log that takes nothing.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// Receipts of no event that wait to be durable. The batches on their way hold that many only if events bring them.
@@ -128,6 +132,10 @@ pub struct Core {
     decided: prometheus::local::LocalHistogram,
     told_lost: u64,
     summarized: std::time::Instant,
+    /// What waits for an answer.
+    holds: Holds,
+    /// When the kernel was last asked what waits.
+    thorough: std::time::Instant,
     dirty: bool,
     /// Keeping state failed the last time.
     unkept: bool,
@@ -193,6 +201,8 @@ impl Core {
             decided,
             told_lost: 0,
             summarized: std::time::Instant::now(),
+            holds: Holds::default(),
+            thorough: std::time::Instant::now(),
             dirty: true,
             unkept: false,
         };
@@ -200,6 +210,7 @@ impl Core {
         first(&mut core);
         if core.p.adopted {
             core.adopt()?;
+            core.adopt_holds();
             core.told_lost = core.p.kernel.stats()?[Stat::Lost as usize];
         }
         // Homes may have changed since: an adopted table is made anew.
@@ -436,6 +447,7 @@ impl Core {
             self.recycle(s.id);
             self.dirty = true;
         }
+        self.let_go(durable);
         while self.untold.pop_front_if(|(number, _)| *number <= durable).is_some() {
             self.dirty = true;
         }

@@ -10,6 +10,7 @@ pub mod batch;
 pub mod config;
 pub mod core;
 pub mod gaps;
+pub mod holds;
 pub mod host;
 pub mod links;
 pub mod lock;

@@ -8,11 +8,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use aarm_common::Decision;
+use aarm_common::event::Cause;
 use aarm_common::limits::{AGENT_SELECTORS, AGENTS_SLOT, MAX_LABELS, POLICY_SLOTS, SUBJECT_PATTERNS};
 use aarm_common::policy::Policy as Table;
 use aarm_policy::{AgentEntry, Compiled, Env, Mode, Policy, compile, compile_agents};
 use aarm_receipt::canonical::Encoded;
 
+use super::holds::{PolicyTerms, Terms};
 use super::host;
 use super::links;
 use super::patterns;
@@ -94,6 +97,8 @@ pub struct Loaded {
     pub generation: u32,
     /// Rules by the kernel's index.
     pub rules: Vec<RuleName>,
+    /// What it says of waiting.
+    pub terms: PolicyTerms,
     /// Agent selectors.
     pub agents: u32,
     /// New sessions do not get it.
@@ -231,6 +236,7 @@ impl Policies {
                     .iter()
                     .map(|(id, reason)| RuleName { id: id.clone(), reason: reason.clone() })
                     .collect(),
+                terms: serde_json::from_slice(&r.terms).unwrap_or_default(),
                 agents: r.agents,
                 retired: r.retired,
                 resting: None,
@@ -247,12 +253,21 @@ impl Policies {
         }
     }
 
+    /// What a policy says of waiting for this decision.
+    pub fn terms(&self, generation: u32, rule: Option<u16>, decision: Decision, cause: Cause) -> Terms {
+        match self.generation(generation) {
+            Some(loaded) => loaded.terms.of(rule, decision, cause).clone(),
+            None => PolicyTerms::default().of(rule, decision, cause).clone(),
+        }
+    }
+
     /// What the snapshot keeps.
     pub fn records(&self) -> (Vec<PolicyRecord>, u32) {
         let records = self
             .loaded
             .iter()
             .map(|l| PolicyRecord {
+                terms: serde_json::to_vec(&l.terms).unwrap_or_default(),
                 slot: l.slot,
                 generation: l.generation,
                 name: l.label.name.clone(),
@@ -422,6 +437,7 @@ impl Policies {
                 .iter()
                 .map(|r| RuleName { id: r.id.clone(), reason: r.reason.clone() })
                 .collect(),
+            terms: PolicyTerms::new(policy, &compiled.rules),
             agents: policy.agents().len() as u32,
             retired: false,
             resting: None,

@@ -4,6 +4,7 @@
 
 use std::os::fd::{BorrowedFd, RawFd};
 
+use aarm_common::hold::{Grant, GrantKey, Hold};
 use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{STATS, Session};
 
@@ -33,6 +34,18 @@ pub trait KernelPort: Send {
     fn forget_links(&mut self, generation: u32) -> Result<(), KernelError>;
     /// See [`Kernel::forget_inherited`].
     fn forget_inherited(&mut self, session: u64) -> Result<(), KernelError>;
+    /// What waits under a key.
+    fn hold(&self, key: u64) -> Option<Hold>;
+    /// See [`Kernel::holds`].
+    fn holds(&self) -> Vec<(u64, Hold)>;
+    /// See [`Kernel::answer`].
+    fn answer(&mut self, key: u64, since_ns: u64, allow: bool) -> Result<bool, KernelError>;
+    /// See [`Kernel::forget_hold`].
+    fn forget_hold(&mut self, key: u64);
+    /// See [`Kernel::grant`].
+    fn grant(&mut self, key: GrantKey, grant: Grant) -> Result<(), KernelError>;
+    /// See [`Kernel::revoke_grants`].
+    fn revoke_grants(&mut self, session: Option<u64>, now_ns: u64);
     /// See [`Kernel::learns_names`].
     fn learns_names(&self) -> bool;
     /// See [`Kernel::stats`].
@@ -106,6 +119,30 @@ impl KernelPort for Kernel {
 
     fn forget_inherited(&mut self, session: u64) -> Result<(), KernelError> {
         Self::forget_inherited(self, session)
+    }
+
+    fn hold(&self, key: u64) -> Option<Hold> {
+        Self::hold(self, key)
+    }
+
+    fn holds(&self) -> Vec<(u64, Hold)> {
+        Self::holds(self)
+    }
+
+    fn answer(&mut self, key: u64, since_ns: u64, allow: bool) -> Result<bool, KernelError> {
+        Self::answer(self, key, since_ns, allow)
+    }
+
+    fn forget_hold(&mut self, key: u64) {
+        Self::forget_hold(self, key);
+    }
+
+    fn grant(&mut self, key: GrantKey, grant: Grant) -> Result<(), KernelError> {
+        Self::grant(self, key, grant)
+    }
+
+    fn revoke_grants(&mut self, session: Option<u64>, now_ns: u64) {
+        Self::revoke_grants(self, session, now_ns);
     }
 
     fn learns_names(&self) -> bool {

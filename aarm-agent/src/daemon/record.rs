@@ -111,6 +111,12 @@ fn flags(e: &Event<'_>, names: &mut [&'static str; 9]) -> usize {
     n
 }
 
+/// The address of an action, if it has one: `203.0.113.9:443`, `[2001:db8::1]:443`.
+pub fn address(e: &Event<'_>) -> Option<String> {
+    let n = network(e)?;
+    Some(std::net::SocketAddr::new(n.addr?, n.port).to_string())
+}
+
 fn network<'a>(e: &Event<'a>) -> Option<Network<'a>> {
     if !e.op.has_socket() && e.header.family == 0 {
         return None;

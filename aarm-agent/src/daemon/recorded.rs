@@ -83,6 +83,8 @@ impl Recorded {
             match (r["decision"]["result"].as_str(), r["decision"]["mode"].as_str()) {
                 (Some("ALLOW"), _) => counts.allow += 1,
                 (_, Some("audit")) => counts.audit += 1,
+                // It is counted when it is answered.
+                (Some("STEP_UP" | "DEFER"), _) if !r["decision"]["hold"].is_null() => {}
                 _ => counts.deny += 1,
             }
         }

@@ -20,7 +20,7 @@ use bincode::{Decode, Encode};
 /// Largest payload, in bytes. A thousand sessions with the longest texts fit.
 pub const SNAPSHOT_MAX: usize = 32 << 20;
 /// Version of the payload.
-pub const SNAPSHOT_VERSION: u32 = 3;
+pub const SNAPSHOT_VERSION: u32 = 4;
 const MAGIC: &[u8; 8] = b"AARMSNAP";
 const HEADER: usize = 20;
 const FILE: &str = "snapshot";
@@ -84,6 +84,8 @@ pub struct Snapshot {
     pub labels: Vec<String>,
     /// Names of `subject`'s patterns of programs, by bit.
     pub patterns: Vec<String>,
+    /// What waits for an answer: `holds::Waiting` as JSON.
+    pub holds: Vec<Vec<u8>>,
 }
 
 /// Numbers of one CPU's events.
@@ -166,6 +168,8 @@ pub struct PolicyRecord {
     pub inputs: [u8; 32],
     /// New sessions do not get it any more.
     pub retired: bool,
+    /// What it says of waiting: `holds::PolicyTerms` as JSON.
+    pub terms: Vec<u8>,
     /// Agent selectors.
     pub agents: u32,
     /// Rule ids and reasons by the kernel's index.
@@ -325,6 +329,7 @@ mod tests {
             }],
             labels: vec!["SECRET".into()],
             patterns: vec!["**/npm".into()],
+            holds: vec![b"{}".to_vec()],
             policies: vec![PolicyRecord {
                 slot: 1,
                 rules: vec![("no-keys".into(), Some("why".into())), ("x".into(), None)],

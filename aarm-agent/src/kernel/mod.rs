@@ -301,9 +301,14 @@ impl Kernel {
         self.holds.iter().flatten().take(HOLDS_MAX as usize).collect()
     }
 
+    /// What waits under a key.
+    pub fn hold(&self, key: u64) -> Option<Hold> {
+        self.holds.get(&key, 0).ok()
+    }
+
     /// Answers what waits under `key` since `since_ns`, and lets it go on. Whether it still waited.
     pub fn answer(&mut self, key: u64, since_ns: u64, allow: bool) -> Result<bool, KernelError> {
-        let still = |k: &Self| k.holds.get(&key, 0).ok().filter(|h| h.since_ns == since_ns);
+        let still = |k: &Self| k.hold(key).filter(|h| h.since_ns == since_ns);
         if still(self).is_none() {
             return Ok(false);
         }

@@ -15,6 +15,8 @@ use crate::known::still;
 use crate::scratch::{Scratch, no_hits};
 use crate::session::{Subject, framed, subject, supervised};
 
+/// `FMODE_CREATED`: this open has made the file.
+const FMODE_CREATED: u32 = 1 << 20;
 const FMODE_WRITE: u32 = 2;
 const FMODE_READ: u32 = 1;
 /// `__FMODE_EXEC` in `f_flags`: the kernel opens the file to run it.
@@ -147,6 +149,7 @@ unsafe fn open(f: &Frame, o: Object, flags: u32, mode: u32) -> i32 {
     // SAFETY: the frame's pointers are valid map values; the object's are typed.
     unsafe {
         (*f.s).head.arg = flags as u64;
+        (*f.s).made = (mode & FMODE_CREATED) as u64;
         (*f.s).head.object = object(o.inode);
         let op = if mode & FMODE_WRITE == 0 { Operation::OpenRead } else { Operation::OpenWrite };
         if let Err(cause) = prepare(f) {

@@ -101,7 +101,7 @@ fn explained() -> Result<()> {
 
 fn conflict() -> Result<()> {
     let h = host(
-        "rules:\n  - { id: yes, priority: 5, match: { operation: open_read, path: '/tmp/c/**' }, decision: ALLOW }\n  - { id: no, priority: 5, match: { operation: open_read, path: '/tmp/**/plain' }, decision: DENY }\n",
+        "hold: { defer_timeout: 0s }\nrules:\n  - { id: yes, priority: 5, match: { operation: open_read, path: '/tmp/c/**' }, decision: ALLOW }\n  - { id: no, priority: 5, match: { operation: open_read, path: '/tmp/**/plain' }, decision: DENY }\n",
     )?;
     h.act(&["read", "/tmp/c/secret/key"])?.allowed("open_read", "/tmp/c/secret/key")?;
     let a = h.act(&["read", "/tmp/c/plain"])?;

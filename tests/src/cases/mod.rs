@@ -9,6 +9,7 @@ mod differential;
 mod disk;
 mod escapes;
 mod files;
+mod hold;
 mod hosts;
 mod identity;
 mod lifecycle;
@@ -29,7 +30,7 @@ type Case = (&'static str, fn() -> Result<()>);
 
 /// Every case.
 pub fn all() -> Vec<Trial> {
-    let topics: [(&str, &[Case]); 21] = [
+    let topics: [(&str, &[Case]); 22] = [
         ("files", files::CASES),
         ("paths", paths::CASES),
         ("identity", identity::CASES),
@@ -39,6 +40,7 @@ pub fn all() -> Vec<Trial> {
         ("subject", subject::CASES),
         ("network", network::CASES),
         ("hosts", hosts::CASES),
+        ("hold", hold::CASES),
         ("session", session::CASES),
         ("audit", audit::CASES),
         ("receipts", receipts::CASES),

@@ -141,7 +141,9 @@ fn unknown() -> Result<()> {
 - { id: denies, match: { operation: bind }, subject: { not_ancestors: '**/newly-asked', unknown: deny }, decision: ALLOW }
 - { id: skips, match: { operation: connect }, subject: { ancestors: '**/newly-asked', unknown: skip }, decision: DENY }
 ";
-    std::fs::write(h.path("policies/test.yaml"), policy(newer))?;
+    // Refused at once: how it would wait is for other cases.
+    let newer = policy(newer) + "  hold: { defer_timeout: 0s }\n";
+    std::fs::write(h.path("policies/test.yaml"), newer)?;
     let out = h.aarm(&["policy", "reload"])?;
     ensure!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     file("/tmp/u/go", "")?;

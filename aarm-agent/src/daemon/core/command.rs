@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use tokio::sync::oneshot;
 
+use crate::api::approvals::{AnswerRequest, Approval};
 use crate::api::types::{PolicyInfo, PolicyLabel, ReloadResponse, SessionInfo};
+use crate::daemon::holds::{AnswerError, Answerer};
 use crate::daemon::policies::PolicyError;
 use crate::kernel::KernelError;
 
@@ -82,6 +84,10 @@ pub enum Command {
     Sessions(bool, oneshot::Sender<Vec<SessionInfo>>),
     /// One session by hexadecimal id or UUID, with its processes.
     Session(String, oneshot::Sender<Option<SessionInfo>>),
+    /// What waits, as far as somebody may see it.
+    Approvals(Answerer, oneshot::Sender<Vec<Approval>>),
+    /// An answer to what waits.
+    Answer(String, Answerer, AnswerRequest, oneshot::Sender<Result<oneshot::Receiver<()>, AnswerError>>),
     /// List policies.
     Policies(oneshot::Sender<Vec<PolicyInfo>>),
     /// Read the policy directory again.

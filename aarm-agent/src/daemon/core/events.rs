@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use aarm_common::event::{Event, Kind as EventKind};
+use aarm_common::event::{Event, FLAG_HELD, Kind as EventKind};
 use aarm_common::limits::SESSIONS;
 use aarm_common::op::Decision;
 use aarm_common::state::{SESSION_ENDED, SESSION_INHERITS, session_id, session_slot};
@@ -30,6 +30,11 @@ impl Core {
             }
         };
         self.gaps.note(e.header.cpu, e.header.seq, e.header.time_ns);
+        let waits = e.kind == EventKind::Action && e.header.flags & FLAG_HELD != 0;
+        if waits {
+            // Also of one that a former daemon has recorded: it still has to be answered.
+            self.held(&e);
+        }
         if self.p.recorded.take(e.header.cpu, e.header.seq) {
             // Recorded by a daemon that ended before it could release it.
             return;
@@ -65,6 +70,8 @@ impl Core {
             && !counted
         {
             match e.decision {
+                // It is counted when it is answered.
+                _ if e.header.flags & FLAG_HELD != 0 => {}
                 _ if e.is_audit() => s.counts.audit += 1,
                 Decision::Allow => s.counts.allow += 1,
                 _ => s.counts.deny += 1,
@@ -173,6 +180,7 @@ impl Core {
         {
             tracing::warn!("files that session {id:016x} held open: {e}");
         }
+        self.p.kernel.revoke_grants(Some(id), crate::kernel::boot_ns());
         let Some(s) = self.sessions.remove(id) else {
             // Unknown to us (begun and ended under a daemon that left no record): still a receipt.
             if let Some(e) = event {

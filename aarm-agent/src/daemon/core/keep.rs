@@ -5,7 +5,7 @@ use aarm_common::op::Decision;
 use aarm_common::state::{SESSION_ENDED, Stat, session_id, session_slot};
 use aarm_receipt::Body;
 
-use super::{Core, Read, STORE_EVENTS, SUMMARY, unknown_policy};
+use super::{Core, Read, STORE_EVENTS, SUMMARY, THOROUGH, unknown_policy};
 use crate::api::types::{ActionCounts, SessionStart};
 use crate::daemon::batch::{BATCH_RECEIPTS, Kind};
 use crate::daemon::gaps::Gap;
@@ -112,6 +112,11 @@ impl Core {
         if !self.is_stuck() && !self.more {
             self.sweep();
         }
+        let thorough = self.thorough.elapsed() >= THOROUGH;
+        if thorough {
+            self.thorough = std::time::Instant::now();
+        }
+        self.hold_tick(now, thorough);
         // A wake-up can be missed only if a program was interrupted between two words; look anyway.
         self.more = true;
         if let Err(e) = self.policies.refresh_agents(&mut *self.p.kernel) {
@@ -224,6 +229,7 @@ impl Core {
             policies,
             labels: self.policies.labels().to_vec(),
             patterns: self.policies.patterns().to_vec(),
+            holds: self.hold_records(),
         };
         let stored = snapshot.store(&self.p.state);
         // Tried again at the next tick, but said once.

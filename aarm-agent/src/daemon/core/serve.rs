@@ -38,6 +38,13 @@ impl Core {
                 let ended = || self.sessions.ended().find(|s| s.uuid == name || s.session == name).cloned();
                 let _ = answer.send(found.or_else(ended));
             }
+            Command::Approvals(who, answer) => {
+                let _ = answer.send(self.holds.seen_by(&who));
+            }
+            Command::Answer(id, who, request, answer) => {
+                let result = self.answer(&id, &who, &request);
+                let _ = answer.send(result);
+            }
             Command::Policies(answer) => {
                 let list = self
                     .policies

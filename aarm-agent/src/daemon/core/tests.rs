@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use aarm_common::event::{Cause, EventHeader, HEADER_BYTES, Kind as EventKind, NO_RULE};
+use aarm_common::hold::{Grant, GrantKey, Hold};
 use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{STATS, Session as Slot, session_id};
 use aarm_common::{ABI_VERSION, Decision, Operation};
@@ -20,6 +21,26 @@ impl KernelPort for Kernel {
     fn learns_names(&self) -> bool {
         true
     }
+
+    fn hold(&self, _: u64) -> Option<Hold> {
+        None
+    }
+
+    fn holds(&self) -> Vec<(u64, Hold)> {
+        Vec::new()
+    }
+
+    fn answer(&mut self, _: u64, _: u64, _: bool) -> Result<bool, KernelError> {
+        Ok(false)
+    }
+
+    fn forget_hold(&mut self, _: u64) {}
+
+    fn grant(&mut self, _: GrantKey, _: Grant) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn revoke_grants(&mut self, _: Option<u64>, _: u64) {}
 
     fn load_policy(&mut self, _: u32, _: &Policy) -> Result<(), KernelError> {
         Ok(())

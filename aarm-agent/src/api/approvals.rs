@@ -1,0 +1,227 @@
+//! What waits for an answer, and answering, over the unix socket.
+//!
+//! | request | body | answer |
+//! |---|---|---|
+//! | `GET /v1/approvals` | | [`ApprovalList`]: what the caller may see, oldest first |
+//! | `GET /v1/approvals/{id}` | | [`Approval`] |
+//! | `POST /v1/approvals/{id}` | [`AnswerRequest`] | [`AnswerResponse`], once the answer is on paper |
+//!
+//! Root sees everything, a user what his sessions wait for and what he may answer. Who may answer is for the policy to say, and
+//! nobody inside a session ever may.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use hyper::body::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::server::{Answer, Api, Peer, Refusal, strict};
+use super::types::{ErrorCode, PolicyLabel};
+use crate::daemon::core::Command;
+use crate::daemon::holds::{AnswerError, Answerer};
+
+/// Most bytes of a comment.
+pub const COMMENT_MAX: usize = 1024;
+/// Longest time that an answer can be good for, in seconds.
+pub const SECONDS_MAX: u64 = 7 * 86_400;
+/// Most actions that an answer can be good for.
+pub const USES_MAX: u64 = 1_000_000;
+
+/// An action that waits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// Its name: 16 hexadecimal digits.
+    pub id: String,
+    /// Session, hexadecimal.
+    pub session: String,
+    /// Session.
+    pub uuid: String,
+    /// The policy that asks.
+    pub policy: PolicyLabel,
+    /// Its rule; none: a default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// The rule's reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// `STEP_UP` or `DEFER`: a deferral that people are asked about stays one.
+    pub decision: String,
+    /// Why: `rule`, `default`, `conflict`, `unknown`.
+    pub cause: String,
+    /// How much is at stake, as the rule says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub risk: Option<String>,
+    /// What the session is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent: Option<String>,
+    /// On whose behalf, as claimed at registration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub human: Option<String>,
+    /// Family.
+    pub tool: String,
+    /// Operation.
+    pub operation: String,
+    /// The object.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub path: String,
+    /// A second name: the target of a rename or link, or the object's name on the host.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub path2: String,
+    /// Address and port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Names by which the session knows the address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
+    /// User.
+    pub uid: u32,
+    /// Process.
+    pub pid: u32,
+    /// Thread.
+    pub tid: u32,
+    /// Thread name.
+    pub comm: String,
+    /// Program.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub exe: String,
+    /// Its arguments.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub argv: Vec<String>,
+    /// Labels of the session when it asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+    /// When it began to wait, RFC 3339.
+    pub requested: String,
+    /// Until when it waits, RFC 3339.
+    pub deadline: String,
+    /// What it gets then.
+    pub on_timeout: String,
+    /// Who may answer.
+    pub approvers: Vec<String>,
+    /// The backup approvers are asked as well.
+    pub escalated: bool,
+}
+
+/// `GET /v1/approvals`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalList {
+    /// Oldest first.
+    pub approvals: Vec<Approval>,
+}
+
+/// For what an answer is good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// This action.
+    #[default]
+    Once,
+    /// The same action of any thread of the session, until it ends.
+    Session,
+    /// The same for so many seconds.
+    Seconds(u64),
+    /// The same so many times, this one included.
+    Uses(u64),
+}
+
+/// `POST /v1/approvals/{id}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AnswerRequest {
+    /// Whether it may happen.
+    pub allow: bool,
+    /// For what the answer is good; a refusal is always for once.
+    #[serde(default)]
+    pub scope: Scope,
+    /// For the receipt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+}
+
+/// Its answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerResponse {
+    /// The approval.
+    pub id: String,
+    /// `ALLOW` or `DENY`.
+    pub answer: String,
+}
+
+impl From<AnswerError> for Refusal {
+    fn from(e: AnswerError) -> Self {
+        let (status, code, help) = match &e {
+            AnswerError::NotFound(_) => {
+                (StatusCode::NOT_FOUND, ErrorCode::NotFound, "`aarm approvals` lists what waits")
+            }
+            AnswerError::NotYours(_) => {
+                (StatusCode::FORBIDDEN, ErrorCode::Forbidden, "`aarm approvals show ID` says who may answer")
+            }
+            AnswerError::NoReceipt(_) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                ErrorCode::Unavailable,
+                "make room on that file system and answer again: it goes on waiting",
+            ),
+        };
+        Self::new(status, code, e.to_string(), Some(help))
+    }
+}
+
+/// Handler.
+pub async fn list(
+    State(api): State<Arc<Api>>,
+    Extension(peer): Extension<Peer>,
+) -> Answer<Json<ApprovalList>> {
+    let who = answerer(&peer);
+    Ok(Json(ApprovalList { approvals: api.ask(|a| Command::Approvals(who, a)).await? }))
+}
+
+/// Handler.
+pub async fn show(
+    State(api): State<Arc<Api>>,
+    Extension(peer): Extension<Peer>,
+    Path(id): Path<String>,
+) -> Answer<Json<Approval>> {
+    let who = answerer(&peer);
+    let all = api.ask(|a| Command::Approvals(who, a)).await?;
+    match all.into_iter().find(|a| a.id == id) {
+        Some(found) => Ok(Json(found)),
+        None => Err(AnswerError::NotFound(id).into()),
+    }
+}
+
+/// Handler.
+pub async fn answer(
+    State(api): State<Arc<Api>>,
+    Extension(peer): Extension<Peer>,
+    Path(id): Path<String>,
+    bytes: Bytes,
+) -> Answer<Json<AnswerResponse>> {
+    let request: AnswerRequest = strict(&bytes)?;
+    let bad = |m: &str| Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, m, None);
+    match request.scope {
+        Scope::Seconds(n) if n == 0 || n > SECONDS_MAX => {
+            return Err(bad("an answer is good for 1 s to 7 days"));
+        }
+        Scope::Uses(n) if n == 0 || n > USES_MAX => {
+            return Err(bad("an answer is good for 1 to 1,000,000 actions"));
+        }
+        _ => {}
+    }
+    if request.comment.as_ref().is_some_and(|c| c.len() > COMMENT_MAX) {
+        return Err(bad("a comment has at most 1,024 bytes"));
+    }
+    // Whoever acts for an agent answers nothing, whatever user it runs as.
+    api.outside(&peer).await?;
+    let (who, allow) = (answerer(&peer), request.allow);
+    let told = api.ask(|a| Command::Answer(id.clone(), who, request, a)).await??;
+    if !api.durable(told).await {
+        return Err(AnswerError::NoReceipt(api.config.log.clone()).into());
+    }
+    Ok(Json(AnswerResponse { id, answer: if allow { "ALLOW" } else { "DENY" }.into() }))
+}
+
+fn answerer(peer: &Peer) -> Answerer {
+    Answerer { uid: peer.uid, gids: peer.groups() }
+}

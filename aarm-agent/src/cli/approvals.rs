@@ -1,0 +1,376 @@
+//! `aarm approvals`: what waits for an answer, and answering.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::time::Duration;
+
+use super::client::{Client, block_on};
+use super::exit::{CliError, Exit};
+use super::output::{Output, style};
+use super::table::{self, Cell, Column};
+use super::time::Clock;
+use super::users::Users;
+use super::{Global, escape};
+use crate::api::approvals::{
+    AnswerRequest, AnswerResponse, Approval, ApprovalList, COMMENT_MAX, SECONDS_MAX, Scope, USES_MAX,
+};
+
+/// How often `watch` looks.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// List what waits for an answer, and answer it
+///
+/// Where a policy says STEP_UP or DEFER, the system call waits, without having had an effect, until somebody whom the policy
+/// names answers, or its time is over: then it is refused. Nobody inside a session can answer.
+#[derive(Debug, clap::Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
+Examples:
+  aarm approvals
+  aarm approvals show 5f0c1f7d9a3b2e61
+  aarm approvals approve 5f0c1f7d9a3b2e61
+  aarm approvals approve 5f0c1f7d9a3b2e61 --for 10m --comment 'release day'
+  aarm approvals deny 5f0c1f7d9a3b2e61
+  aarm approvals watch                     # asks, one after the other
+  aarm approvals --json | jq '.approvals[].id'"
+)]
+pub struct ApprovalsArgs {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+#[derive(Debug, clap::Args)]
+struct ListArgs {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List what waits
+    #[command(after_help = "Examples:\n  aarm approvals list --json")]
+    List(ListArgs),
+    /// Show all that is known of one
+    #[command(after_help = "Examples:\n  aarm approvals show 5f0c1f7d9a3b2e61")]
+    Show {
+        /// Its name
+        #[arg(value_name = "ID", value_parser = id)]
+        id: String,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let it happen
+    #[command(
+        after_help = "Examples:\n  aarm approvals approve 5f0c1f7d9a3b2e61\n  aarm approvals approve 5f0c1f7d9a3b2e61 --session"
+    )]
+    Approve {
+        /// Its name
+        #[arg(value_name = "ID", value_parser = id)]
+        id: String,
+        #[command(flatten)]
+        scope: ScopeArgs,
+        /// For the receipt
+        #[arg(long, value_name = "TEXT", value_parser = comment)]
+        comment: Option<String>,
+    },
+    /// Refuse it
+    #[command(after_help = "Examples:\n  aarm approvals deny 5f0c1f7d9a3b2e61 --comment 'not on a Friday'")]
+    Deny {
+        /// Its name
+        #[arg(value_name = "ID", value_parser = id)]
+        id: String,
+        /// For the receipt
+        #[arg(long, value_name = "TEXT", value_parser = comment)]
+        comment: Option<String>,
+    },
+    /// Ask for each, as they come: one key and return
+    #[command(after_help = "Examples:\n  aarm approvals watch")]
+    Watch,
+}
+
+/// For what an approval is good: without an option for this one action.
+#[derive(Debug, clap::Args)]
+#[group(multiple = false)]
+struct ScopeArgs {
+    /// Only this action (the default)
+    #[arg(long)]
+    once: bool,
+    /// The same action of the session, until it ends
+    #[arg(long)]
+    session: bool,
+    /// The same action of the session for so long, such as 10m; at most 7 days
+    #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
+    time: Option<u64>,
+    /// The same action of the session so often, this time included
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=USES_MAX))]
+    uses: Option<u64>,
+}
+
+impl ScopeArgs {
+    fn scope(&self) -> Scope {
+        match (self.session, self.time, self.uses) {
+            (true, ..) => Scope::Session,
+            (_, Some(seconds), _) => Scope::Seconds(seconds),
+            (_, _, Some(uses)) => Scope::Uses(uses),
+            _ => Scope::Once,
+        }
+    }
+}
+
+/// The name of a hold.
+fn id(text: &str) -> Result<String, String> {
+    if text.len() == 16 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return Ok(text.to_owned());
+    }
+    Err("its name has 16 hexadecimal digits, see `aarm approvals`".into())
+}
+
+/// Whole seconds from `90s`, `10m`, `2h`, `1d`.
+fn seconds(text: &str) -> Result<u64, String> {
+    let span = aarm_policy::Span::parse(text).map(|span| span.0 / 1_000_000_000);
+    span.filter(|s| (1..=SECONDS_MAX).contains(s))
+        .ok_or_else(|| "a time is 90s, 10m, 2h or 1d; at most 7d".into())
+}
+
+fn comment(text: &str) -> Result<String, String> {
+    if text.len() > COMMENT_MAX {
+        Err("a comment has at most 1,024 bytes".into())
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+/// Runs it.
+pub fn run(args: &ApprovalsArgs, global: &Global, out: &mut Output) -> Result<Exit, CliError> {
+    match &args.command {
+        None => list(args.list.json, global, out),
+        Some(Command::List(args)) => list(args.json, global, out),
+        Some(Command::Show { id, json }) => {
+            let one: Approval = block_on(async {
+                Client::connect(&global.socket).await?.get(&format!("/v1/approvals/{id}")).await
+            })?;
+            if *json {
+                out.json(&one)?
+            } else {
+                show(&one, out)?
+            }
+            Ok(Exit::OK)
+        }
+        Some(Command::Approve { id, scope, comment }) => {
+            let request = AnswerRequest { allow: true, scope: scope.scope(), comment: comment.clone() };
+            answer(id, &request, global, out)
+        }
+        Some(Command::Deny { id, comment }) => {
+            let request = AnswerRequest { allow: false, scope: Scope::Once, comment: comment.clone() };
+            answer(id, &request, global, out)
+        }
+        Some(Command::Watch) => watch(global, out),
+    }
+}
+
+fn fetch(global: &Global) -> Result<ApprovalList, CliError> {
+    block_on(async { Client::connect(&global.socket).await?.get("/v1/approvals").await })
+}
+
+fn list(json: bool, global: &Global, out: &mut Output) -> Result<Exit, CliError> {
+    let list = fetch(global)?;
+    if json {
+        out.json(&list)?;
+    } else if list.approvals.is_empty() {
+        out.line("nothing waits for an answer")?;
+    } else {
+        print(&list, out)?;
+    }
+    Ok(Exit::OK)
+}
+
+fn send(id: &str, request: &AnswerRequest, global: &Global) -> Result<AnswerResponse, CliError> {
+    block_on(async {
+        Client::connect(&global.socket).await?.post(&format!("/v1/approvals/{id}"), request).await
+    })
+}
+
+fn answer(id: &str, request: &AnswerRequest, global: &Global, out: &mut Output) -> Result<Exit, CliError> {
+    let done = send(id, request, global)?;
+    out.line(&format!("{} {}", escape::value(&done.id), escape::value(&done.answer)))?;
+    Ok(Exit::OK)
+}
+
+/// What it is about, in a line.
+fn object(a: &Approval) -> String {
+    let mut text = match (&a.address, a.hosts.first()) {
+        (Some(address), Some(host)) => format!("{host} ({address})"),
+        (Some(address), None) => address.clone(),
+        (None, _) => a.path.clone(),
+    };
+    if !a.path2.is_empty() && a.address.is_none() {
+        text = format!("{text} -> {}", a.path2);
+    }
+    escape::value(&text).into_owned()
+}
+
+fn print(list: &ApprovalList, out: &mut Output) -> std::io::Result<()> {
+    let (users, clock) = (Users::of_host(), Clock::local());
+    let columns = [
+        Column::text("ID"),
+        Column::text("SINCE"),
+        Column::text("UNTIL"),
+        Column::text("RISK"),
+        Column::text("USER"),
+        Column::number("PID"),
+        Column::text("COMMAND"),
+        Column::text("ACTION"),
+        Column::text("OBJECT"),
+        Column::text("RULE"),
+    ];
+    let rows: Vec<Vec<Cell>> = list
+        .approvals
+        .iter()
+        .map(|a| {
+            let risk = a.risk.as_deref().unwrap_or("-");
+            vec![
+                escape::value(&a.id).into_owned().into(),
+                clock.seconds(&a.requested).into(),
+                clock.seconds(&a.deadline).into(),
+                if matches!(risk, "HIGH" | "CRITICAL") {
+                    Cell::styled(risk, style::BAD)
+                } else {
+                    escape::value(risk).into_owned().into()
+                },
+                users.name(a.uid).into(),
+                a.pid.to_string().into(),
+                escape::value(&a.comm).into_owned().into(),
+                escape::value(&a.operation).into_owned().into(),
+                object(a).into(),
+                escape::value(a.rule.as_deref().unwrap_or("(default)")).into_owned().into(),
+            ]
+        })
+        .collect();
+    table::print(out, &columns, &rows)
+}
+
+fn show(a: &Approval, out: &mut Output) -> std::io::Result<()> {
+    let (users, clock) = (Users::of_host(), Clock::local());
+    let value = |text: &str| escape::value(text).into_owned();
+    let mut lines = vec![
+        ("id", value(&a.id)),
+        ("action", format!("{} {}", value(&a.operation), object(a))),
+        ("decision", format!("{} because of {}", value(&a.decision), value(&a.cause))),
+        ("rule", value(a.rule.as_deref().unwrap_or("(default)"))),
+    ];
+    lines.extend(a.reason.iter().map(|t| ("reason", value(t))));
+    lines.extend(a.risk.iter().map(|t| ("risk", value(t))));
+    lines.push((
+        "policy",
+        format!("{}, version {}, {}", value(&a.policy.name), value(&a.policy.version), value(&a.policy.hash)),
+    ));
+    lines.push(("session", format!("{} {}", super::sessions::short(&a.session), value(&a.uuid))));
+    lines.extend(a.intent.iter().map(|t| ("intent", value(t))));
+    lines.extend(a.human.iter().map(|t| ("for", value(t))));
+    if !a.labels.is_empty() {
+        lines.push(("labels", value(&a.labels.join(" "))));
+    }
+    let thread = if a.tid == a.pid { String::new() } else { format!(", thread {}", a.tid) };
+    lines.push(("process", format!("{}{thread}, {}", a.pid, value(&a.comm))));
+    if !a.exe.is_empty() {
+        lines.push(("program", value(&a.exe)));
+    }
+    if !a.argv.is_empty() {
+        lines.push(("command", value(&a.argv.join(" "))));
+    }
+    lines.push(("user", users.name(a.uid)));
+    lines.push((
+        "waits",
+        format!(
+            "since {}, until {}: then {}",
+            clock.seconds(&a.requested),
+            clock.seconds(&a.deadline),
+            value(&a.on_timeout)
+        ),
+    ));
+    let more = if a.escalated { " (escalated)" } else { "" };
+    lines.push(("approvers", format!("{}{more}", value(&a.approvers.join(", ")))));
+    for (label, text) in lines {
+        let label = out.paint(style::HEAD, &format!("{label:<9}"));
+        out.line(&format!("{label} {text}"))?;
+    }
+    out.line("")?;
+    out.line(&format!(
+        "what the session did before: aarm receipts --session {}",
+        super::sessions::short(&a.session)
+    ))
+}
+
+/// Asks for each that waits, until standard input ends.
+fn watch(global: &Global, out: &mut Output) -> Result<Exit, CliError> {
+    if !std::io::stdin().is_terminal() {
+        return Err(CliError::Usage(
+            "`aarm approvals watch` asks at a terminal; use `approve` and `deny` elsewhere".into(),
+        ));
+    }
+    let mut passed: Vec<String> = Vec::new();
+    out.line("waiting for what needs an answer; end with Ctrl-C")?;
+    out.flush()?;
+    loop {
+        let list = fetch(global)?;
+        passed.retain(|id| list.approvals.iter().any(|a| a.id == *id));
+        let Some(next) = list.approvals.iter().find(|a| !passed.contains(&a.id)) else {
+            std::thread::sleep(LOOK);
+            continue;
+        };
+        out.line("")?;
+        show(next, out)?;
+        out.raw(b"a: approve once   s: for the session   d: deny   return: later > ")?;
+        out.flush()?;
+        std::io::stdout().flush()?;
+        let mut line = String::new();
+        if std::io::stdin().lock().read_line(&mut line)? == 0 {
+            return Ok(Exit::OK);
+        }
+        let (allow, scope) = match line.trim() {
+            "a" => (true, Scope::Once),
+            "s" => (true, Scope::Session),
+            "d" => (false, Scope::Once),
+            _ => {
+                passed.push(next.id.clone());
+                continue;
+            }
+        };
+        match send(&next.id, &AnswerRequest { allow, scope, comment: None }, global) {
+            Ok(done) => out.line(&format!("{} {}", escape::value(&done.id), escape::value(&done.answer)))?,
+            // Somebody else was faster, or its time is over: the next one may still be answered.
+            Err(e @ CliError::Refused { .. }) => {
+                out.line(&e.to_string())?;
+                passed.push(next.id.clone());
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_times() {
+        assert!(id("00000000000000ab").is_ok());
+        for bad in ["", "ab", "00000000000000AB", "../../v1/status0", "00000000000000ab0"] {
+            assert!(id(bad).is_err(), "{bad}");
+        }
+        assert_eq!((seconds("90s"), seconds("10m"), seconds("7d")), (Ok(90), Ok(600), Ok(604_800)));
+        for bad in ["", "0s", "10ms", "8d", "-1s", "10"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn text_of_agents_reaches_terminals_escaped() {
+        let a = Approval { path: "/tmp/\u{1b}[2Jx".into(), ..Approval::default() };
+        assert!(!object(&a).contains('\u{1b}'));
+    }
+}

@@ -1,0 +1,310 @@
+//! Asking: what the core does with actions that wait, and with answers.
+//!
+//! An answer goes to the kernel when its receipt is durable, not before; so nothing that waited goes on without one.
+
+use aarm_common::event::Event;
+use aarm_common::hold::{Grant, GrantKey};
+use aarm_receipt::canonical::Encoded;
+use aarm_receipt::receipt::{Identity, Resolution, Seq, hold_name};
+use aarm_receipt::{Body, Common};
+use std::borrow::Cow;
+use tokio::sync::oneshot;
+
+use super::Core;
+use crate::api::approvals::{AnswerRequest, Approval, Scope};
+use crate::daemon::batch::Kind;
+use crate::daemon::holds::{AnswerError, Answerer, Given, Names, Waiting, may_answer};
+use crate::daemon::record;
+
+/// Good for ever: until the session ends.
+const EVER: u64 = u64::MAX / 4;
+/// What the kernel holds and nobody has told us of is looked at when it is so old.
+const ORPHAN_NS: u64 = 5_000_000_000;
+
+/// How an answer was reached.
+struct How<'a> {
+    method: &'static str,
+    approver: &'a str,
+    scope: &'a str,
+    comment: &'a str,
+}
+
+impl<'a> How<'a> {
+    fn by_itself(method: &'static str) -> How<'a> {
+        How { method, approver: "", scope: "", comment: "" }
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+impl Core {
+    /// An action began to wait.
+    pub(super) fn held(&mut self, e: &Event<'_>) {
+        let (key, since_ns) = (e.header.hold, e.header.time_ns);
+        if self.holds.knows(key, since_ns) {
+            return;
+        }
+        // Whoever waited may have been killed, or answered by a former daemon.
+        let Some(kernel) = self.p.kernel.hold(key).filter(|h| h.since_ns == since_ns) else { return };
+        let session = self.sessions.get(e.header.session);
+        let policy = self.policies.generation(e.header.policy);
+        let terms = self.policies.terms(e.header.policy, e.rule, e.decision, e.cause);
+        let deadline_ns = since_ns.saturating_add(terms.timeout_ns);
+        let process = session.and_then(|s| s.processes.get(&e.header.pid));
+        let rule = e.rule.and_then(|r| policy.and_then(|p| p.rules.get(r as usize)));
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let labels = self.policies.labels();
+        let shown = Approval {
+            id: text(&hold_name(key)),
+            session: format!("{:016x}", e.header.session),
+            uuid: session.map(|s| s.uuid_text.clone()).unwrap_or_default(),
+            policy: policy.map_or_else(super::unknown_policy, |p| p.label.clone()),
+            rule: rule.map(|r| r.id.clone()),
+            reason: rule.and_then(|r| r.reason.clone()),
+            decision: e.decision.name().into(),
+            cause: e.cause.name().into(),
+            risk: terms.risk.clone(),
+            intent: session.and_then(|s| some(&s.intent)),
+            human: session.and_then(|s| some(&s.human.shown())),
+            tool: e.op.family().name().into(),
+            operation: e.op.name().into(),
+            path: text(e.path),
+            path2: text(e.path2),
+            address: record::address(e),
+            hosts: if e.op.has_address() {
+                e.args.split(|b| *b == 0).filter(|n| !n.is_empty()).map(text).collect()
+            } else {
+                Vec::new()
+            },
+            uid: e.header.uid,
+            pid: e.header.pid,
+            tid: e.header.tid,
+            comm: text(e.comm()),
+            exe: process.map(|p| p.exe.shown()).unwrap_or_default(),
+            argv: process.map(|p| p.argv.clone()).unwrap_or_default(),
+            labels: (0..64)
+                .filter(|bit| e.header.labels >> bit & 1 != 0)
+                .filter_map(|bit| labels.get(bit).cloned())
+                .collect(),
+            requested: record::timestamp(self.clock.unix(since_ns)),
+            deadline: record::timestamp(self.clock.unix(deadline_ns)),
+            on_timeout: if terms.then_ask { "STEP_UP" } else { "DENY" }.into(),
+            approvers: terms.approvers.clone(),
+            escalated: false,
+        };
+        self.holds.add(Waiting {
+            key,
+            since_ns,
+            session: e.header.session,
+            action: kernel.action,
+            owner: session.map_or(u32::MAX, |s| s.uid),
+            seq: Some((e.header.cpu, e.header.seq)),
+            gid: e.header.gid,
+            ppid: e.header.ppid,
+            deadline_ns,
+            terms,
+            shown,
+        });
+        self.p.metrics.waiting.set(self.holds.len() as i64);
+        self.dirty = true;
+    }
+
+    /// Somebody answers. Told when the answer is durable: until then it has no effect.
+    pub(super) fn answer(
+        &mut self,
+        id: &str,
+        who: &Answerer,
+        request: &AnswerRequest,
+    ) -> Result<oneshot::Receiver<()>, AnswerError> {
+        let names = Names::of_host();
+        let w = self.holds.named(id).ok_or_else(|| AnswerError::NotFound(id.to_owned()))?;
+        if !may_answer(w, who, &names) {
+            // Others do not learn that it is there.
+            let seen = who.uid == 0 || who.uid == w.owner;
+            return Err(if seen {
+                AnswerError::NotYours(who.uid)
+            } else {
+                AnswerError::NotFound(id.to_owned())
+            });
+        }
+        if self.is_stuck() {
+            return Err(AnswerError::NoReceipt(self.p.log.clone()));
+        }
+        let Some(w) = self.holds.take(w.key) else { return Err(AnswerError::NotFound(id.to_owned())) };
+        let now = crate::kernel::boot_ns();
+        let (grant, scope) = match request.scope {
+            _ if !request.allow => (None, "once".to_owned()),
+            Scope::Once => (None, "once".to_owned()),
+            Scope::Session => (Some(Grant { expires_ns: EVER, uses: EVER }), "session".to_owned()),
+            Scope::Seconds(n) => {
+                let expires_ns = now.saturating_add(n.saturating_mul(1_000_000_000));
+                let until = record::timestamp(self.clock.unix(expires_ns));
+                (Some(Grant { expires_ns, uses: EVER }), format!("until {until}"))
+            }
+            Scope::Uses(1) => (None, "once".to_owned()),
+            // This one is not counted in the kernel.
+            Scope::Uses(n) => (Some(Grant { expires_ns: EVER, uses: n - 1 }), format!("{n} times")),
+        };
+        let grant = grant.map(|g| (GrantKey { session: w.session, action: w.action }, g));
+        let approver = format!("uid:{}", who.uid);
+        let comment = request.comment.as_deref().unwrap_or_default();
+        self.resolve(
+            w,
+            request.allow,
+            grant,
+            &How { method: "approval", approver: &approver, scope: &scope, comment },
+        );
+        let (told, durable) = oneshot::channel();
+        self.batch.waiters.push(told);
+        Ok(durable)
+    }
+
+    /// Writes what became of a hold; it has its effect when that is durable.
+    fn resolve(&mut self, w: Waiting, allow: bool, grant: Option<(GrantKey, Grant)>, how: &How<'_>) {
+        let now = crate::kernel::boot_ns();
+        let session = self.sessions.get(w.session);
+        let common = Common {
+            time_ns: self.clock.unix(now),
+            boot_ns: now,
+            host: &self.p.host,
+            session: Some(match session {
+                Some(s) => Cow::Borrowed(&s.encoded),
+                None => Cow::Owned(
+                    aarm_receipt::receipt::SessionRef { id: w.session, uuid: &w.shown.uuid }.encoded(),
+                ),
+            }),
+            seq: None,
+        };
+        let exe = Encoded::text(aarm_receipt::receipt::cut(w.shown.exe.as_bytes()));
+        let body = Body::Resolution(Resolution {
+            hold: w.key,
+            of: w.seq.map(|(cpu, n)| Seq { cpu, n }),
+            answer: if allow { "ALLOW" } else { "DENY" },
+            method: how.method,
+            approver: how.approver,
+            scope: how.scope,
+            comment: how.comment,
+            rule: w.shown.rule.as_deref().unwrap_or_default(),
+            waited_ns: now.saturating_sub(w.since_ns),
+            identity: Identity {
+                human: session.map(|s| s.human.encoded()),
+                uid: w.shown.uid,
+                gid: w.gid,
+                pid: w.shown.pid,
+                tid: w.shown.tid,
+                ppid: w.ppid,
+                comm: w.shown.comm.as_bytes(),
+                exe: (!w.shown.exe.is_empty()).then_some(&exe),
+                agent: session.map(|s| s.exe.encoded()),
+            },
+        });
+        self.batch
+            .push(w.owner, w.session, now, 0, Kind::Outcome, |out| aarm_receipt::encode(&common, &body, out));
+        self.note_untold(w.owner, w.session, now);
+        self.p.metrics.answered(how.method, allow);
+        self.holds.given.push_back(Given { batch: self.number, waiting: w, allow, grant });
+        self.p.metrics.waiting.set(self.holds.len() as i64);
+        self.dirty = true;
+    }
+
+    /// Gives the kernel the answers that are durable.
+    pub(super) fn let_go(&mut self, durable: u64) {
+        while let Some(g) = self.holds.given.pop_front_if(|g| g.batch <= durable) {
+            if let Some((key, grant)) = g.grant
+                && let Err(e) = self.p.kernel.grant(key, grant)
+            {
+                tracing::error!("an answer is good for one action only: {e}");
+            }
+            match self.p.kernel.answer(g.waiting.key, g.waiting.since_ns, g.allow) {
+                Ok(true) => {}
+                Ok(false) => tracing::debug!("hold {:016x} ended before its answer", g.waiting.key),
+                Err(e) => {
+                    tracing::error!(
+                        "hold {:016x} cannot be answered, and goes on waiting: {e}",
+                        g.waiting.key
+                    );
+                    self.holds.add(g.waiting);
+                }
+            }
+            self.dirty = true;
+        }
+    }
+
+    /// What time does to what waits.
+    pub(super) fn hold_tick(&mut self, now: u64, thorough: bool) {
+        if self.is_stuck() {
+            return;
+        }
+        let clock = self.clock;
+        for key in self.holds.tick(now, |ns| record::timestamp(clock.unix(ns))) {
+            if let Some(w) = self.holds.take(key) {
+                self.resolve(w, false, None, &How::by_itself("timeout"));
+            }
+        }
+        if !thorough {
+            return;
+        }
+        // Threads that were killed while they waited tell nobody.
+        let gone = |w: &Waiting| {
+            !std::path::Path::new(&format!("/proc/{}/task/{}", w.shown.pid, w.shown.tid)).exists()
+        };
+        for key in self.holds.keys(gone) {
+            if let Some(w) = self.holds.take(key) {
+                self.p.kernel.forget_hold(key);
+                self.resolve(w, false, None, &How::by_itself("gone"));
+            }
+        }
+        self.p.kernel.revoke_grants(None, now);
+        if self.more {
+            return;
+        }
+        // Held under a former daemon that left no word of what was asked: nobody can answer that.
+        for (key, h) in self.p.kernel.holds() {
+            if self.holds.knows(key, h.since_ns) || now.saturating_sub(h.since_ns) < ORPHAN_NS {
+                continue;
+            }
+            tracing::warn!("hold {key:016x} of process {}: nothing is known of it, and it is refused", h.pid);
+            let session = self.sessions.get(h.session);
+            let w = Waiting {
+                key,
+                since_ns: h.since_ns,
+                session: h.session,
+                action: h.action,
+                owner: session.map_or(u32::MAX, |s| s.uid),
+                seq: None,
+                gid: 0,
+                ppid: 0,
+                deadline_ns: now,
+                terms: self.policies.terms(
+                    0,
+                    None,
+                    aarm_common::Decision::Defer,
+                    aarm_common::event::Cause::Default,
+                ),
+                shown: Approval { id: text(&hold_name(key)), pid: h.pid, tid: h.tid, ..Approval::default() },
+            };
+            self.resolve(w, false, None, &How::by_itself("restart"));
+        }
+    }
+
+    /// What the next daemon must know of what waits.
+    pub(super) fn hold_records(&self) -> Vec<Vec<u8>> {
+        self.holds.all().filter_map(|w| serde_json::to_vec(w).ok()).collect()
+    }
+
+    /// Takes over what waited under a former daemon, if it still does.
+    pub(super) fn adopt_holds(&mut self) {
+        for bytes in std::mem::take(&mut self.p.snapshot.holds) {
+            match serde_json::from_slice::<Waiting>(&bytes) {
+                Ok(w) if self.p.kernel.hold(w.key).is_some_and(|h| h.since_ns == w.since_ns) => {
+                    self.holds.add(w)
+                }
+                Ok(_) => {}
+                Err(e) => tracing::warn!("what waited under a former daemon: {e}"),
+            }
+        }
+        self.p.metrics.waiting.set(self.holds.len() as i64);
+    }
+}

@@ -1,0 +1,357 @@
+//! What waits for an answer: the daemon's side of hold.
+//!
+//! Owns the requests, who may answer them, and their deadlines. Never lets anything go on by itself: what is over is
+//! handed to the core, which writes the receipt first. No answer is ever made up from the lack of one: time that is over
+//! refuses.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+
+use aarm_common::Decision;
+use aarm_common::event::Cause;
+use aarm_common::hold::{Grant, GrantKey};
+use aarm_common::limits::HOLDS_MAX;
+use aarm_policy::{Approver, Hold, OnTimeout, Policy, RuleInfo};
+use serde::{Deserialize, Serialize};
+
+use crate::api::approvals::Approval;
+
+/// What a rule, or a policy's defaults, say of waiting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// Who may answer: `uid:N`, `user:NAME`, `gid:N`, `group:NAME`, `human`.
+    pub approvers: Vec<String>,
+    /// For how long it waits.
+    pub timeout_ns: u64,
+    /// When the time is over, people are asked, for as long again; otherwise it is refused.
+    pub then_ask: bool,
+    /// After so long these may answer as well.
+    pub escalate: Option<(u64, Vec<String>)>,
+    /// How much is at stake.
+    pub risk: Option<String>,
+}
+
+/// What a policy says of waiting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyTerms {
+    /// Of its rules, by the kernel's index.
+    pub rules: Vec<Terms>,
+    /// Where a default says STEP_UP.
+    pub step_up: Terms,
+    /// Where a default says DEFER, rules contradict each other, or what a rule asks for is unknown.
+    pub defer: Terms,
+}
+
+impl Default for PolicyTerms {
+    /// Those of a policy that nothing is known of.
+    fn default() -> Self {
+        let terms = |seconds: u64| Terms {
+            approvers: vec!["uid:0".into()],
+            timeout_ns: seconds * 1_000_000_000,
+            then_ask: false,
+            escalate: None,
+            risk: None,
+        };
+        Self { rules: Vec::new(), step_up: terms(600), defer: terms(30) }
+    }
+}
+
+impl From<Hold> for Terms {
+    fn from(hold: Hold) -> Self {
+        let words = |list: &[Approver]| list.iter().map(ToString::to_string).collect();
+        Self {
+            approvers: words(&hold.approvers),
+            timeout_ns: hold.timeout.0,
+            then_ask: hold.on_timeout == OnTimeout::StepUp,
+            escalate: hold.escalate.map(|e| (e.after.0, words(&e.approvers))),
+            risk: hold.risk.map(|risk| risk.name().to_owned()),
+        }
+    }
+}
+
+impl PolicyTerms {
+    /// Those of a policy and its compiled rules.
+    pub fn new(policy: &Policy, rules: &[RuleInfo]) -> Self {
+        let by_default = |decision| Terms::from(policy.hold(None, decision));
+        let defer = by_default(Decision::Defer);
+        Self {
+            rules: rules.iter().map(|r| r.hold.clone().map_or_else(|| defer.clone(), Terms::from)).collect(),
+            step_up: by_default(Decision::StepUp),
+            defer,
+        }
+    }
+
+    /// Those of a decision.
+    pub fn of(&self, rule: Option<u16>, decision: Decision, cause: Cause) -> &Terms {
+        let rule = rule.filter(|_| cause == Cause::Rule).and_then(|r| self.rules.get(r as usize));
+        rule.unwrap_or(if decision == Decision::StepUp { &self.step_up } else { &self.defer })
+    }
+}
+
+/// What waits.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Its key in the kernel.
+    pub key: u64,
+    /// Since when, in boot-time nanoseconds.
+    pub since_ns: u64,
+    /// Session.
+    pub session: u64,
+    /// The same action of any thread.
+    pub action: u64,
+    /// The session's user.
+    pub owner: u32,
+    /// The event it began with, if known: CPU and number.
+    pub seq: Option<(u32, u64)>,
+    /// Group of who acts.
+    pub gid: u32,
+    /// Parent of who acts.
+    pub ppid: u32,
+    /// When it is over.
+    pub deadline_ns: u64,
+    /// What was agreed.
+    pub terms: Terms,
+    /// What people see.
+    pub shown: Approval,
+}
+
+/// Who answers.
+#[derive(Clone, Debug, Default)]
+pub struct Answerer {
+    /// User.
+    pub uid: u32,
+    /// Groups.
+    pub gids: Vec<u32>,
+}
+
+/// Why an answer was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// Nothing of that name waits.
+    #[error("nothing waits under the name {0}: it was answered, its time was over, or it ended")]
+    NotFound(String),
+    /// Somebody else must answer.
+    #[error("user {0} may not answer this")]
+    NotYours(u32),
+    /// The answer could not be recorded.
+    #[error("the receipt log in {} has no room: an answer that cannot be recorded is not given", .0.display())]
+    NoReceipt(PathBuf),
+}
+
+/// An answer that is on its way to paper.
+#[derive(Clone, Debug)]
+pub struct Given {
+    /// The batch with its receipt.
+    pub batch: u64,
+    /// What waits.
+    pub waiting: Waiting,
+    /// The answer.
+    pub allow: bool,
+    /// What else it is good for.
+    pub grant: Option<(GrantKey, Grant)>,
+}
+
+/// All that waits.
+#[derive(Debug, Default)]
+pub struct Holds {
+    waiting: BTreeMap<u64, Waiting>,
+    /// Answers whose receipts are not durable yet.
+    pub given: VecDeque<Given>,
+}
+
+impl Holds {
+    /// Whether this hold is known, answered or not.
+    pub fn knows(&self, key: u64, since_ns: u64) -> bool {
+        let is = |w: &Waiting| w.key == key && w.since_ns == since_ns;
+        self.waiting.get(&key).is_some_and(is) || self.given.iter().any(|g| is(&g.waiting))
+    }
+
+    /// Adds one.
+    pub fn add(&mut self, waiting: Waiting) {
+        self.waiting.insert(waiting.key, waiting);
+        assert!(self.waiting.len() <= HOLDS_MAX as usize + 1, "the kernel holds no more");
+    }
+
+    /// Takes one out, to answer it.
+    pub fn take(&mut self, key: u64) -> Option<Waiting> {
+        self.waiting.remove(&key)
+    }
+
+    /// One by its name.
+    pub fn named(&self, id: &str) -> Option<&Waiting> {
+        let digits = id.len() == 16 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        let key = u64::from_str_radix(id, 16).ok().filter(|_| digits)?;
+        self.waiting.get(&key)
+    }
+
+    /// All, also those whose answer is on its way.
+    pub fn all(&self) -> impl Iterator<Item = &Waiting> {
+        self.waiting.values().chain(self.given.iter().map(|g| &g.waiting))
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Those that fulfil something.
+    pub fn keys(&self, which: impl Fn(&Waiting) -> bool) -> Vec<u64> {
+        self.waiting.values().filter(|w| which(w)).map(|w| w.key).collect()
+    }
+
+    /// What somebody may see, oldest first.
+    pub fn seen_by(&self, who: &Answerer) -> Vec<Approval> {
+        let mut list: Vec<&Waiting> = self
+            .waiting
+            .values()
+            .filter(|w| who.uid == 0 || who.uid == w.owner || may_answer(w, who, &Names::of_host()))
+            .collect();
+        list.sort_by_key(|w| w.since_ns);
+        list.into_iter().map(|w| w.shown.clone()).collect()
+    }
+
+    /// What time does: those whose time is over, and have to be refused. Others are passed to people, or to more of them.
+    pub fn tick(&mut self, now_ns: u64, shown: impl Fn(u64) -> String) -> Vec<u64> {
+        let mut over = Vec::new();
+        for w in self.waiting.values_mut() {
+            let waited = now_ns.saturating_sub(w.since_ns);
+            if let Some((after, more)) = &w.terms.escalate
+                && waited >= *after
+                && !w.shown.escalated
+            {
+                w.shown.escalated = true;
+                w.shown.approvers.extend(more.iter().cloned());
+            }
+            if now_ns < w.deadline_ns {
+                continue;
+            }
+            if w.terms.then_ask {
+                w.terms.then_ask = false;
+                w.deadline_ns = now_ns.saturating_add(w.terms.timeout_ns);
+                w.shown.deadline = shown(w.deadline_ns);
+                w.shown.on_timeout = "DENY".into();
+                continue;
+            }
+            over.push(w.key);
+        }
+        over
+    }
+}
+
+/// Numbers of users and groups by name.
+#[derive(Debug, Default)]
+pub struct Names {
+    users: Vec<(String, u32)>,
+    groups: Vec<(String, u32)>,
+}
+
+impl Names {
+    /// Those of the host's own files. The binary is static: the C library's lookups would load modules of another one.
+    pub fn of_host() -> Self {
+        let read = |path| std::fs::read(path).unwrap_or_default();
+        Self { users: ids(&read("/etc/passwd")), groups: ids(&read("/etc/group")) }
+    }
+}
+
+/// Names and numbers in a file like `/etc/passwd`.
+fn ids(file: &[u8]) -> Vec<(String, u32)> {
+    let line = |line: &str| {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty())?;
+        let id = fields.nth(1)?.parse().ok()?;
+        Some((name.to_owned(), id))
+    };
+    String::from_utf8_lossy(file).lines().filter_map(line).collect()
+}
+
+/// Whether somebody is among the approvers. The user whom the session acts for only if he is named himself: being in a group that
+/// may answer is not enough to approve one's own agent.
+pub fn may_answer(w: &Waiting, who: &Answerer, names: &Names) -> bool {
+    let of = |list: &[(String, u32)], name: &str| list.iter().find(|(n, _)| n == name).map(|(_, id)| *id);
+    w.shown.approvers.iter().any(|approver| {
+        let (kind, name) = approver.split_once(':').unwrap_or((approver, ""));
+        let group = |gid: Option<u32>| gid.is_some_and(|g| who.gids.contains(&g)) && who.uid != w.owner;
+        match kind {
+            "human" => who.uid == w.owner,
+            "uid" => name.parse() == Ok(who.uid),
+            "user" => of(&names.users, name) == Some(who.uid),
+            "gid" => group(name.parse().ok()),
+            "group" => group(of(&names.groups, name)),
+            _ => false,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(approvers: &[&str]) -> Waiting {
+        let list: Vec<String> = approvers.iter().map(|a| (*a).to_owned()).collect();
+        Waiting {
+            key: 0xab,
+            since_ns: 1000,
+            session: 1,
+            action: 2,
+            owner: 1000,
+            seq: Some((0, 1)),
+            gid: 0,
+            ppid: 1,
+            deadline_ns: 2000,
+            terms: Terms {
+                approvers: list.clone(),
+                timeout_ns: 1000,
+                then_ask: false,
+                escalate: None,
+                risk: None,
+            },
+            shown: Approval { id: "00000000000000ab".into(), approvers: list, ..Approval::default() },
+        }
+    }
+
+    fn names() -> Names {
+        Names {
+            users: ids(b"root:x:0:0::/:/bin/sh\nmia:x:1001:1001::/:/bin/sh\n"),
+            groups: ids(b"release:x:50:mia\n"),
+        }
+    }
+
+    #[test]
+    fn approvers_are_users_and_groups_of_the_host() {
+        let who = |uid, gids: &[u32]| Answerer { uid, gids: gids.to_vec() };
+        let may = |list: &[&str], who: &Answerer| may_answer(&waiting(list), who, &names());
+        assert!(may(&["uid:7"], &who(7, &[])) && !may(&["uid:7"], &who(8, &[])));
+        assert!(may(&["user:mia"], &who(1001, &[])) && !may(&["user:eve"], &who(1001, &[])));
+        assert!(
+            may(&["group:release"], &who(1001, &[1001, 50])) && !may(&["group:release"], &who(1001, &[]))
+        );
+        assert!(may(&["gid:50"], &who(5, &[50])) && !may(&["gid:51"], &who(5, &[50])));
+        assert!(!may(&[], &who(0, &[0])) && !may(&["nonsense", "uid:", "uid:x"], &who(0, &[0])));
+    }
+
+    #[test]
+    fn the_human_answers_for_his_own_agent_only_if_the_policy_says_so() {
+        let owner = Answerer { uid: 1000, gids: vec![50] };
+        let may = |list: &[&str]| may_answer(&waiting(list), &owner, &names());
+        assert!(!may(&["gid:50"]) && !may(&["group:release"]));
+        assert!(may(&["human"]) && may(&["uid:1000"]));
+    }
+
+    #[test]
+    fn time_that_is_over_refuses_after_everybody_was_asked() {
+        let mut holds = Holds::default();
+        let mut w = waiting(&["uid:0"]);
+        w.terms.then_ask = true;
+        w.terms.escalate = Some((1500, vec!["gid:50".into()]));
+        holds.add(w);
+        assert!(holds.tick(1999, |_| String::new()).is_empty());
+        assert!(holds.tick(2000, |_| String::new()).is_empty(), "a deferral: now people are asked");
+        assert_eq!(holds.named("00000000000000ab").unwrap().shown.approvers, ["uid:0"]);
+        assert!(holds.tick(2600, |_| String::new()).is_empty());
+        assert_eq!(holds.named("00000000000000ab").unwrap().shown.approvers, ["uid:0", "gid:50"]);
+        assert_eq!(holds.tick(3000, |_| String::new()), [0xab]);
+        for id in ["ab", "00000000000000AB", "+0000000000000ab", "00000000000000ac"] {
+            assert!(holds.named(id).is_none(), "{id}");
+        }
+    }
+}
