@@ -23,6 +23,7 @@ use crate::kernel::*;
 use crate::maps::{CPU, EVENTS, SCRATCH, count};
 use crate::scratch::{self, END, Scratch};
 use crate::session::Frame;
+use crate::shares;
 
 /// Errno of a refusal by policy.
 pub const EPERM: i32 = 1;
@@ -187,8 +188,17 @@ pub unsafe fn conclude(f: &Frame, op: Operation, v: Verdict, cause: Cause) -> i3
     unsafe {
         let h = &raw mut (*f.s).head;
         let audit = (*f.policy).mode == MODE_AUDIT;
-        let passes = passes(f, v);
-        let adds = if passes { context::adds(f) } else { 0 };
+        let (mut v, mut cause, mut passes) = (v, cause, passes(f, v));
+        let mut adds = if passes { context::adds(f) } else { 0 };
+        // What is shared has the labels before anything is done with what they tell of.
+        let shares = adds != 0 && shares::any(f.session);
+        if shares && !shares::spread_from((*f.task).session, adds) {
+            count(Stat::NoMemory);
+            (v, cause, passes) = (closed(op), Cause::NoMemory, audit);
+            if !audit {
+                adds = 0;
+            }
+        }
         let watched = context::is_watched(f.policy);
         if adds == 0
             && context::is_summary(f.policy, op, v)
@@ -221,6 +231,11 @@ pub unsafe fn conclude(f: &Frame, op: Operation, v: Verdict, cause: Cause) -> i3
         }
         if adds != 0 {
             context::add_labels(f.session, adds);
+            // Another task may have begun to share in between.
+            if !shares && shares::any(f.session) && !shares::spread_from((*f.task).session, adds) {
+                count(Stat::NoMemory);
+                passes = audit;
+            }
         }
         if watched {
             context::count_decision(f, op, v, passes);
@@ -243,6 +258,18 @@ pub unsafe fn summarize(session: *mut Session, op: Operation) -> i32 {
     0
 }
 
+/// The verdict where something is missing.
+#[inline(always)]
+fn closed(op: Operation) -> Verdict {
+    Verdict {
+        decision: Decision::Deny as u8,
+        facet: op as u8,
+        rule: NO_RULE,
+        conflict: false,
+        unsure: false,
+    }
+}
+
 /// Denies because something could not be found out.
 #[inline(always)]
 pub unsafe fn fail_closed(f: &Frame, op: Operation, cause: Cause) -> i32 {
@@ -252,13 +279,7 @@ pub unsafe fn fail_closed(f: &Frame, op: Operation, cause: Cause) -> i32 {
         Cause::NoMemory => Stat::NoMemory,
         _ => Stat::ReadFailed,
     });
-    let v = Verdict {
-        decision: Decision::Deny as u8,
-        facet: op as u8,
-        rule: NO_RULE,
-        conflict: false,
-        unsure: false,
-    };
+    let v = closed(op);
     // SAFETY: as for `conclude`.
     unsafe {
         (*f.s).head.flags |= FLAG_PATH_CUT;

@@ -13,6 +13,7 @@ use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use crate::decide::Scalars;
 use crate::hosts::Dns;
 use crate::maps::{SCRATCH, count};
+use crate::shares::Spread;
 
 /// Buffers for each CPU: how deeply programs can preempt each other before one is refused.
 pub const PER_CPU: u32 = 4;
@@ -60,6 +61,8 @@ pub struct Scratch {
     pub sb: u64,
     /// See `sb`.
     pub home: u64,
+    /// Labels on their way through shared memory.
+    pub spread: Spread,
     /// What is known of a DNS message, or of the address whose name is looked for.
     pub dns: Dns,
     /// Globs that match the names walked. Zeros while `hit` is 0.
