@@ -207,6 +207,7 @@ fn begin_session(s: *mut Scratch, scratch: u32, policy: u32, selector: u32) -> i
         let h = &raw mut (*s).head;
         (*h).time_ns = emit::now();
         (*h).arg = selector as u64;
+        (*h).object.ino = subject::cgroup_of(current());
         (*h).policy = policy;
         emit::report(s, scratch, Kind::SessionBegin, id);
         0

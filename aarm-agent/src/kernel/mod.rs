@@ -31,6 +31,7 @@ use aya::{Btf, EbpfLoader};
 
 pub use error::KernelError;
 pub use events::{EventSource, Ring};
+pub use programs::cgroup_root;
 use pins::Pins;
 use sessions::SessionTable;
 

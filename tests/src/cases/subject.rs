@@ -199,6 +199,14 @@ fn container() -> Result<()> {
     let said: Vec<&str> = a.output.lines().filter(|l| l.starts_with('=')).collect();
     ensure!(said == ["= 0 0 1 0 1", "= 1 0 0 0 1", "= 1 1 0 1 0", "= 0 0 1 0 1", "= 1 1 0 1 0", "= 0 0 1 0 1"], "{}", a.tell());
     explained(&h, &a.receipts, &["send", "connect", "bind", "mkdir", "symlink"])?;
+    // Where it was when the program was run; of the root nothing is said.
+    let place = |operation: &str| -> Vec<String> {
+        let of = a.receipts.iter().filter(|r| r["action"]["operation"] == operation);
+        of.map(|r| r["identity"]["cgroup"].as_str().unwrap_or("-").to_owned()).collect()
+    };
+    let scoped = &scope[ROOT.len()..];
+    let expected = ["-", "/aarm-pod", scoped, "/aarm-other", scoped, "-"];
+    ensure!(place("bind") == expected && place("mkdir") == expected, "{:?}\n{}", place("bind"), a.tell());
     // One process that opens again and again, which is only counted, moved by another.
     file("/tmp/u/data", "x")?;
     let script = format!(
