@@ -93,6 +93,8 @@ pub struct Counter {
 pub const SESSION_SCANNED: u32 = 2;
 /// The session holds files open since before it began: see `INHERITED`.
 pub const SESSION_INHERITS: u32 = 4;
+/// Labels of the session could not be passed on to all that it shares memory with: what it does is refused until they are.
+pub const SESSION_OWES_LABELS: u32 = 8;
 /// The session ended: its slot waits for the daemon to recycle it.
 pub const SESSION_ENDED: u32 = 1;
 

@@ -191,9 +191,8 @@ pub unsafe fn conclude(f: &Frame, op: Operation, v: Verdict, cause: Cause) -> i3
         let (mut v, mut cause, mut passes) = (v, cause, passes(f, v));
         let mut adds = if passes { context::adds(f) } else { 0 };
         // What is shared has the labels before anything is done with what they tell of.
-        let shares = adds != 0 && shares::any(f.session);
-        if shares && !shares::spread_from((*f.task).session, adds) {
-            count(Stat::NoMemory);
+        let shares = shares::must_spread(f.session, adds);
+        if shares && !shares::spread_from(f.session, (*f.task).session, adds) {
             (v, cause, passes) = (closed(op), Cause::NoMemory, audit);
             if !audit {
                 adds = 0;
@@ -232,8 +231,10 @@ pub unsafe fn conclude(f: &Frame, op: Operation, v: Verdict, cause: Cause) -> i3
         if adds != 0 {
             context::add_labels(f.session, adds);
             // Another task may have begun to share in between.
-            if !shares && shares::any(f.session) && !shares::spread_from((*f.task).session, adds) {
-                count(Stat::NoMemory);
+            if !shares
+                && shares::any(f.session)
+                && !shares::spread_from(f.session, (*f.task).session, adds)
+            {
                 passes = audit;
             }
         }

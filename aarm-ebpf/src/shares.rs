@@ -20,7 +20,7 @@ use core::intrinsics::AtomicOrdering::SeqCst;
 use core::intrinsics::{atomic_and, atomic_cxchg, atomic_or, atomic_xadd};
 
 use crate::kernel::opaque;
-use crate::maps::{CARRIED, CARRIES, SESSIONS, SHARED, SHARES};
+use crate::maps::{CARRIED, CARRIES, SESSIONS, SHARED, SHARES, count};
 use crate::scratch::{self, Scratch};
 
 const WORD_MASK: usize = SESSION_WORDS - 1;
@@ -68,18 +68,17 @@ fn numbers(key: ObjectKey) -> (u64, u64) {
     (key.ino, (key.generation as u64) << 32 | key.dev as u64)
 }
 
-/// Lets an object carry labels. Whether it did not before; fails if there is no room.
+/// Lets an object carry labels. Fails if there is no room.
 #[inline(always)]
-fn put(key: ObjectKey, labels: u64) -> Result<bool, ()> {
+fn put(key: ObjectKey, labels: u64) -> Result<(), ()> {
     if let Some(has) = CARRIED.get_ptr_mut(key) {
         // SAFETY: a valid map value.
         unsafe {
-            if core::ptr::read_volatile(has) & labels == labels {
-                return Ok(false);
+            if core::ptr::read_volatile(has) & labels != labels {
+                atomic_or::<u64, u64, { SeqCst }>(has, labels);
             }
-            atomic_or::<u64, u64, { SeqCst }>(has, labels);
         }
-        return Ok(true);
+        return Ok(());
     }
     if CARRIED.insert(key, labels, BPF_NOEXIST as u64).is_err() {
         // Another one may have been faster.
@@ -91,7 +90,7 @@ fn put(key: ObjectKey, labels: u64) -> Result<bool, ()> {
         // SAFETY: a valid map value.
         unsafe { core::ptr::write_volatile(n, 1) };
     }
-    Ok(true)
+    Ok(())
 }
 
 /// The sessions that map an object are to be looked at.
@@ -205,11 +204,10 @@ pub extern "C" fn aarm_spread(slot: u32, labels: u64) -> u32 {
 #[unsafe(no_mangle)]
 pub extern "C" fn aarm_carry(ino: u64, dev_generation: u64, labels: u64) -> u32 {
     let object = key(ino, dev_generation);
-    match put(object, labels) {
-        Err(()) => return 1,
-        Ok(false) => return 0,
-        Ok(true) => {}
+    if put(object, labels).is_err() {
+        return 1;
     }
+    // Also where it had them already: the last time, they may not have come through.
     if SHARED.get_ptr(object).is_none() {
         return 0;
     }
@@ -261,6 +259,11 @@ pub extern "C" fn aarm_share(ino: u64, dev_generation: u64, slot: u32, writes: u
                     // Another task of the session was faster.
                     atomic_xadd::<u64, u64, { SeqCst }>(&raw mut (*shared).sessions, u64::MAX);
                 }
+            }
+            // What was removed in between may be another object's by now. With the session in it, it stays.
+            let Some(shared) = SHARED.get_ptr_mut(object) else { continue };
+            if core::ptr::read_volatile(&raw const (*shared).mappers[word]) & bit == 0 {
+                continue;
             }
             if writes != 0 {
                 atomic_or::<u64, u64, { SeqCst }>(&raw mut (*shared).writers[word], bit);
@@ -333,10 +336,41 @@ pub fn share(object: ObjectKey, slot: u32, writes: bool) -> Result<(), Cause> {
     if opaque(aarm_share(ino, rest, slot, writes as u32) as u64) != 0 { Err(Cause::NoMemory) } else { Ok(()) }
 }
 
-/// [`aarm_spread`] from a session. Whether that was possible.
+/// [`aarm_spread`] from a session. Whether that was possible; if not, the session owes it.
+///
+/// # Safety
+/// `session` must be a valid map value, and `id` its session.
 #[inline(always)]
-pub fn spread_from(session: u64, labels: u64) -> bool {
-    opaque(aarm_spread(session_slot(session), labels) as u64) == 0
+pub unsafe fn spread_from(session: *mut Session, id: u64, labels: u64) -> bool {
+    // SAFETY: by the caller's word.
+    unsafe {
+        let has = &raw const (*session).labels;
+        let all = labels | core::ptr::read_volatile(has);
+        let failed = opaque(aarm_spread(session_slot(id), all) as u64) != 0;
+        let flags = &raw mut (*session).flags;
+        if failed {
+            count(Stat::NoMemory);
+            atomic_or::<u32, u32, { SeqCst }>(flags, SESSION_OWES_LABELS);
+        } else if core::ptr::read_volatile(flags) & SESSION_OWES_LABELS != 0
+            && core::ptr::read_volatile(has) == all
+        {
+            atomic_and::<u32, u32, { SeqCst }>(flags, !SESSION_OWES_LABELS);
+        }
+        !failed
+    }
+}
+
+/// Whether labels of the session have to be passed on, given those that are new to it.
+///
+/// # Safety
+/// As for [`any`].
+#[inline(always)]
+pub unsafe fn must_spread(session: *const Session, adds: u64) -> bool {
+    // SAFETY: by the caller's word.
+    unsafe {
+        let owes = core::ptr::read_volatile(&raw const (*session).flags) & SESSION_OWES_LABELS != 0;
+        (adds != 0 || owes) && any(session)
+    }
 }
 
 /// [`aarm_carry`] for a key.

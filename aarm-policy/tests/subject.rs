@@ -136,7 +136,10 @@ fn any_is_the_cgroup_of_a_container() {
     }
     // Beside globs.
     assert_eq!(asked("{container: [any, /init.scope]}", "/init.scope"), Ok(Cause::Rule));
-    assert_eq!(asked("{container: any, not_container: /docker/**}", &inside[3]), Err("subject.not_container"));
+    assert_eq!(
+        asked("{container: any, not_container: /docker/**}", &inside[3]),
+        Err("subject.not_container")
+    );
     assert_eq!(asked("{container: none, not_container: /lxc.*}", &outside[9]), Err("subject.not_container"));
     // What is unknown is neither.
     for subject in ["{container: any}", "{container: none}"] {

@@ -104,7 +104,9 @@ mod tests {
         assert!(all.path(0).is_empty() && all.path(ROOT).is_empty() && all.path(u64::MAX).is_empty());
         // Opening by handle takes a privilege that this test may not have, in a hierarchy that may be a part.
         let Some((_, mounted)) = &all.root else { return };
-        let Some(child) = std::fs::read_dir(mounted).unwrap().flatten().find(|e| e.path().is_dir()) else { return };
+        let Some(child) = std::fs::read_dir(mounted).unwrap().flatten().find(|e| e.path().is_dir()) else {
+            return;
+        };
         let path = all.path(child.metadata().unwrap().ino());
         assert!(path.is_empty() || path[1..] == *child.file_name().as_bytes(), "{}", path.shown());
     }

@@ -97,8 +97,12 @@ fn container(node: &Node, sink: &mut Sink) -> Option<Glob> {
         Some(ANY_CONTAINER) => return Glob::word(ANY_CONTAINER, CONTAINERS).ok(),
         Some("none") => {
             sink.push(
-                Diagnostic::error(node.place, Code::BadValue, "\"none\" stands alone, and in `container` only")
-                    .help("write `not_container: any`, or `container: any` for its contrary"),
+                Diagnostic::error(
+                    node.place,
+                    Code::BadValue,
+                    "\"none\" stands alone, and in `container` only",
+                )
+                .help("write `not_container: any`, or `container: any` for its contrary"),
             );
             return None;
         }

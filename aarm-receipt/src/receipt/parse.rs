@@ -51,7 +51,8 @@ fn members(kind: &str) -> impl Iterator<Item = (&'static str, bool)> {
 
 /// Texts that are left out rather than empty.
 const MAY_BE_ABSENT: &[&str] = &[
-    "agent", "cgroup", "cwd", "exe", "found", "human", "intent", "path", "path2", "program", "reason", "rule", "target",
+    "agent", "cgroup", "cwd", "exe", "found", "human", "intent", "path", "path2", "program", "reason",
+    "rule", "target",
 ];
 
 /// Members of `context`.

@@ -39,10 +39,16 @@ fn labelled() -> Result<()> {
     let both = |mode: &str| h.run(&["--policy", mode], &["/bin/sh", "-c", &script]);
     let said = |a: &Attempt, operation: &str| {
         let found = a.receipts.iter().find(|r| {
-            r["action"]["operation"] == operation && (operation == "send" || r["action"]["path"] == "/tmp/a/secret")
+            r["action"]["operation"] == operation
+                && (operation == "send" || r["action"]["path"] == "/tmp/a/secret")
         });
         let r = found.cloned().unwrap_or_default();
-        serde_json::json!([r["decision"]["result"], r["decision"]["mode"], r["context"]["adds"], r["context"]["labels"]])
+        serde_json::json!([
+            r["decision"]["result"],
+            r["decision"]["mode"],
+            r["context"]["adds"],
+            r["context"]["labels"]
+        ])
     };
     // Let through, the session has seen it; and what follows from that is recorded as well, and let through.
     let a = both("audit")?;

@@ -126,7 +126,12 @@ fn in_its_place() -> Result<()> {
     }
     let a = tried?;
     let reused = a.output.lines().find_map(|l| l.strip_prefix("reused ")?.parse::<u32>().ok());
-    ensure!(a.status == 0 && reused.is_some_and(|n| n > 100 || !has_disk), "{} {reused:?}: {}", a.status, a.output);
+    ensure!(
+        a.status == 0 && reused.is_some_and(|n| n > 100 || !has_disk),
+        "{} {reused:?}: {}",
+        a.status,
+        a.output
+    );
     // Each has the path that it had.
     let opens = a.receipts.iter().filter(|r| r["action"]["operation"] == "open_read");
     let of = |r: &serde_json::Value| (r["action"]["path"].clone(), r["decision"]["result"].clone());

@@ -197,7 +197,11 @@ fn container() -> Result<()> {
     .concat();
     let a = h.run(&[], &["/bin/sh", "-c", &script])?;
     let said: Vec<&str> = a.output.lines().filter(|l| l.starts_with('=')).collect();
-    ensure!(said == ["= 0 0 1 0 1", "= 1 0 0 0 1", "= 1 1 0 1 0", "= 0 0 1 0 1", "= 1 1 0 1 0", "= 0 0 1 0 1"], "{}", a.tell());
+    ensure!(
+        said == ["= 0 0 1 0 1", "= 1 0 0 0 1", "= 1 1 0 1 0", "= 0 0 1 0 1", "= 1 1 0 1 0", "= 0 0 1 0 1"],
+        "{}",
+        a.tell()
+    );
     explained(&h, &a.receipts, &["send", "connect", "bind", "mkdir", "symlink"])?;
     // Where it was when the program was run; of the root nothing is said.
     let place = |operation: &str| -> Vec<String> {

@@ -360,7 +360,13 @@ fn register(text: &str) -> Result<Option<String>> {
 }
 
 /// What the child does.
-fn act(round: &Round, text: &str, world: &World, ipc: (i32, i32, i32), out: &mut std::fs::File) -> Result<()> {
+fn act(
+    round: &Round,
+    text: &str,
+    world: &World,
+    ipc: (i32, i32, i32),
+    out: &mut std::fs::File,
+) -> Result<()> {
     // SAFETY: numbers only. Another user keeps this one's capabilities, so that what is refused is refused by policy.
     let (outside, kept) = unsafe { (libc::getppid(), libc::prctl(libc::PR_SET_SECUREBITS, 1 << 2, 0, 0, 0)) };
     ensure!(kept == 0, "securebits: {}", std::io::Error::last_os_error());

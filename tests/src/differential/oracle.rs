@@ -407,6 +407,9 @@ spec:
     - {id: no-egress, match: {operation: connect}, when: {labels: {any: [SECRET]}}, decision: DENY}
 ";
 
+    /// What breaks a table.
+    type Break = fn(&mut Table);
+
     fn compiled(text: &str) -> (Policy, Compiled) {
         let policy = Policy::parse(text.as_bytes()).unwrap_or_else(|e| panic!("{e:#?}"));
         let compiled = compile(&policy, &Env::for_tests(), 1).unwrap();
@@ -480,7 +483,7 @@ spec:
         let (policy, compiled) = compiled(TEXT);
         let (acts, receipts) = played(&policy, &compiled, &compiled.table);
         held(&policy, &acts, &receipts).unwrap_or_else(|found| panic!("{found}"));
-        let breaks: [(&str, fn(&mut Table)); 8] = [
+        let breaks: [(&str, Break); 8] = [
             ("a rule's decision", |t| t.rule_decision[0] = Decision::Allow as u8),
             ("a default", |t| t.defaults[Family::Write as usize] = Decision::Allow as u8),
             ("the mode", |t| t.mode = MODE_AUDIT),
