@@ -20,7 +20,7 @@ use core::ffi::c_void;
 use crate::context;
 use crate::decide::{Verdict, refuses};
 use crate::kernel::*;
-use crate::maps::{CPU, EVENTS, SCRATCH, count};
+use crate::maps::{CPU, EVENTS, POLICIES, SCRATCH, TASKS, count};
 use crate::scratch::{self, END, Scratch};
 use crate::session::Frame;
 use crate::shares;
@@ -188,15 +188,11 @@ pub unsafe fn conclude(f: &Frame, op: Operation, v: Verdict, cause: Cause) -> i3
     unsafe {
         let h = &raw mut (*f.s).head;
         let audit = (*f.policy).mode == MODE_AUDIT;
-        let (mut v, mut cause, mut passes) = (v, cause, passes(f, v));
-        let mut adds = if passes { context::adds(f) } else { 0 };
+        let passes = passes(f, v);
+        let adds = if passes { context::adds(f) } else { 0 };
         // What is shared has the labels before anything is done with what they tell of.
-        let shares = shares::must_spread(f.session, adds);
-        if shares && !shares::spread_from(f.session, (*f.task).session, adds) {
-            (v, cause, passes) = (closed(op), Cause::NoMemory, audit);
-            if !audit {
-                adds = 0;
-            }
+        if (adds != 0 || shares::owes(f.session)) && !shares::pass_on((*f.task).session, adds) {
+            return if opaque(aarm_owing(f.scratch, f.slot, op as u32) as u64) != 0 { -EPERM } else { 0 };
         }
         let watched = context::is_watched(f.policy);
         if adds == 0
@@ -231,11 +227,8 @@ pub unsafe fn conclude(f: &Frame, op: Operation, v: Verdict, cause: Cause) -> i3
         if adds != 0 {
             context::add_labels(f.session, adds);
             // Another task may have begun to share in between.
-            if !shares
-                && shares::any(f.session)
-                && !shares::spread_from(f.session, (*f.task).session, adds)
-            {
-                passes = audit;
+            if !shares::pass_on((*f.task).session, adds) && !audit {
+                return -EPERM;
             }
         }
         if watched {
@@ -259,15 +252,37 @@ pub unsafe fn summarize(session: *mut Session, op: Operation) -> i32 {
     0
 }
 
-/// The verdict where something is missing.
-#[inline(always)]
-fn closed(op: Operation) -> Verdict {
-    Verdict {
-        decision: Decision::Deny as u8,
-        facet: op as u8,
-        rule: NO_RULE,
-        conflict: false,
-        unsure: false,
+/// Refuses an action by whatever verdict, because labels of the session could not be passed on: the end of [`conclude`], in a function
+/// of its own for the verifier's sake. Returns 0 in audit mode, else 1. Takes numbers only, see `walk`.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn aarm_owing(scratch: u32, slot: u32, op: u32) -> u32 {
+    let Some(s) = SCRATCH.get_ptr_mut(scratch) else { return 1 };
+    let Some(policy) = POLICIES.get_ptr(slot) else { return 1 };
+    let task = TASKS.get(current());
+    if task.is_null() {
+        return 1;
+    }
+    // SAFETY: valid map values.
+    unsafe {
+        let audit = (*policy).mode == MODE_AUDIT;
+        let h = &raw mut (*s).head;
+        (*h).kind = Kind::Action as u8;
+        (*h).op = op as u8;
+        (*h).session = (*task).session;
+        (*h).policy = (*policy).generation;
+        (*h).decision = Decision::Deny as u8;
+        (*h).facet = op as u8;
+        (*h).rule = NO_RULE;
+        (*h).cause = Cause::NoMemory as u8;
+        (*h).adds = 0;
+        if audit {
+            (*h).flags |= FLAG_AUDIT;
+        }
+        if !has_room() || aarm_emit(scratch) != 0 {
+            count(Stat::RingFull);
+        }
+        if audit { 0 } else { 1 }
     }
 }
 
@@ -280,7 +295,13 @@ pub unsafe fn fail_closed(f: &Frame, op: Operation, cause: Cause) -> i32 {
         Cause::NoMemory => Stat::NoMemory,
         _ => Stat::ReadFailed,
     });
-    let v = closed(op);
+    let v = Verdict {
+        decision: Decision::Deny as u8,
+        facet: op as u8,
+        rule: NO_RULE,
+        conflict: false,
+        unsure: false,
+    };
     // SAFETY: as for `conclude`.
     unsafe {
         (*f.s).head.flags |= FLAG_PATH_CUT;

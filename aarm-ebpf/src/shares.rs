@@ -186,16 +186,32 @@ fn spreading(body: impl FnOnce(*mut Scratch) -> bool) -> u32 {
     if done { 0 } else { 1 }
 }
 
-/// Gives labels to a session that shares memory, and to whatever it reaches by that. Returns 0, or 1 if something could not be
-/// kept. Takes numbers only, see `walk`.
+/// Gives labels to a session that shares memory, and these and those that it has to whatever it reaches by that. Returns 0, or 1
+/// if something could not be kept: then the session owes it. Takes numbers only, see `walk`.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn aarm_spread(slot: u32, labels: u64) -> u32 {
-    // SAFETY: the buffer is ours.
-    spreading(|s| unsafe {
-        (*s).spread.todo[slot as usize >> 6 & WORD_MASK] = 1 << (slot & 63);
-        spread(s, labels)
-    })
+    let Some(session) = SESSIONS.get_ptr_mut(slot) else { return 1 };
+    // SAFETY: valid map values; the buffer is ours.
+    unsafe {
+        if !any(session) {
+            return 0;
+        }
+        let has = &raw const (*session).labels;
+        let all = labels | core::ptr::read_volatile(has);
+        let failed = spreading(|s| {
+            (*s).spread.todo[slot as usize >> 6 & WORD_MASK] = 1 << (slot & 63);
+            spread(s, all)
+        });
+        let flags = &raw mut (*session).flags;
+        if failed != 0 {
+            count(Stat::NoMemory);
+            atomic_or::<u32, u32, { SeqCst }>(flags, SESSION_OWES_LABELS);
+        } else if owes(session) && core::ptr::read_volatile(has) == all {
+            atomic_and::<u32, u32, { SeqCst }>(flags, !SESSION_OWES_LABELS);
+        }
+        failed
+    }
 }
 
 /// Lets an object carry labels, and gives them to who maps it. Returns 0, or 1 if something could not be kept. Takes numbers
@@ -336,41 +352,20 @@ pub fn share(object: ObjectKey, slot: u32, writes: bool) -> Result<(), Cause> {
     if opaque(aarm_share(ino, rest, slot, writes as u32) as u64) != 0 { Err(Cause::NoMemory) } else { Ok(()) }
 }
 
-/// [`aarm_spread`] from a session. Whether that was possible; if not, the session owes it.
-///
-/// # Safety
-/// `session` must be a valid map value, and `id` its session.
+/// [`aarm_spread`] for a session's id. Whether that was possible.
 #[inline(always)]
-pub unsafe fn spread_from(session: *mut Session, id: u64, labels: u64) -> bool {
-    // SAFETY: by the caller's word.
-    unsafe {
-        let has = &raw const (*session).labels;
-        let all = labels | core::ptr::read_volatile(has);
-        let failed = opaque(aarm_spread(session_slot(id), all) as u64) != 0;
-        let flags = &raw mut (*session).flags;
-        if failed {
-            count(Stat::NoMemory);
-            atomic_or::<u32, u32, { SeqCst }>(flags, SESSION_OWES_LABELS);
-        } else if core::ptr::read_volatile(flags) & SESSION_OWES_LABELS != 0
-            && core::ptr::read_volatile(has) == all
-        {
-            atomic_and::<u32, u32, { SeqCst }>(flags, !SESSION_OWES_LABELS);
-        }
-        !failed
-    }
+pub fn pass_on(session: u64, labels: u64) -> bool {
+    opaque(aarm_spread(session_slot(session), labels) as u64) == 0
 }
 
-/// Whether labels of the session have to be passed on, given those that are new to it.
+/// Whether labels of the session could not be passed on yet.
 ///
 /// # Safety
 /// As for [`any`].
 #[inline(always)]
-pub unsafe fn must_spread(session: *const Session, adds: u64) -> bool {
+pub unsafe fn owes(session: *const Session) -> bool {
     // SAFETY: by the caller's word.
-    unsafe {
-        let owes = core::ptr::read_volatile(&raw const (*session).flags) & SESSION_OWES_LABELS != 0;
-        (adds != 0 || owes) && any(session)
-    }
+    unsafe { core::ptr::read_volatile(&raw const (*session).flags) & SESSION_OWES_LABELS != 0 }
 }
 
 /// [`aarm_carry`] for a key.

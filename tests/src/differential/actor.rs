@@ -370,6 +370,7 @@ fn act(
     // SAFETY: numbers only. Another user keeps this one's capabilities, so that what is refused is refused by policy.
     let (outside, kept) = unsafe { (libc::getppid(), libc::prctl(libc::PR_SET_SECUREBITS, 1 << 2, 0, 0, 0)) };
     ensure!(kept == 0, "securebits: {}", std::io::Error::last_os_error());
+    without_keyrings()?;
     let mut actor = Actor {
         paths: world.paths.clone(),
         links: world.links.clone(),
@@ -391,11 +392,12 @@ fn act(
     Ok(out.write_all(serde_json::to_string(&(session, acts))?.as_bytes())?)
 }
 
-/// A key of this process's own, which whoever knows its number may do anything with. Nothing looks for it in keyrings: who acts
-/// has none.
+/// `keyctl(2)`.
+const SETPERM: libc::c_long = 5;
+
+/// A key of this process's own, which whoever knows its number may do anything with.
 fn key() -> Result<i32> {
     const PROCESS_KEYRING: libc::c_long = -2;
-    const SETPERM: libc::c_long = 5;
     // SAFETY: texts end in NUL, the content is one byte; otherwise numbers.
     unsafe {
         let (kind, name, content) = (c"user".as_ptr(), c"aarm-differential".as_ptr(), b"x".as_ptr());
@@ -405,6 +407,21 @@ fn key() -> Result<i32> {
         ensure!(set == 0, "keyctl: {}", std::io::Error::last_os_error());
         Ok(key as i32)
     }
+}
+
+/// Gives this process a keyring that cannot be searched, in the place of one that can. Looking at a key the kernel first searches what
+/// keyrings there are, and asks about each, whatever comes of it.
+fn without_keyrings() -> Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    const ALL_BUT_SEARCH: u32 = 0x3700_0000;
+    // SAFETY: numbers, and no name.
+    unsafe {
+        let ring = libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, 0, 0, 0, 0);
+        ensure!(ring > 0, "keyctl: {}", std::io::Error::last_os_error());
+        let set = libc::syscall(libc::SYS_keyctl, SETPERM, ring, ALL_BUT_SEARCH, 0, 0);
+        ensure!(set == 0, "keyctl: {}", std::io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// Performs a round's deeds under a policy, in a process of its own.
