@@ -113,7 +113,8 @@ fn userns(a: &mut Actor) -> Option<Act> {
 
 /// A file that is no module, as one.
 fn module(a: &mut Actor, rng: &mut Rng) -> Option<Act> {
-    let (way, object, _) = found(a, rng, std::fs::Metadata::is_file)?;
+    // Of an empty file the kernel says that it is none, without asking.
+    let (way, object, _) = found(a, rng, |m| m.is_file() && m.len() > 0)?;
     let (first, last) = (opening(a, &object, libc::O_RDONLY), a.step("module", &object));
     let fd = open(&way, libc::O_RDONLY);
     let mut result = errno(fd.into());
