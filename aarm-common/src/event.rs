@@ -145,7 +145,8 @@ pub struct EventHeader {
     pub facet: u8,
     /// IP protocol.
     pub protocol: u8,
-    /// The object.
+    /// The object. Of a birth, an exec that took effect and a session's beginning: `ino` is the id of the process's cgroup in
+    /// the unified hierarchy (of the child's, at a birth).
     pub object: ObjectId,
     /// By kind and operation: open flags, new mode, new owner (uid << 32 | gid), child pid, exit status,
     /// full length of the arguments.

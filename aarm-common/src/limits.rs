@@ -65,6 +65,12 @@ pub const SESSIONS: usize = 1024;
 pub const LINKED_MAX: u32 = 16384;
 /// Files, pipes and sockets that carry labels.
 pub const CARRIED_MAX: u32 = 262_144;
+/// Files and segments that sessions map shared, of all sessions.
+pub const SHARED_MAX: u32 = 16384;
+/// The same, counted for each session by itself.
+pub const SHARES_MAX: u32 = 65536;
+/// The same, of one session.
+pub const SESSION_SHARES_MAX: u32 = 8192;
 /// Files that sessions hold open since before they began, of all sessions.
 pub const INHERITED_MAX: u32 = 65536;
 /// Addresses whose names are known, of all sessions; the ones used longest ago make room.
@@ -105,5 +111,6 @@ const _: () = assert!(MAX_RULES.is_multiple_of(64) && MAX_DATA == 64 && MAX_LABE
 const _: () = assert!(SUBJECT_PATTERNS == 64 && SUBJECT_CONDITIONS <= 16);
 const _: () = assert!(RING_BYTES.is_power_of_two());
 const _: () = assert!(RING_ACTION_LIMIT < RING_BYTES as u64);
+const _: () = assert!(SESSIONS.is_multiple_of(64) && SESSION_SHARES_MAX <= SHARES_MAX);
 const _: () = assert!(DFA_STATES <= u16::MAX as usize);
 const _: () = assert!(HIT_SETS <= u16::MAX as usize);

@@ -101,6 +101,8 @@ pub struct Counter {
 pub const SESSION_SCANNED: u32 = 2;
 /// The session holds files open since before it began: see `INHERITED`.
 pub const SESSION_INHERITS: u32 = 4;
+/// Labels of the session could not be passed on to all that it shares memory with: what it does is refused until they are.
+pub const SESSION_OWES_LABELS: u32 = 8;
 /// The session ended: its slot waits for the daemon to recycle it.
 pub const SESSION_ENDED: u32 = 1;
 
@@ -119,8 +121,8 @@ pub struct Session {
     pub tasks: u64,
     /// `SESSION_*` flags.
     pub flags: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Objects in the session's list `SHARES`: what it maps that others may map as well.
+    pub shares: u32,
     /// Actions refused because the ring had no room: they have no receipt, and no effect.
     pub refused: u64,
     /// Boot-time nanoseconds at which the session began.
@@ -140,7 +142,7 @@ impl Default for Session {
             policy: 0,
             tasks: 0,
             flags: 0,
-            reserved: 0,
+            shares: 0,
             refused: 0,
             started_ns: 0,
             labels: 0,
@@ -172,6 +174,33 @@ pub struct LinkedKey {
     pub dev: u32,
     /// Policy generation.
     pub generation: u32,
+}
+
+/// Key of `SHARES`: an entry in the list of what a session maps shared. The value is the object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct ShareKey {
+    /// Session.
+    pub session: u64,
+    /// Place in the list.
+    pub n: u64,
+}
+
+/// 64-bit words of a bitmap over the session slots.
+pub const SESSION_WORDS: usize = SESSIONS / 64;
+/// In [`Shared::sessions`]: nobody maps it any more, and the entry is being removed.
+pub const SHARED_GONE: u64 = 1 << 63;
+
+/// An object that sessions map shared (value of `SHARED`, under an [`ObjectKey`]).
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Shared {
+    /// How many sessions map it; or [`SHARED_GONE`].
+    pub sessions: u64,
+    /// Which, a bit for each slot.
+    pub mappers: [u64; SESSION_WORDS],
+    /// Those of them that can write to it.
+    pub writers: [u64; SESSION_WORDS],
 }
 
 /// Key of `INHERITED`.
@@ -365,6 +394,7 @@ const _: () = assert!(size_of::<Task>() == 32 + 5 * 8 * RULE_WORDS + 20 * 8);
 const _: () = assert!(size_of::<Session>() == 48 + 8 * OPERATIONS + (16 + 8 * WATCH_TIMES) * WATCHES);
 const _: () = assert!(size_of::<Cpu>() == 8 + 8 * STATS);
 const _: () = assert!(size_of::<ObjectKey>() == 16 && size_of::<LinkedKey>() == 16);
+const _: () = assert!(size_of::<ShareKey>() == 16 && size_of::<Shared>() == 8 + 16 * SESSION_WORDS);
 const _: () = assert!(size_of::<InheritedKey>() == 24 && size_of::<Inherited>() == 8);
 const _: () = assert!(size_of::<Config>() == 48);
 const _: () =

@@ -10,7 +10,6 @@ use aarm_common::op::Operation;
 use aarm_common::policy::*;
 use aarm_common::state::{ObjectKey, Session};
 use aarm_common::{ABI_VERSION, Decision};
-use aya_ebpf::bindings::BPF_ANY;
 use core::ffi::c_void;
 
 use crate::decide::{Verdict, uid_set};
@@ -18,6 +17,7 @@ use crate::kernel::*;
 use crate::maps::{CARRIED, CARRIES, POLICIES, SCRATCH, SESSIONS, TASKS};
 use crate::scratch;
 use crate::session::{Frame, refresh_exe};
+use crate::shares;
 use crate::subject;
 use crate::walk;
 
@@ -368,23 +368,16 @@ pub fn carry(inode: *const c_void, labels: u64) -> Result<(), Cause> {
 /// [`carry`] for what is known by its key.
 #[inline(always)]
 pub fn carry_by(key: ObjectKey, labels: u64) -> Result<(), Cause> {
-    if let Some(has) = CARRIED.get_ptr_mut(key) {
-        // SAFETY: a valid map value.
-        unsafe {
-            if *has & labels != labels {
-                core::intrinsics::atomic_or::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(has, labels);
-            }
-        }
+    shares::carry(key, labels)
+}
+
+/// Notes that a session maps a file, or a segment of memory, together with others. Fails if there is no room.
+#[inline(always)]
+pub fn share(inode: *const c_void, session: u64, writes: bool) -> Result<(), Cause> {
+    if !holds_data(inode) {
         return Ok(());
     }
-    if CARRIED.insert(key, labels, BPF_ANY as u64).is_err() {
-        return Err(Cause::NoMemory);
-    }
-    if let Some(n) = CARRIES.get_ptr_mut(0) {
-        // SAFETY: a valid map value.
-        unsafe { core::ptr::write_volatile(n, 1) };
-    }
-    Ok(())
+    shares::share(object_key(inode), aarm_common::state::session_slot(session), writes)
 }
 
 /// Whether an operation on an allowed object is only counted.

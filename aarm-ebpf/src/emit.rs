@@ -21,9 +21,10 @@ use crate::context;
 use crate::decide::{Verdict, refuses};
 use crate::hold::{self, settled};
 use crate::kernel::*;
-use crate::maps::{CPU, EVENTS, SCRATCH, count};
+use crate::maps::{CPU, EVENTS, POLICIES, SCRATCH, TASKS, count};
 use crate::scratch::{self, END, Scratch};
 use crate::session::Frame;
+use crate::shares;
 
 /// Errno of a refusal by policy.
 pub const EPERM: i32 = 1;
@@ -206,6 +207,10 @@ unsafe fn recorded(f: &Frame, op: Operation, v: Verdict, cause: Cause, tell: boo
         let audit = (*f.policy).mode == MODE_AUDIT;
         let passes = passes(f, v);
         let adds = if passes { context::adds(f) } else { 0 };
+        // What is shared has the labels before anything is done with what they tell of.
+        if (adds != 0 || shares::owes(f.session)) && !shares::pass_on((*f.task).session, adds) {
+            return if opaque(aarm_owing(f.scratch, f.slot, op as u32) as u64) != 0 { -EPERM } else { 0 };
+        }
         let watched = context::is_watched(f.policy);
         if adds == 0
             && context::is_summary(f.policy, op, v)
@@ -238,6 +243,10 @@ unsafe fn recorded(f: &Frame, op: Operation, v: Verdict, cause: Cause, tell: boo
         }
         if adds != 0 {
             context::add_labels(f.session, adds);
+            // Another task may have begun to share in between.
+            if !shares::pass_on((*f.task).session, adds) && !audit {
+                return -EPERM;
+            }
         }
         if watched {
             context::count_decision(f, op, v, passes);
@@ -258,6 +267,40 @@ pub unsafe fn summarize(session: *mut Session, op: Operation) -> i32 {
     }
     count(Stat::Summarized);
     0
+}
+
+/// Refuses an action by whatever verdict, because labels of the session could not be passed on: the end of [`conclude`], in a function
+/// of its own for the verifier's sake. Returns 0 in audit mode, else 1. Takes numbers only, see `walk`.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn aarm_owing(scratch: u32, slot: u32, op: u32) -> u32 {
+    let Some(s) = SCRATCH.get_ptr_mut(scratch) else { return 1 };
+    let Some(policy) = POLICIES.get_ptr(slot) else { return 1 };
+    let task = TASKS.get(current());
+    if task.is_null() {
+        return 1;
+    }
+    // SAFETY: valid map values.
+    unsafe {
+        let audit = (*policy).mode == MODE_AUDIT;
+        let h = &raw mut (*s).head;
+        (*h).kind = Kind::Action as u8;
+        (*h).op = op as u8;
+        (*h).session = (*task).session;
+        (*h).policy = (*policy).generation;
+        (*h).decision = Decision::Deny as u8;
+        (*h).facet = op as u8;
+        (*h).rule = NO_RULE;
+        (*h).cause = Cause::NoMemory as u8;
+        (*h).adds = 0;
+        if audit {
+            (*h).flags |= FLAG_AUDIT;
+        }
+        if !has_room() || aarm_emit(scratch) != 0 {
+            count(Stat::RingFull);
+        }
+        if audit { 0 } else { 1 }
+    }
 }
 
 /// Denies because something could not be found out.

@@ -34,6 +34,7 @@ mod maps;
 mod names;
 mod scratch;
 mod session;
+mod shares;
 mod subject;
 mod walk;
 

@@ -2,12 +2,13 @@
 
 use aarm_common::hold::{Grant, GrantKey, Hold, Verdict};
 use aarm_common::limits::{
-    CARRIED_MAX, GRANTS_MAX, HOLDS_MAX, HOSTS_MAX, INHERITED_MAX, LINKED_MAX, POLICY_SLOTS, RING_BYTES, SESSIONS as SESSION_SLOTS,
+    CARRIED_MAX, GRANTS_MAX, HOLDS_MAX, HOSTS_MAX, INHERITED_MAX, LINKED_MAX, POLICY_SLOTS, RING_BYTES,
+    SESSIONS as SESSION_SLOTS, SHARED_MAX, SHARES_MAX,
 };
 use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{
     Config, Cpu, HostKey, Hosts, Inherited, InheritedKey, LinkedKey, ObjectKey, Resolving, STATS, Session,
-    Stat, Task,
+    ShareKey, Shared, Stat, Task,
 };
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::generated::{bpf_sk_storage_get, bpf_task_storage_get};
@@ -140,6 +141,12 @@ pub static CARRIED: HashMap<ObjectKey, u64> = HashMap::with_max_entries(CARRIED_
 /// Not 0: something is in `CARRIED`.
 #[map]
 pub static CARRIES: Array<u64> = Array::with_max_entries(1, 0);
+/// What sessions map shared, and which, see `shares`.
+#[map]
+pub static SHARED: HashMap<ObjectKey, Shared> = HashMap::with_max_entries(SHARED_MAX, BPF_F_NO_PREALLOC);
+/// The same by session: its list.
+#[map]
+pub static SHARES: HashMap<ShareKey, ObjectKey> = HashMap::with_max_entries(SHARES_MAX, BPF_F_NO_PREALLOC);
 /// Files that a session has held open since before it began.
 #[map]
 pub static INHERITED: HashMap<InheritedKey, Inherited> =

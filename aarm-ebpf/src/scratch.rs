@@ -14,6 +14,7 @@ use crate::decide::Scalars;
 use crate::hold::Sip;
 use crate::hosts::Dns;
 use crate::maps::{SCRATCH, count};
+use crate::shares::Spread;
 
 /// Buffers for each CPU: how deeply programs can preempt each other before one is refused.
 pub const PER_CPU: u32 = 4;
@@ -61,6 +62,8 @@ pub struct Scratch {
     pub sb: u64,
     /// See `sb`.
     pub home: u64,
+    /// Labels on their way through shared memory.
+    pub spread: Spread,
     /// What is known of a DNS message, or of the address whose name is looked for.
     pub dns: Dns,
     /// Not 0: the system call has made the object already, and cannot be begun anew.

@@ -13,6 +13,7 @@ use crate::emit::{self, EAGAIN};
 use crate::kernel::*;
 use crate::maps::*;
 use crate::scratch::{self, END, Scratch};
+use crate::shares;
 use crate::subject;
 use crate::walk::{self, walk};
 
@@ -180,6 +181,7 @@ fn begin_session(s: *mut Scratch, scratch: u32, policy: u32, selector: u32) -> i
         let id = session_id(slot, generation);
         (*session).policy = policy;
         (*session).flags = 0;
+        (*session).shares = 0;
         (*session).refused = 0;
         (*session).tasks = 1;
         (*session).started_ns = emit::now();
@@ -205,6 +207,7 @@ fn begin_session(s: *mut Scratch, scratch: u32, policy: u32, selector: u32) -> i
         let h = &raw mut (*s).head;
         (*h).time_ns = emit::now();
         (*h).arg = selector as u64;
+        (*h).object.ino = subject::cgroup_of(current());
         (*h).policy = policy;
         emit::report(s, scratch, Kind::SessionBegin, id);
         0
@@ -247,6 +250,9 @@ pub unsafe fn leave(s: *mut Scratch, scratch: u32, task: *mut Task) {
             u64::MAX,
         );
         if before == 1 {
+            if shares::any(session) {
+                shares::aarm_unshare(session_slot(id));
+            }
             (*session).flags |= SESSION_ENDED;
             count(Stat::SessionsEnded);
             let h = &raw mut (*s).head;

@@ -213,6 +213,19 @@ unsafe fn current_cgroup() -> Option<(u64, u64)> {
     Some((cgroup, read::<u64>(cgroup, off(&OFF_CGROUP_KN)).ok()?))
 }
 
+/// Id of a task's cgroup in the unified hierarchy, given by typed pointer; 0: unknown.
+#[inline(always)]
+pub unsafe fn cgroup_of(task: *const c_void) -> u64 {
+    // SAFETY: the task is typed by contract.
+    let set: u64 = unsafe { typed(task, &OFF_TASK_STRUCT_CGROUPS) };
+    (|| {
+        let cgroup = read::<u64>(set, off(&OFF_CSS_SET_DFL_CGRP))?;
+        let node = read::<u64>(cgroup, off(&OFF_CGROUP_KN))?;
+        read::<u64>(node, off(&OFF_KERNFS_NODE_ID))
+    })()
+    .unwrap_or(0)
+}
+
 /// One component. Its name is read to where events end: that part of the buffer is nobody's.
 #[inline(never)]
 extern "C" fn step_node(_index: u32, climb: *mut Climb) -> i64 {

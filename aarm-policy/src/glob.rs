@@ -207,6 +207,15 @@ impl Glob {
         Ok(Glob { text: text.to_owned(), patterns })
     }
 
+    /// A word that stands for several globs: it matches what one of them does.
+    pub(crate) fn word(word: &str, globs: &[&str]) -> Result<Glob, GlobError> {
+        let mut all = Glob { text: word.to_owned(), patterns: Vec::new() };
+        for glob in globs {
+            all.patterns.extend(Glob::parse(glob)?.patterns);
+        }
+        Ok(all)
+    }
+
     /// The glob as it was written.
     pub fn as_str(&self) -> &str {
         &self.text

@@ -58,7 +58,7 @@ pub use model::{
 };
 pub use parse::{MAX_ID, MAX_LABEL, MAX_TESTS};
 pub use reference::operations_md;
-pub use subject::{Subject, Unknown, renumber_programs};
+pub use subject::{CONTAINERS, Subject, Unknown, renumber_programs};
 pub use suite::{TestResult, run_tests};
 pub use when::{ElapsedWhen, LabelsWhen, LevelWhen, MAX_SPAN, Prior, Rate, Span, When};
 pub use yaml::{MAX_DEPTH, MAX_DOCUMENT};

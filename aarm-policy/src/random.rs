@@ -358,6 +358,8 @@ const SUBJECT: &[&str] = &[
     "container: [\"/a/**\", \"**/b\"]",
     "not_container: \"/*\", unknown: skip",
     "container: \"**/ab/**\", unknown: deny",
+    "container: none",
+    "container: [any, \"/a/b\"], unknown: deny",
     "exe: \"**/a*\", ancestors: \"**/b*\", not_container: \"/a/**\", unknown: deny",
     "uid: \"0-7\", not_ancestors: \"**\"",
 ];

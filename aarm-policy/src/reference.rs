@@ -44,6 +44,19 @@ pub fn operations_md() -> String {
             let _ = writeln!(out, "| `{name}` | {hook} | {others} | {held} | {} |", predicates(op));
         }
     }
+    out.push_str(
+        "\n## Containers\n\nA task is in a container (`subject: { container: any }`; `none` is the contrary) if the path of its cgroup, \
+         from the root of the unified hierarchy, is one that container runtimes make:\n\n",
+    );
+    for glob in crate::CONTAINERS {
+        let _ = writeln!(out, "- `{glob}`");
+    }
+    out.push_str(
+        "\nThese are Docker, containerd (CRI and nerdctl), CRI-O, Podman, BuildKit, Kubernetes, Amazon ECS, runc and crun by themselves, \
+         LXC and systemd-nspawn, with systemd as their cgroup manager or without. What watches a container (conmon, a supervisor, a \
+         monitor) is not in it, nor is a virtual machine; `ctr` of containerd gives its cgroups no form that could be told: name them by a \
+         glob.\n",
+    );
     out
 }
 

@@ -15,6 +15,30 @@ use serde::Serialize;
 use crate::glob::Glob;
 use crate::model::{Policy, Rule};
 
+/// The word for [`CONTAINERS`].
+pub(crate) const ANY_CONTAINER: &str = "any";
+
+/// Cgroups that runtimes make for what runs in a container, each with everything below it. What only watches one (conmon, the
+/// supervisor of nspawn, the monitor of LXC) is in a cgroup beside it.
+pub const CONTAINERS: &[&str] = &[
+    // Scopes of systemd: Docker, containerd (CRI, nerdctl), runc and crun by themselves.
+    "**/{docker,cri-containerd,nerdctl,runc,crun}-*.scope/**",
+    // CRI-O and Podman: the name is followed by the container's number, and not by `conmon`.
+    "**/crio-[0-9a-f][0-9a-f]*/**",
+    "**/libpod-{,payload-}[0-9a-f][0-9a-f]*/**",
+    // Without systemd: Docker, BuildKit, Kubernetes, Amazon ECS.
+    "**/docker/[0-9a-f][0-9a-f]*/**",
+    "**/docker/buildkit/*/**",
+    "**/kubepods/{pod*,*/pod*}/*/**",
+    "**/ecs/*/*/**",
+    // LXC, and with libvirt.
+    "**/lxc/*/**",
+    "**/lxc.payload.*/**",
+    "**/machine-lxc*.scope/**",
+    // systemd-nspawn, as a service or by hand.
+    "**/{systemd-nspawn@*.service,machine-*.scope}/payload/**",
+];
+
 /// Predicates on who acts. All that are given must hold; a list means any of its members.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Subject {
@@ -30,7 +54,7 @@ pub struct Subject {
     /// No program of its lineage.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub not_ancestors: Vec<Glob>,
-    /// Its cgroup, by the path from the root of the unified hierarchy.
+    /// Its cgroup, by the path from the root of the unified hierarchy; `any`: one of [`CONTAINERS`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub container: Vec<Glob>,
     /// Not its cgroup.

@@ -83,6 +83,76 @@ fn what_is_known_holds_or_fails() {
 }
 
 #[test]
+fn any_is_the_cgroup_of_a_container() {
+    let id = "0123456789abcdef".repeat(4);
+    let pod = "kubepods-burstable.slice/kubepods-burstable-pod1a2b.slice";
+    let inside = [
+        format!("/system.slice/docker-{id}.scope"),
+        format!("/system.slice/docker-{id}.scope/init/deeper"),
+        format!("/user.slice/user-1000.slice/user@1000.service/user.slice/docker-{id}.scope"),
+        format!("/docker/{id}"),
+        "/docker/buildkit/x1y2".into(),
+        format!("/actions.slice/nerdctl-{id}.scope"),
+        format!("/kubepods.slice/{pod}/cri-containerd-{id}.scope"),
+        format!("/docker/{id}/kubelet.slice/kubelet-kubepods.slice/x.slice/cri-containerd-{id}.scope"),
+        format!("/kubepods.slice/{pod}/crio-{id}.scope/container"),
+        format!("/kubepods/burstable/pod1a2b/{id}"),
+        format!("/kubepods/pod1a2b/{id}"),
+        format!("/machine.slice/libpod-{id}.scope/container"),
+        format!("/libpod_parent/libpod-{id}"),
+        format!("/system.slice/web.service/libpod-payload-{id}"),
+        format!("/ecs/0a1b/{id}"),
+        "/lxc.payload.web/system.slice/cron.service".into(),
+        "/lxc/web".into(),
+        "/machine.slice/machine-lxc\\x2d1\\x2dweb.scope".into(),
+        "/machine.slice/systemd-nspawn@web.service/payload/init.scope".into(),
+        "/machine.slice/machine-web.scope/payload".into(),
+        "/user.slice/runc-web.scope".into(),
+    ];
+    let outside = [
+        "/".into(),
+        "/init.scope".into(),
+        "/system.slice/docker.service".into(),
+        "/system.slice/docker.socket/x".into(),
+        "/docker".into(),
+        format!("/machine.slice/libpod-conmon-{id}.scope"),
+        format!("/kubepods.slice/{pod}/crio-conmon-{id}.scope"),
+        format!("/kubepods.slice/{pod}"),
+        "/kubepods/burstable/pod1a2b".into(),
+        "/lxc.monitor.web".into(),
+        "/machine.slice/systemd-nspawn@web.service/supervisor".into(),
+        "/machine.slice/machine-qemu\\x2d1\\x2dvm.scope/emulator".into(),
+        "/user.slice/user-1000.slice/session-2.scope".into(),
+    ];
+    let asked = |subject: &str, path: &str| holds(subject, &format!(r#""container":"{path}""#));
+    for path in &inside {
+        assert_eq!(asked("{container: any}", path), Ok(Cause::Rule), "{path}");
+        assert_eq!(asked("{container: none}", path), Err("subject.not_container"), "{path}");
+        assert_eq!(asked("{not_container: any}", path), Err("subject.not_container"), "{path}");
+    }
+    for path in &outside {
+        assert_eq!(asked("{container: any}", path), Err("subject.container"), "{path}");
+        assert_eq!(asked("{container: none}", path), Ok(Cause::Rule), "{path}");
+    }
+    // Beside globs.
+    assert_eq!(asked("{container: [any, /init.scope]}", "/init.scope"), Ok(Cause::Rule));
+    assert_eq!(
+        asked("{container: any, not_container: /docker/**}", &inside[3]),
+        Err("subject.not_container")
+    );
+    assert_eq!(asked("{container: none, not_container: /lxc.*}", &outside[9]), Err("subject.not_container"));
+    // What is unknown is neither.
+    for subject in ["{container: any}", "{container: none}"] {
+        assert_eq!(holds(subject, r#""container":null"#), Ok(Cause::Unknown));
+    }
+    let one = policy(&text("{container: none}"));
+    assert!(one.canonical().contains(r#""subject":{"not_container":["any"]}"#), "{}", one.canonical());
+    assert_eq!(policy(&one.canonical()).hash(), one.hash());
+    let report = compile(&one, &Env::for_tests(), 1).unwrap().report;
+    assert!(report.states.used < 1000 && report.container_patterns.used == 1, "{report:?}");
+}
+
+#[test]
 fn what_is_unknown_refuses_unless_it_says_otherwise() {
     let got = |subject: &str, json: &str| {
         let e = decide(&policy(&text(subject)), &action(json));
@@ -167,12 +237,10 @@ fn what_is_wrong_is_said() {
             "7:62: error: unknown field \"ancestor\" in `subject` (did you mean \"ancestors\"?)",
         ),
         ("{declared: [x]}", Code::NotSupportedYet, "`declared` in `subject` is not supported yet"),
-        (
-            "{container: any}",
-            Code::NotSupportedYet,
-            "\"any\" for containers is not supported yet (write a glob",
-        ),
-        ("{not_container: [none]}", Code::NotSupportedYet, "\"none\" for containers"),
+        ("{container: [none]}", Code::BadValue, "\"none\" stands alone, and in `container` only"),
+        ("{container: [/a, none]}", Code::BadValue, "(write `not_container: any`"),
+        ("{not_container: none}", Code::BadValue, "or `container: any` for its contrary)"),
+        ("{container: Any}", Code::BadGlob, "(write `**/Any`"),
         ("{container: \"~/x\"}", Code::BadGlob, "bad glob \"~/x\": a cgroup is in no home directory"),
         ("{container: docker}", Code::BadGlob, "(write `**/docker`"),
         ("{ancestors: npm}", Code::BadGlob, "(write `**/npm`"),

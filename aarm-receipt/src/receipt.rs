@@ -12,13 +12,13 @@
 //! | `context` | action | `labels` of the session when it was decided, what the action `adds`, history `conditions` that held (bits), conditions on who acts (`subjects`) that held and that were `unknown` (bits) |
 //! | `decision` | action | result, mode, rule, reason, cause, facet, policy (name, version, hash), time taken; `hold`: the name of the hold that it waits in (STEP_UP and DEFER), or that was answered |
 //! | `detail` | resolution | what became of a hold: `answer` (ALLOW or DENY), `method`, for answers of people `approver` and `scope`, `of` (the event that began it), time waited |
-//! | `identity` | of processes | human (a claim), user, process, program, agent (the session's first program) |
+//! | `identity` | of processes | human (a claim), user, process, program, agent (the session's first program), `cgroup` where the process was when it was born or last ran a program |
 //! | `outcome` | outcome | what became of an action, as far as it was observed |
 //! | `detail` | all others | what the kind is about |
 //!
 //! What has no value is left out: there is no null, no empty text where there may be none, no empty list of flags.
 //! So is what would repeat another member: `decision.facet` where it is `action.operation`, `identity.tid` where it
-//! is `identity.pid`.
+//! is `identity.pid`, `identity.cgroup` where it is the root or not known.
 //!
 //! Bytes that are not text (paths, arguments) are percent-encoded, see [`crate::canonical`].
 
@@ -38,6 +38,8 @@ pub const SCHEMA: u64 = 1;
 pub const MAX_RECEIPT: usize = 65_535;
 /// Most bytes of a text that comes from outside (reason, intent, detail); longer ones are cut.
 pub const TEXT_MAX: usize = 4096;
+/// Most bytes of a cgroup's path; longer ones are cut.
+pub const CGROUP_MAX: usize = 1024;
 /// Every kind of receipt.
 pub const KINDS: &[&str] = &[
     "action",
@@ -146,6 +148,9 @@ pub struct Identity<'a> {
     pub exe: Option<&'a Encoded>,
     /// The session's first program, if it is known: a text.
     pub agent: Option<&'a Encoded>,
+    /// Path of its cgroup from the root of the unified hierarchy, when it was born or last ran a program; if it is known, and not
+    /// the root: a text of at most [`CGROUP_MAX`] bytes.
+    pub cgroup: Option<&'a Encoded>,
 }
 
 /// A policy.
@@ -459,6 +464,7 @@ fn identity(o: &mut Object<'_>, i: &Identity<'_>) {
     };
     o.object(key!("identity"), |o| {
         if_any(o, key!("agent"), i.agent);
+        if_any(o, key!("cgroup"), i.cgroup);
         o.bytes(key!("comm"), i.comm);
         if_any(o, key!("exe"), i.exe);
         o.number(key!("gid"), i.gid.into());
@@ -841,6 +847,8 @@ mod tests {
         action.identity.exe = Some(&program);
         action.identity.agent = Some(&program);
         action.identity.human = Some(&human);
+        let cgroup = Encoded::text(&[&b"/"[..], &[0xff; CGROUP_MAX - 1]].concat());
+        action.identity.cgroup = Some(&cgroup);
         action.identity.comm = &path[..15];
         action.context = Seen {
             names: &names,
@@ -868,7 +876,8 @@ mod tests {
 
     #[test]
     fn every_kind_parses_back_and_equals_an_independent_rfc_8785() {
-        let who = Identity { comm: b"sh", ..Identity::default() };
+        let cgroup = Encoded::text(b"/a.slice/b\xff");
+        let who = Identity { comm: b"sh", cgroup: Some(&cgroup), ..Identity::default() };
         let p = PolicyRef { name: "n", version: "1", hash: "00" };
         let (host, policy) = (Encoded::text(b"h"), p.encoded());
         let bodies = [
@@ -957,6 +966,11 @@ mod tests {
             (r#""subjects":3"#, r#""subjects":0"#),
             (r#""unknown":4"#, r#""unknown":0"#),
             (r#""unknown":4"#, r#""other":1,"unknown":4"#),
+            (r#""comm":"#, r#""cgroup":"/","comm":"#),
+            (r#""comm":"#, r#""cgroup":"","comm":"#),
+            (r#""comm":"#, r#""cgroup":"a/b","comm":"#),
+            (r#""comm":"#, r#""cgroup":"/a/","comm":"#),
+            (r#""comm":"#, r#""cgroup":7,"comm":"#),
             (r#""time""#, r#""session":null,"time""#),
             (r#""kind":"action","#, ""),
             (r#""host":"h","#, ""),
@@ -966,6 +980,8 @@ mod tests {
             assert_ne!(bad, good, "{from}");
             assert!(parse(bad.as_bytes()).is_err(), "{bad}");
         }
+        let there = good.replacen(r#""comm":"#, r#""cgroup":"/a/b","comm":"#, 1);
+        assert!(there != good && parse(there.as_bytes()).is_ok(), "{there}");
     }
 
     #[test]

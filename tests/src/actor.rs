@@ -317,6 +317,94 @@ fn press(path: &str, stop: &str) -> Result<i32, i32> {
     Ok(0)
 }
 
+/// Makes `DIR/plain/f`, opens it again and again, removes both, and makes and opens `DIR/secret/f` in their place; so many times. On one
+/// CPU, and with time for what was removed to be given to what comes, so that as much as possible of the one serves the other.
+/// Fails unless every open of the first is let through and every one of the second refused.
+fn in_its_place(dir: &str, times: &str) -> Result<i32, i32> {
+    use std::os::unix::fs::MetadataExt;
+    let times: u32 = times.parse().map_err(|_| libc::EINVAL)?;
+    let ok = |r: io::Result<()>| r.map_err(|e| e.raw_os_error().unwrap_or(libc::EIO));
+    // SAFETY: an all-zero set is valid, and has a bit for the first CPU; otherwise numbers.
+    unsafe {
+        let mut cpus: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(0, &mut cpus);
+        check(libc::sched_setaffinity(0, size_of_val(&cpus), &cpus).into())?;
+    }
+    let shut = |fd: i32| {
+        // SAFETY: our own descriptor.
+        unsafe { libc::close(fd) };
+    };
+    let mut reused = 0;
+    for _ in 0..times {
+        let mut inodes = [0; 2];
+        for (name, inode) in ["plain", "secret"].into_iter().zip(&mut inodes) {
+            let (above, file) = (format!("{dir}/{name}"), format!("{dir}/{name}/f"));
+            ok(std::fs::create_dir(&above))?;
+            // Not an open, which would be refused for the one.
+            on_path(libc::SYS_mknodat, &file, [libc::c_long::from(libc::S_IFREG | 0o644), 0, 0])?;
+            *inode = std::fs::metadata(&file).map_or(0, |m| m.ino());
+            for _ in 0..3 {
+                match (name, open(&file, libc::O_RDONLY)) {
+                    ("plain", Ok(fd)) => shut(fd),
+                    ("secret", Err(libc::EPERM)) => {}
+                    (_, Err(e)) => return Err(e),
+                    (_, Ok(_)) => return Err(libc::EEXIST),
+                }
+            }
+            ok(std::fs::remove_file(&file))?;
+            ok(std::fs::remove_dir(&above))?;
+            // SAFETY: numbers only. Waits until nobody looks at what was removed.
+            unsafe { libc::syscall(libc::SYS_membarrier, 1, 0, 0) };
+            std::thread::sleep(std::time::Duration::from_millis(3));
+        }
+        reused += u32::from(inodes[0] == inodes[1]);
+    }
+    println!("reused {reused}");
+    Ok(0)
+}
+
+/// Maps one object shared: `HOW:WHAT`, where WHAT is a file, or the key of a segment of System V after `#`; HOW is `r` or `w`, or
+/// `p`: a private mapping; or `m`: mapped for reading through a descriptor that can write, and made writable later.
+fn map_shared(object: &str) -> Result<(), i32> {
+    let (how, what) = object.split_once(':').ok_or(libc::EINVAL)?;
+    let writes = how != "r" && how != "p";
+    // SAFETY: the path ends in NUL; addresses are the kernel's choice.
+    unsafe {
+        if let Some(key) = what.strip_prefix('#') {
+            let key = key.parse().map_err(|_| libc::EINVAL)?;
+            let id = check(libc::shmget(key, 4096, libc::IPC_CREAT | 0o600).into())?;
+            let flags = if writes { 0 } else { libc::SHM_RDONLY };
+            return check(libc::shmat(id, std::ptr::null(), flags) as libc::c_long).map(|_| ());
+        }
+        let fd = open(what, if writes { libc::O_RDWR } else { libc::O_RDONLY })?;
+        let flags = if how == "p" { libc::MAP_PRIVATE } else { libc::MAP_SHARED };
+        let prot = libc::PROT_READ | if how == "w" { libc::PROT_WRITE } else { 0 };
+        let at = libc::mmap(std::ptr::null_mut(), 4096, prot, flags, fd, 0);
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO));
+        }
+        if how == "m" {
+            check(libc::mprotect(at, 4096, libc::PROT_READ | libc::PROT_WRITE).into())?;
+        }
+        libc::close(fd);
+    }
+    Ok(())
+}
+
+/// Maps objects (see [`map_shared`], between commas), makes a file `ready`, and runs the rest once there is a file `go`.
+fn mapped(objects: &str, ready: &str, go: &str, rest: &[String]) -> Result<i32, i32> {
+    objects.split(',').try_for_each(map_shared)?;
+    open(ready, libc::O_WRONLY | libc::O_CREAT)?;
+    // Asking for attributes is not an action.
+    while !std::path::Path::new(go).exists() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    match run(rest) {
+        0 => Ok(0),
+        status => Err(status.into()),
+    }
+}
+
 fn attempt(args: &[String]) -> Option<Result<i32, i32>> {
     let (name, rest) = args.split_first()?;
     let a = |i: usize| rest.get(i).map(String::as_str);
@@ -366,6 +454,8 @@ fn attempt(args: &[String]) -> Option<Result<i32, i32>> {
         "daemonized" => daemonized(rest),
         "thread" => in_thread(rest),
         "flood" => flood(a(0)?, a(1)?),
+        "mapped" => mapped(a(0)?, a(1)?, a(2)?, rest.get(3..).unwrap_or_default()),
+        "in-its-place" => in_its_place(a(0)?, a(1)?),
         "exit" => Err(a(0)?.parse().ok()?),
         "sleep" => {
             std::thread::sleep(std::time::Duration::from_secs(a(0)?.parse().ok()?));

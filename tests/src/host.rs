@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -226,8 +227,9 @@ impl Host {
 
     /// Runs a command under supervision. Its status, its output, and the session it was in.
     pub fn run_only(&self, options: &[&str], command: &[&str]) -> Result<(i32, String, String)> {
-        let session = self.path("session");
-        let _ = std::fs::remove_file(&session);
+        // Of its own: several may run at once.
+        static RUNS: AtomicU32 = AtomicU32::new(0);
+        let session = self.path(&format!("session-{}", RUNS.fetch_add(1, Ordering::Relaxed)));
         let mut c = Command::new(AARM);
         // The shell in between tells us which session it is in, and then becomes the command.
         let script = "echo \"$AARM_SESSION\" > \"$0\"; exec \"$@\"";
@@ -240,6 +242,7 @@ impl Host {
         let id = std::fs::read_to_string(&session).with_context(|| {
             format!("the command was not run (status {status}): {output}\n{}", self.log())
         })?;
+        let _ = std::fs::remove_file(&session);
         Ok((status, output, id.trim().to_owned()))
     }
 

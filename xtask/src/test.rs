@@ -161,7 +161,7 @@ enum Boot {
 /// Topics that have a boot of their own, on one kernel.
 const OWN_BOOT: &[(Boot, &str, &str)] = &[(Boot::NoBpf, "6.1", "nobpf"), (Boot::Debian, "6.12", "debian")];
 
-/// What the escape corpus tries and a cloud kernel has as modules. Loaded by the techniques that need them.
+/// What the escape corpus tries, and cases need, that a cloud kernel has as modules. Loaded by those.
 const MODULES: &[&str] = &[
     "overlay",
     "libcrc32c",
@@ -174,6 +174,7 @@ const MODULES: &[&str] = &[
     "af_alg",
     "binfmt_misc",
     "dummy",
+    "loop",
 ];
 
 /// Boots one kernel and runs its cases.

@@ -31,6 +31,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::batch::{BATCH_RECEIPTS, Batch, Kind, NO_OWNER, Pool};
+use super::cgroups::Cgroups;
 use super::gaps::GapTracker;
 use super::holds::Holds;
 use super::policies::{Loaded, Policies, PolicyError};
@@ -127,6 +128,7 @@ pub struct Core {
     /// Events received when state was kept last.
     stored: u64,
     clock: Clock,
+    cgroups: Cgroups,
     execs: std::collections::HashMap<u32, Exec, foldhash::fast::RandomState>,
     /// Added to the metric at the end of a turn.
     decided: prometheus::local::LocalHistogram,
@@ -197,6 +199,7 @@ impl Core {
             before,
             stored: 0,
             clock: Clock::now(),
+            cgroups: Cgroups::at(crate::kernel::cgroup_root()),
             execs: std::collections::HashMap::default(),
             decided,
             told_lost: 0,

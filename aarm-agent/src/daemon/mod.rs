@@ -7,6 +7,7 @@
 //! Every arrow is bounded, and a full one pushes back to the ring, where a full ring refuses actions.
 
 pub mod batch;
+mod cgroups;
 pub mod config;
 pub mod core;
 pub mod gaps;

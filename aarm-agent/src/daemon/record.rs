@@ -75,6 +75,7 @@ pub fn common<'a>(
 /// Who acted.
 #[inline]
 pub fn identity<'a>(e: &'a Event<'_>, session: Option<&'a Session>) -> Identity<'a> {
+    let process = session.and_then(|s| s.processes.get(&e.header.pid));
     Identity {
         human: session.map(|s| s.human.encoded()),
         uid: e.header.uid,
@@ -83,8 +84,9 @@ pub fn identity<'a>(e: &'a Event<'_>, session: Option<&'a Session>) -> Identity<
         tid: e.header.tid,
         ppid: e.header.ppid,
         comm: e.comm(),
-        exe: session.and_then(|s| s.processes.get(&e.header.pid)).map(|p| p.exe.encoded()),
+        exe: process.map(|p| p.exe.encoded()),
         agent: session.map(|s| s.exe.encoded()),
+        cgroup: process.map(|p| p.cgroup.encoded()),
     }
 }
 

@@ -71,6 +71,8 @@ pub struct Process {
     pub comm: Vec<u8>,
     /// Arguments.
     pub argv: Vec<String>,
+    /// Path of the cgroup in which it was born or last ran a program; empty: the root, or unknown.
+    pub cgroup: Text,
 }
 
 /// A session.

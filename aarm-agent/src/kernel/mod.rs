@@ -34,6 +34,7 @@ use aya::{Btf, EbpfLoader};
 pub use error::KernelError;
 pub use events::{EventSource, Ring};
 use pins::Pins;
+pub use programs::cgroup_root;
 use sessions::SessionTable;
 
 /// Scratch buffers for each CPU; `scratch::PER_CPU` of the programs.

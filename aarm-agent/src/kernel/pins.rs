@@ -30,6 +30,8 @@ pub const MAPS: &[&str] = &[
     "LINKED",
     "CARRIED",
     "CARRIES",
+    "SHARED",
+    "SHARES",
     "INHERITED",
     "OWNERS",
     "HOSTS",

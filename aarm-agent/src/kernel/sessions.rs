@@ -73,7 +73,7 @@ impl SessionTable {
                 policy: Self::u32(&raw mut (*s).policy).load(Ordering::Acquire),
                 tasks: Self::u64(&raw mut (*s).tasks).load(Ordering::Acquire),
                 flags: Self::u32(&raw mut (*s).flags).load(Ordering::Acquire),
-                reserved: 0,
+                shares: Self::u32(&raw mut (*s).shares).load(Ordering::Acquire),
                 refused: Self::u64(&raw mut (*s).refused).load(Ordering::Acquire),
                 started_ns: Self::u64(&raw mut (*s).started_ns).load(Ordering::Acquire),
                 labels: Self::u64(&raw mut (*s).labels).load(Ordering::Acquire),
@@ -92,6 +92,7 @@ impl SessionTable {
             let next = generation.load(Ordering::Acquire).wrapping_add(1).max(1);
             Self::u32(&raw mut (*s).policy).store(policy, Ordering::Relaxed);
             Self::u32(&raw mut (*s).flags).store(0, Ordering::Relaxed);
+            Self::u32(&raw mut (*s).shares).store(0, Ordering::Relaxed);
             Self::u64(&raw mut (*s).refused).store(0, Ordering::Relaxed);
             Self::u64(&raw mut (*s).tasks).store(1, Ordering::Relaxed);
             Self::u64(&raw mut (*s).started_ns).store(started_ns, Ordering::Relaxed);

@@ -137,6 +137,7 @@ pub fn sched_process_exec(_ctx: BtfTracePointContext) -> i32 {
         };
         (*s).head.time_ns = time_ns;
         (*s).head.policy = (*policy).generation;
+        (*s).head.object.ino = subject::cgroup_of(current());
         arguments(s);
         let fs: *const c_void = typed(current(), &OFF_TASK_STRUCT_FS);
         let pwd = Place::of_path(fs.byte_add(off(&OFF_FS_STRUCT_PWD)));

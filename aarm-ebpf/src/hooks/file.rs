@@ -24,6 +24,8 @@ const OPEN_FOR_EXEC: u32 = 0x20;
 const O_TRUNC: u32 = 0o1000;
 const PROT_EXEC: u64 = 4;
 const VM_EXEC: u64 = 4;
+/// Also set in `MAP_SHARED_VALIDATE`.
+const MAP_SHARED: u64 = 1;
 const RENAME_EXCHANGE: u32 = 2;
 const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 /// `_IOC_WRITE` in the direction of an ioctl command: it hands data to the kernel.
@@ -268,16 +270,17 @@ pub fn mmap_file(ctx: LsmContext) -> i32 {
     })
 }
 
-/// What is not to be run; a program of its own, because the stack does not suffice for both.
+/// What is not to be run, or is shared; a program of its own, because the stack does not suffice for both.
 #[lsm(hook = "mmap_file")]
 pub fn mmap_file__data(ctx: LsmContext) -> i32 {
     let file: *const c_void = ctx.arg(0);
     let prot: u64 = ctx.arg(2);
-    if prot & PROT_EXEC != 0 || file.is_null() || is_null(&ctx, 0) {
+    let flags: u64 = ctx.arg(3);
+    if prot & PROT_EXEC != 0 && flags & MAP_SHARED == 0 || file.is_null() || is_null(&ctx, 0) {
         return 0;
     }
     // SAFETY: hook arguments are typed pointers, and this one is not null.
-    subject(|u| unsafe { inherited::mapping(u, file, prot, ctx.arg(3)) })
+    subject(|u| unsafe { inherited::mapping(u, file, flags & MAP_SHARED != 0) })
 }
 
 /// Memory that is no file's becomes executable.

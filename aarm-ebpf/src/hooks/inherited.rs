@@ -17,8 +17,7 @@ use crate::session::{Subject, framed};
 
 const MAY_WRITE: u32 = 2;
 const MAY_READ: u32 = 4;
-const PROT_WRITE: u64 = 2;
-const MAP_SHARED: u64 = 1;
+const FMODE_WRITE: u32 = 2;
 /// Major numbers of terminals, and of the devices that hold nothing (null, zero, full, random).
 const TERMINALS: [u32; 2] = [4, 5];
 const PSEUDO_TERMINALS: core::ops::Range<u32> = 136..144;
@@ -125,6 +124,8 @@ const PASS: i32 = 0;
 const DECIDE: i32 = 1;
 /// It is to be decided for what flows.
 const TAKE_IN: i32 = 2;
+/// What must be remembered of it finds no room.
+const FULL: i32 = 3;
 
 // The functions below are not inlined: their stacks must be gone when the walk begins.
 
@@ -170,7 +171,7 @@ fn remember(session: u64, file: *const c_void, want: u32, generation: u32, refus
     0
 }
 
-/// What flows with reading or writing: [`PASS`], [`TAKE_IN`], or a refusal.
+/// What flows with reading or writing: [`PASS`], [`TAKE_IN`] or [`FULL`].
 #[inline(never)]
 fn flows(labels: u64, file: *const c_void, want: u32) -> i32 {
     if file.is_null() {
@@ -179,7 +180,7 @@ fn flows(labels: u64, file: *const c_void, want: u32) -> i32 {
     // SAFETY: `file` is typed.
     let inode: *const c_void = unsafe { typed(file, &OFF_FILE_F_INODE) };
     if want & INHERITED_WRITE != 0 && context::carry(inode, labels).is_err() {
-        return -crate::emit::EPERM;
+        return FULL;
     }
     if want & INHERITED_READ != 0 && context::carried(inode) & !labels != 0 {
         // What another session wrote since this was opened: taking it in has a receipt.
@@ -236,6 +237,9 @@ pub unsafe fn permission(u: &Subject, file: *const c_void, mask: u32) -> i32 {
         if what <= PASS {
             return what;
         }
+        if what == FULL {
+            return full(u);
+        }
         let result = again(u, Object::of_file(file), if what == TAKE_IN { INHERITED_READ } else { want });
         if what == DECIDE && (result == 0 || result == -crate::emit::EPERM) {
             remember(session, file, want, generation, if result != 0 { want } else { 0 });
@@ -244,10 +248,41 @@ pub unsafe fn permission(u: &Subject, file: *const c_void, mask: u32) -> i32 {
     }
 }
 
-/// Mapping an open file that is not to be run.
+/// Refuses what cannot be remembered.
 #[inline(always)]
-pub unsafe fn mapping(u: &Subject, file: *const c_void, prot: u64, flags: u64) -> i32 {
-    let write = prot & PROT_WRITE != 0 && flags & MAP_SHARED != 0;
+fn full(u: &Subject) -> i32 {
+    // SAFETY: the frame's pointers are valid map values.
+    framed(u, |f| unsafe { fail_closed(f, Operation::OpenWrite, Cause::NoMemory) })
+}
+
+/// Mapping an open file. A shared mapping of one that is open for writing can be made writable at any time.
+#[inline(always)]
+pub unsafe fn mapping(u: &Subject, file: *const c_void, shared: bool) -> i32 {
     // SAFETY: as in `permission`.
-    unsafe { permission(u, file, if write { MAY_READ | MAY_WRITE } else { MAY_READ }) }
+    unsafe {
+        let mut mask = MAY_READ;
+        if shared {
+            let mode: u32 = typed(file, &OFF_FILE_F_MODE);
+            let writes = mode & FMODE_WRITE != 0;
+            if writes {
+                mask |= MAY_WRITE;
+            }
+            // First noted, then looked at: see `shares`.
+            if opaque(noted((*u.task).session, file, writes) as u64) != 0 {
+                return full(u);
+            }
+        }
+        permission(u, file, mask)
+    }
+}
+
+/// Notes a shared mapping. Returns 0, or 1 if there was no room.
+#[inline(never)]
+fn noted(session: u64, file: *const c_void, writes: bool) -> u32 {
+    if file.is_null() {
+        return 0;
+    }
+    // SAFETY: `file` is typed.
+    let inode: *const c_void = unsafe { typed(file, &OFF_FILE_F_INODE) };
+    if context::share(inode, session, writes).is_err() { 1 } else { 0 }
 }

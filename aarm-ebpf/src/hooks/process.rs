@@ -12,7 +12,7 @@ use crate::emit::{self, EAGAIN};
 use crate::maps::{SESSIONS, TASKS, count};
 use crate::scratch;
 use crate::session::{framed, leave, session_of, subject};
-use crate::subject::inherit;
+use crate::subject::{cgroup_of, inherit};
 
 const CLONE_THREAD: u64 = 0x1_0000;
 
@@ -103,6 +103,7 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
         };
         (*s).head.time_ns = time_ns;
         (*s).head.arg = tgid as u64;
+        (*s).head.object.ino = cgroup_of(child);
         emit::report(s, scratch, Kind::Fork, id);
         scratch::give(s);
     }

@@ -1,11 +1,11 @@
 //! Reading `subject`.
 
-use super::fields::{Fields, Shape, each, not_yet, wrong_type};
+use super::fields::{Fields, Shape, each, wrong_type};
 use super::scalars;
 use crate::diagnostic::{Code, Diagnostic, Sink};
 use crate::glob::Glob;
 use crate::model::Match;
-use crate::subject::{Subject, Unknown};
+use crate::subject::{ANY_CONTAINER, CONTAINERS, Subject, Unknown};
 use crate::yaml::{Node, shown};
 
 const SUBJECT: Shape = Shape {
@@ -44,8 +44,15 @@ pub(crate) fn subject(node: &Node, matches: Option<&mut Match>, sink: &mut Sink)
         not_ancestors: programs("not_ancestors"),
         ..Subject::default()
     };
-    subject.container = each(fields.get("container"), "globs", sink, container);
+    let within = fields.get("container");
     subject.not_container = each(fields.get("not_container"), "globs", sink, container);
+    if within.and_then(Node::text) == Some("none") {
+        // In none is not in any; what else it is not in stays.
+        let any = Glob::word(ANY_CONTAINER, CONTAINERS).ok();
+        subject.not_container.extend(any.filter(|any| !subject.not_container.contains(any)));
+    } else {
+        subject.container = each(within, "globs", sink, container);
+    }
     if let Some(node) = fields.get("unknown") {
         subject.unknown = unknown(node, sink).unwrap_or_default();
         if asked().next().is_some() && asked().all(|name| name.ends_with("exe") || name.ends_with("uid")) {
@@ -84,13 +91,22 @@ pub(crate) fn subject(node: &Node, matches: Option<&mut Match>, sink: &mut Sink)
     (sink.errors() == before && subject != Subject::default()).then_some(subject)
 }
 
-/// A glob over the path of a cgroup.
+/// A glob over the path of a cgroup, or the word for that of any container.
 fn container(node: &Node, sink: &mut Sink) -> Option<Glob> {
-    if let Some(word) = node.text().filter(|text| matches!(*text, "any" | "none")) {
-        sink.push(not_yet(node.place, &format!("\"{word}\" for containers")).help(
-            "write a glob over the cgroup's path, such as /kubepods.slice/** or \"**/docker-*.scope\"",
-        ));
-        return None;
+    match node.text() {
+        Some(ANY_CONTAINER) => return Glob::word(ANY_CONTAINER, CONTAINERS).ok(),
+        Some("none") => {
+            sink.push(
+                Diagnostic::error(
+                    node.place,
+                    Code::BadValue,
+                    "\"none\" stands alone, and in `container` only",
+                )
+                .help("write `not_container: any`, or `container: any` for its contrary"),
+            );
+            return None;
+        }
+        _ => {}
     }
     if let Some(text) = node.text().filter(|text| text.starts_with('~')) {
         sink.push(

@@ -51,8 +51,8 @@ fn members(kind: &str) -> impl Iterator<Item = (&'static str, bool)> {
 
 /// Texts that are left out rather than empty.
 const MAY_BE_ABSENT: &[&str] = &[
-    "agent", "approver", "comment", "cwd", "exe", "found", "human", "intent", "path", "path2", "program",
-    "reason", "rule", "scope", "target",
+    "agent", "approver", "cgroup", "comment", "cwd", "exe", "found", "human", "intent", "path", "path2",
+    "program", "reason", "rule", "scope", "target",
 ];
 
 /// Members of `context`.
@@ -63,6 +63,14 @@ fn context_is_right(value: &serde_json::Value) -> bool {
     let Some(context) = value.get("context") else { return true };
     context.as_object().is_some_and(|c| {
         !c.is_empty() && c.iter().all(|(key, v)| CONTEXT.contains(&key.as_str()) && v.as_u64() != Some(0))
+    })
+}
+
+/// Whether `identity.cgroup`, if there is one, is a path, and not that of the root.
+fn cgroup_is_right(value: &serde_json::Value) -> bool {
+    value["identity"].get("cgroup").is_none_or(|cgroup| {
+        // Bytes that are not text are percent-encoded, `/` never is.
+        cgroup.as_str().is_some_and(|path| path.len() > 1 && path.starts_with('/') && !path.ends_with('/'))
     })
 }
 
@@ -107,6 +115,7 @@ pub fn parse(bytes: &[u8]) -> Result<serde_json::Value, ParseError> {
         || repeats
         || !absent_is_left_out(&value)
         || !context_is_right(&value)
+        || !cgroup_is_right(&value)
     {
         return Err(ParseError::Schema);
     }

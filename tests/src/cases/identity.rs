@@ -15,6 +15,7 @@ pub const CASES: &[Case] = &[
     ("a_bind_mount_from_before_is_no_way_around", bind_mount),
     ("a_directory_above_cannot_be_renamed_away", rename_above),
     ("a_descriptor_from_before_is_decided_when_it_is_used", inherited),
+    ("a_file_in_the_place_of_another_inherits_no_decision", in_its_place),
     ("other_processes_are_beyond_the_session", processes),
 ];
 
@@ -89,6 +90,61 @@ fn inherited() -> Result<()> {
             && r["action"]["flags"].as_array().is_some_and(|f| f.iter().any(|f| f == "inherited"))
     };
     ensure!(denied.iter().any(held), "{denied:?}");
+    Ok(())
+}
+
+/// A path is remembered under the addresses and numbers that it was made from, all of which may serve another file later.
+fn in_its_place() -> Result<()> {
+    const DIR: &str = "/tmp/i/disk";
+    const TIMES: &str = "200";
+    world()?;
+    std::fs::create_dir(DIR)?;
+    let busybox = |args: &[&str]| -> Result<()> {
+        let out = Command::new("/bin/busybox").args(args).output()?;
+        ensure!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        Ok(())
+    };
+    // A filesystem that uses a number again at once. Without a module for it this kernel can only try one that does not.
+    crate::escapes::modules::loaded(&["loop"])?;
+    let image = "/tmp/i/image";
+    let has_disk = std::path::Path::new("/dev/loop-control").exists();
+    if has_disk {
+        std::fs::File::create(image)?.set_len(8 << 20)?;
+        busybox(&["mke2fs", "-F", image])?;
+        busybox(&["mount", "-t", "ext2", "-o", "loop", image, DIR])?;
+    }
+    let tried = Host::start(&policy(
+        "- { id: no-secret, match: { operation: [open_read, open_write], path: '/tmp/i/disk/secret/**' }, decision: DENY }\n",
+    ))
+    .and_then(|h| {
+        let a = h.act(&["in-its-place", DIR, TIMES])?;
+        h.verified()?;
+        Ok(a)
+    });
+    if has_disk {
+        busybox(&["umount", "-d", DIR])?;
+    }
+    let a = tried?;
+    let reused = a.output.lines().find_map(|l| l.strip_prefix("reused ")?.parse::<u32>().ok());
+    ensure!(
+        a.status == 0 && reused.is_some_and(|n| n > 100 || !has_disk),
+        "{} {reused:?}: {}",
+        a.status,
+        a.output
+    );
+    // Each has the path that it had.
+    let opens = a.receipts.iter().filter(|r| r["action"]["operation"] == "open_read");
+    let of = |r: &serde_json::Value| (r["action"]["path"].clone(), r["decision"]["result"].clone());
+    let mut counts = [0; 2];
+    for (path, result) in opens.map(of) {
+        match (path.as_str(), result.as_str()) {
+            (Some("/tmp/i/disk/plain/f"), Some("ALLOW")) => counts[0] += 1,
+            (Some("/tmp/i/disk/secret/f"), Some("DENY")) => counts[1] += 1,
+            (Some(path), _) if path.starts_with(DIR) => anyhow::bail!("{path}: {result}"),
+            _ => {}
+        }
+    }
+    ensure!(counts == [600, 600], "{counts:?}");
     Ok(())
 }
 

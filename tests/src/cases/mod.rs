@@ -19,6 +19,7 @@ mod pressure;
 mod programs;
 mod receipts;
 mod session;
+mod shares;
 mod subject;
 mod unable;
 
@@ -30,12 +31,13 @@ type Case = (&'static str, fn() -> Result<()>);
 
 /// Every case.
 pub fn all() -> Vec<Trial> {
-    let topics: [(&str, &[Case]); 22] = [
+    let topics: [(&str, &[Case]); 23] = [
         ("files", files::CASES),
         ("paths", paths::CASES),
         ("identity", identity::CASES),
         ("programs", programs::CASES),
         ("context", context::CASES),
+        ("shares", shares::CASES),
         ("differential", differential::CASES),
         ("subject", subject::CASES),
         ("network", network::CASES),

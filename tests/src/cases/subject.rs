@@ -176,13 +176,16 @@ fn container() -> Result<()> {
         "- { id: in-pod, match: { operation: send }, subject: { container: '/aarm-pod*/**' }, decision: DENY }\n\
          - { id: in-scope, match: { operation: connect }, subject: { container: '**/docker-*.scope' }, decision: DENY }\n\
          - { id: no-data, match: { operation: open_read, path: /tmp/u/data }, subject: { container: '**/*.scope' }, decision: DENY }\n\
+         - { id: contained, match: { operation: mkdir }, subject: { container: any }, decision: DENY }\n\
+         - { id: free, match: { operation: symlink }, subject: { container: none }, decision: DENY }\n\
          - { id: outside, match: { operation: bind }, subject: { not_container: ['/aarm-pod/**'] }, decision: DENY }\n",
     )?;
     let scope = format!("{ROOT}/aarm-pod/docker-{}.scope", "0123456789abcdef".repeat(4));
     std::fs::create_dir_all(&scope)?;
     std::fs::create_dir_all(format!("{ROOT}/aarm-other"))?;
     let acts = format!(
-        "{ME} actor sendto 127.0.0.1:9; A=$?; {ME} actor udp 127.0.0.1:9; B=$?; {ME} actor bind 127.0.0.1:0; echo \"= $A $B $?\""
+        "{ME} actor sendto 127.0.0.1:9; A=$?; {ME} actor udp 127.0.0.1:9; B=$?; {ME} actor bind 127.0.0.1:0; C=$?; {ME} actor mkdir /tmp/u/dir; D=$?; \
+         {ME} actor symlink x /tmp/u/link; echo \"= $A $B $C $D $?\"; rm -rf /tmp/u/dir /tmp/u/link"
     );
     let go = |to: &str| format!("echo $$ > {to}/cgroup.procs || exit 99; {acts}; ");
     let script = [
@@ -196,8 +199,20 @@ fn container() -> Result<()> {
     .concat();
     let a = h.run(&[], &["/bin/sh", "-c", &script])?;
     let said: Vec<&str> = a.output.lines().filter(|l| l.starts_with('=')).collect();
-    ensure!(said == ["= 0 0 1", "= 1 0 0", "= 1 1 0", "= 0 0 1", "= 1 1 0", "= 0 0 1"], "{}", a.tell());
-    explained(&h, &a.receipts, &["send", "connect", "bind"])?;
+    ensure!(
+        said == ["= 0 0 1 0 1", "= 1 0 0 0 1", "= 1 1 0 1 0", "= 0 0 1 0 1", "= 1 1 0 1 0", "= 0 0 1 0 1"],
+        "{}",
+        a.tell()
+    );
+    explained(&h, &a.receipts, &["send", "connect", "bind", "mkdir", "symlink"])?;
+    // Where it was when the program was run; of the root nothing is said.
+    let place = |operation: &str| -> Vec<String> {
+        let of = a.receipts.iter().filter(|r| r["action"]["operation"] == operation);
+        of.map(|r| r["identity"]["cgroup"].as_str().unwrap_or("-").to_owned()).collect()
+    };
+    let scoped = &scope[ROOT.len()..];
+    let expected = ["-", "/aarm-pod", scoped, "/aarm-other", scoped, "-"];
+    ensure!(place("bind") == expected && place("mkdir") == expected, "{:?}\n{}", place("bind"), a.tell());
     // One process that opens again and again, which is only counted, moved by another.
     file("/tmp/u/data", "x")?;
     let script = format!(

@@ -132,8 +132,8 @@ pub struct Actor {
     pub sockets: Sockets,
     /// A process outside the session.
     pub outside: i32,
-    /// Shared memory and a message queue of others.
-    pub ipc: (i32, i32),
+    /// Shared memory, a message queue and a key of others.
+    pub ipc: (i32, i32, i32),
     /// The user now.
     pub uid: u32,
 }
@@ -360,10 +360,17 @@ fn register(text: &str) -> Result<Option<String>> {
 }
 
 /// What the child does.
-fn act(round: &Round, text: &str, world: &World, ipc: (i32, i32), out: &mut std::fs::File) -> Result<()> {
+fn act(
+    round: &Round,
+    text: &str,
+    world: &World,
+    ipc: (i32, i32, i32),
+    out: &mut std::fs::File,
+) -> Result<()> {
     // SAFETY: numbers only. Another user keeps this one's capabilities, so that what is refused is refused by policy.
     let (outside, kept) = unsafe { (libc::getppid(), libc::prctl(libc::PR_SET_SECUREBITS, 1 << 2, 0, 0, 0)) };
     ensure!(kept == 0, "securebits: {}", std::io::Error::last_os_error());
+    without_keyrings()?;
     let mut actor = Actor {
         paths: world.paths.clone(),
         links: world.links.clone(),
@@ -385,6 +392,38 @@ fn act(round: &Round, text: &str, world: &World, ipc: (i32, i32), out: &mut std:
     Ok(out.write_all(serde_json::to_string(&(session, acts))?.as_bytes())?)
 }
 
+/// `keyctl(2)`.
+const SETPERM: libc::c_long = 5;
+
+/// A key of this process's own, which whoever knows its number may do anything with.
+fn key() -> Result<i32> {
+    const PROCESS_KEYRING: libc::c_long = -2;
+    // SAFETY: texts end in NUL, the content is one byte; otherwise numbers.
+    unsafe {
+        let (kind, name, content) = (c"user".as_ptr(), c"aarm-differential".as_ptr(), b"x".as_ptr());
+        let key = libc::syscall(libc::SYS_add_key, kind, name, content, 1, PROCESS_KEYRING);
+        ensure!(key > 0, "add_key: {}", std::io::Error::last_os_error());
+        let set = libc::syscall(libc::SYS_keyctl, SETPERM, key, 0x3f3f_3f3fu32, 0, 0);
+        ensure!(set == 0, "keyctl: {}", std::io::Error::last_os_error());
+        Ok(key as i32)
+    }
+}
+
+/// Gives this process a keyring that cannot be searched, in the place of one that can. Looking at a key the kernel first searches what
+/// keyrings there are, and asks about each, whatever comes of it.
+fn without_keyrings() -> Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    const ALL_BUT_SEARCH: u32 = 0x3700_0000;
+    // SAFETY: numbers, and no name.
+    unsafe {
+        let ring = libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, 0, 0, 0, 0);
+        ensure!(ring > 0, "keyctl: {}", std::io::Error::last_os_error());
+        let set = libc::syscall(libc::SYS_keyctl, SETPERM, ring, ALL_BUT_SEARCH, 0, 0);
+        ensure!(set == 0, "keyctl: {}", std::io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Performs a round's deeds under a policy, in a process of its own.
 pub fn perform(round: &Round, text: &str, world: &World) -> Result<Option<Played>> {
     let mut ends = [0; 2];
@@ -393,6 +432,7 @@ pub fn perform(round: &Round, text: &str, world: &World) -> Result<Option<Played
         ensure!(libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) == 0);
         (libc::shmget(libc::IPC_PRIVATE, 4096, 0o600), libc::msgget(libc::IPC_PRIVATE, 0o600))
     };
+    let key = key()?;
     // SAFETY: both are ours alone.
     let (from, to) = unsafe { (OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])) };
     // SAFETY: the child uses what it has and ends by `_exit`; the C library makes its allocator usable after a fork.
@@ -400,7 +440,7 @@ pub fn perform(round: &Round, text: &str, world: &World) -> Result<Option<Played
     ensure!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
     if pid == 0 {
         let mut out = std::fs::File::from(to);
-        let status = match act(round, text, world, (shm, queue), &mut out) {
+        let status = match act(round, text, world, (shm, queue, key), &mut out) {
             Ok(()) => 0,
             Err(e) => {
                 let _ = write!(out, "{e:?}");

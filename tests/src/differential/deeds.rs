@@ -65,7 +65,7 @@ fn is_data(meta: &std::fs::Metadata) -> bool {
 }
 
 /// A path that is there, the way to it, and the object behind it.
-fn found(
+pub fn found(
     a: &mut Actor,
     rng: &mut Rng,
     pass: impl Fn(&std::fs::Metadata) -> bool,
@@ -77,7 +77,7 @@ fn found(
 }
 
 /// Closes a descriptor that was opened; gives the errno.
-fn closed(fd: i32) -> i32 {
+pub fn closed(fd: i32) -> i32 {
     let errno = errno(fd.into());
     if errno == 0 {
         // SAFETY: our own descriptor.
@@ -86,13 +86,14 @@ fn closed(fd: i32) -> i32 {
     errno
 }
 
-fn open(path: &str, flags: i32) -> i32 {
+/// Opens without waiting.
+pub fn open(path: &str, flags: i32) -> i32 {
     // SAFETY: the path ends in NUL.
     unsafe { libc::open(c(path).as_ptr(), flags | libc::O_NONBLOCK | libc::O_CLOEXEC, 0o755) }
 }
 
 /// What opening it is decided as.
-fn opening(a: &Actor, object: &Named, flags: i32) -> Step {
+pub fn opening(a: &Actor, object: &Named, flags: i32) -> Step {
     let write = flags & libc::O_ACCMODE != libc::O_RDONLY;
     Step {
         also_read: flags & libc::O_ACCMODE == libc::O_RDWR,

@@ -33,6 +33,10 @@ const EXPECTED: &[&str] = &[
     "above",
     "another name",
     "facet",
+    "userns",
+    "key",
+    "module",
+    "kexec",
 ];
 
 impl Met {
@@ -324,6 +328,9 @@ impl Session<'_> {
             same("type", &a["network"]["type"].to_string(), &step.kind.to_string());
         }
         same("user", &r["identity"]["uid"].to_string(), &step.uid.to_string());
+        if let Some(exe) = r["identity"]["exe"].as_str() {
+            same("program", exe, &String::from_utf8_lossy(EXE));
+        }
         same("decision", &text(&d["result"]), e.decision.name());
         same("rule", &text(&d["rule"]), e.rule.as_deref().unwrap_or_default());
         let facet = e.facet.operation;
@@ -375,5 +382,167 @@ impl Session<'_> {
                 met.add(what);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aarm_common::policy::{MODE_AUDIT, Policy as Table};
+    use aarm_policy::table::{self, TableContext};
+    use aarm_policy::{Compiled, compile};
+    use serde_json::json;
+
+    use super::*;
+
+    const TEXT: &str = "apiVersion: aarm.dev/v1alpha1
+kind: AgentPolicy
+metadata: {name: t, version: \"1\"}
+spec:
+  defaults: {read: ALLOW, write: DENY, network: ALLOW}
+  data:
+    - {label: SECRET, level: RESTRICTED, on: {read: \"/a/secret/**\"}}
+    - {label: OTHER, level: PUBLIC, on: {read: \"/b/**\"}}
+  rules:
+    - {id: no-key, match: {operation: read, path: \"**/key\"}, decision: DENY}
+    - {id: no-egress, match: {operation: connect}, when: {labels: {any: [SECRET]}}, decision: DENY}
+";
+
+    /// What breaks a table.
+    type Break = fn(&mut Table);
+
+    fn compiled(text: &str) -> (Policy, Compiled) {
+        let policy = Policy::parse(text.as_bytes()).unwrap_or_else(|e| panic!("{e:#?}"));
+        let compiled = compile(&policy, &Env::for_tests(), 1).unwrap();
+        (policy, compiled)
+    }
+
+    /// A kernel that decides by a table, and tells it truly.
+    fn played(policy: &Policy, compiled: &Compiled, table: &Table) -> (Vec<Act>, Vec<Value>) {
+        let names = policy.labels();
+        let named = |bits: u64| -> Vec<&str> {
+            let on = names.iter().enumerate().filter(|(i, _)| bits >> i & 1 == 1);
+            on.map(|(_, label)| label.name.as_str()).collect()
+        };
+        let on = |op: &str, path: &str| Step { op: op.into(), path: Some(path.into()), ..Step::default() };
+        let connect = Step {
+            op: "connect".into(),
+            addr: Some([127, 0, 0, 1].into()),
+            port: 9,
+            family: 2,
+            kind: 1,
+            protocol: 6,
+            ..Step::default()
+        };
+        let steps = [
+            on("open_read", "/c/plain"),
+            on("open_read", "/c/key"),
+            on("open_write", "/c/plain"),
+            connect.clone(),
+            on("open_read", "/a/secret/x"),
+            connect,
+            on("open_read", "/b/x"),
+        ];
+        let audit = table.mode == MODE_AUDIT;
+        let (mut labels, mut acts, mut receipts) = (0, Vec::new(), Vec::new());
+        for step in steps {
+            let action = action(&step).unwrap();
+            let v = table::decide(table, &action, &TableContext { labels, conditions: 0 });
+            let facet = if v.facet == action.operation { Value::Null } else { v.facet.name().into() };
+            receipts.push(json!({
+                "kind": "action",
+                "action": {
+                    "operation": step.op,
+                    "path": step.path,
+                    "network": { "addr": step.addr, "port": step.port, "protocol": step.protocol, "type": step.kind },
+                },
+                "context": { "labels": named(labels), "adds": named(v.adds) },
+                "decision": {
+                    "result": v.decision.name(),
+                    "cause": v.cause,
+                    "facet": facet,
+                    "mode": if audit { "audit" } else { "enforce" },
+                    "rule": v.rule.map(|i| compiled.rules[i as usize].id.clone()),
+                },
+                "identity": { "uid": step.uid, "exe": String::from_utf8_lossy(EXE) },
+            }));
+            let refused = v.decision != Decision::Allow && !audit;
+            let errno = if refused { libc::EPERM } else { 0 };
+            acts.push(Act { what: step.op.clone(), steps: vec![step], errno, ambiguous: false });
+            labels |= v.adds;
+        }
+        receipts.push(json!({ "kind": "session_close" }));
+        (acts, receipts)
+    }
+
+    fn held(policy: &Policy, acts: &[Act], receipts: &[Value]) -> Result<(), Box<Disagreement>> {
+        compare(policy, &Env::for_tests(), acts, receipts, &mut Met::default())
+    }
+
+    #[test]
+    fn a_broken_table_is_found() {
+        let (policy, compiled) = compiled(TEXT);
+        let (acts, receipts) = played(&policy, &compiled, &compiled.table);
+        held(&policy, &acts, &receipts).unwrap_or_else(|found| panic!("{found}"));
+        let breaks: [(&str, Break); 8] = [
+            ("a rule's decision", |t| t.rule_decision[0] = Decision::Allow as u8),
+            ("a default", |t| t.defaults[Family::Write as usize] = Decision::Allow as u8),
+            ("the mode", |t| t.mode = MODE_AUDIT),
+            ("labels of an entry", |t| t.data_labels.swap(0, 1)),
+            ("no labels", |t| t.data_labels.fill(0)),
+            ("a condition's labels", |t| t.labels[0].mask = 2),
+            ("rules of an operation", |t| t.op_rules[Operation::Connect as usize].fill(0)),
+            ("the automaton", |t| t.hit_end.fill(0)),
+        ];
+        for (what, broken) in breaks {
+            let mut table = compiled.table.clone();
+            broken(&mut table);
+            let (acts, receipts) = played(&policy, &compiled, &table);
+            assert!(held(&policy, &acts, &receipts).is_err(), "{what}");
+        }
+    }
+
+    #[test]
+    fn another_policy_than_the_one_loaded_is_found() {
+        let (policy, loaded) = compiled(TEXT);
+        let (acts, receipts) = played(&policy, &loaded, &loaded.table);
+        for (from, to) in [
+            ("write: DENY", "write: ALLOW"),
+            ("**/key", "**/keys"),
+            ("any: [SECRET]", "any: [OTHER]"),
+            ("/b/**", "/c/**"),
+            ("id: no-key", "id: other"),
+            ("operation: connect", "operation: bind"),
+            ("defaults:", "mode: audit\n  defaults:"),
+        ] {
+            let other = compiled(&TEXT.replacen(from, to, 1)).0;
+            assert!(held(&other, &acts, &receipts).is_err(), "{to}");
+        }
+    }
+
+    #[test]
+    fn what_is_told_of_a_deed_must_be_so() {
+        let (policy, loaded) = compiled(TEXT);
+        let (acts, receipts) = played(&policy, &loaded, &loaded.table);
+        let changed: [(&str, Value); 6] = [
+            ("/identity/exe", json!("/bin/other")),
+            ("/identity/uid", json!(7)),
+            ("/action/path", json!("/c/other")),
+            ("/context/labels", json!(["SECRET"])),
+            ("/decision/cause", json!("default")),
+            ("/decision/rule", json!("no-egress")),
+        ];
+        for (at, value) in changed {
+            let mut receipts = receipts.clone();
+            *receipts[1].pointer_mut(at).unwrap() = value;
+            let found = held(&policy, &acts, &receipts).expect_err(at);
+            assert_eq!(found.act, 1, "{at}: {found}");
+        }
+        // One too few, one too many, an errno that does not fit.
+        assert!(held(&policy, &acts, &receipts[1..]).is_err());
+        assert!(held(&policy, &acts[1..], &receipts[1..]).is_ok());
+        assert!(held(&policy, &acts[1..], &receipts).is_err());
+        let mut lied = acts.clone();
+        lied[1].errno = 0;
+        assert!(held(&policy, &lied, &receipts).is_err());
     }
 }

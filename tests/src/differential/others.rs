@@ -1,7 +1,7 @@
 //! Deeds upon other processes and upon the system. None has an effect that lasts.
 
 use super::actor::{Act, Actor, errno};
-use super::deeds::{done, mount};
+use super::deeds::{closed, done, found, mount, open, opening};
 use super::rng::Rng;
 
 /// Users to become.
@@ -16,7 +16,7 @@ pub fn perform(a: &mut Actor, rng: &mut Rng) -> Option<Act> {
     let outside = a.outside;
     // SAFETY: numbers, and buffers that are valid for their lengths; see each.
     unsafe {
-        match rng.below(12) {
+        match rng.below(18) {
             0 => {
                 let result = errno(libc::kill(outside, 0).into());
                 done("kill -0 a process outside".into(), vec![a.plain("signal")], result)
@@ -65,9 +65,65 @@ pub fn perform(a: &mut Actor, rng: &mut Rng) -> Option<Act> {
                 done("bpf".into(), vec![a.plain("bpf")], result)
             }
             10 | 11 => mount(a, rng),
+            12 | 13 => userns(a),
+            14 => {
+                let mut text = [0u8; 128];
+                let (describe, key) = (6 as libc::c_long, a.ipc.2 as libc::c_long);
+                let result =
+                    errno(libc::syscall(libc::SYS_keyctl, describe, key, text.as_mut_ptr(), text.len(), 0));
+                done("describe the key of another".into(), vec![a.plain("key")], result)
+            }
+            15 => {
+                // No module, but as long as the head of one: else the kernel does not ask.
+                let image = [0u8; 64];
+                let result =
+                    errno(libc::syscall(libc::SYS_init_module, image.as_ptr(), image.len(), c"".as_ptr()));
+                done("load what is no module".into(), vec![a.plain("module")], result)
+            }
+            16 => module(a, rng),
+            17 => {
+                // Asked about before the flags are looked at, of which there are none such.
+                let segments = std::ptr::null::<libc::c_void>();
+                let result = errno(libc::syscall(libc::SYS_kexec_load, 0, 0, segments, 0xfff8));
+                done("kexec nothing".into(), vec![a.plain("kexec")], result)
+            }
             _ => None,
         }
     }
+}
+
+/// A child in a user namespace of its own, which ends at once.
+fn userns(a: &mut Actor) -> Option<Act> {
+    let step = a.plain("userns");
+    // SAFETY: a clone without a new stack is a fork; the child does nothing but end.
+    let result = unsafe {
+        let flags = libc::CLONE_NEWUSER | libc::SIGCHLD;
+        let pid = libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0);
+        if pid == 0 {
+            libc::_exit(0);
+        }
+        let result = errno(pid);
+        if result == 0 {
+            libc::waitpid(pid as i32, std::ptr::null_mut(), 0);
+        }
+        result
+    };
+    done("make a user namespace".into(), vec![step], result)
+}
+
+/// A file that is no module, as one.
+fn module(a: &mut Actor, rng: &mut Rng) -> Option<Act> {
+    // Of an empty file the kernel says that it is none, without asking.
+    let (way, object, _) = found(a, rng, |m| m.is_file() && m.len() > 0)?;
+    let (first, last) = (opening(a, &object, libc::O_RDONLY), a.step("module", &object));
+    let fd = open(&way, libc::O_RDONLY);
+    let mut result = errno(fd.into());
+    if result == 0 {
+        // SAFETY: the text ends in NUL; our own descriptor.
+        result = errno(unsafe { libc::syscall(libc::SYS_finit_module, fd, c"".as_ptr(), 0) });
+        closed(fd);
+    }
+    done(format!("load {way} as a module"), vec![first, last], result)
 }
 
 fn chroot(a: &mut Actor) -> Option<Act> {

@@ -12,7 +12,7 @@ mod corpus;
 pub(crate) mod guard;
 mod handed;
 mod ipc;
-mod modules;
+pub mod modules;
 pub(crate) mod names;
 pub(crate) mod network;
 mod objects;

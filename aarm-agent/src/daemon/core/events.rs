@@ -106,6 +106,9 @@ impl Core {
                 s.exe = exe.into();
             }
             s.executed(e.header.pid, e.header.ppid, exe, e.comm(), e.args);
+            if let Some(p) = s.processes.get_mut(&e.header.pid) {
+                p.cgroup = self.cgroups.path(e.header.object.ino);
+            }
         }
         let session = self.sessions.get(id);
         let owner = session.map_or(NO_OWNER, |s| s.uid);
@@ -123,8 +126,9 @@ impl Core {
             && fork
         {
             let parent = s.processes.get(&e.header.pid).cloned().unwrap_or_default();
+            let cgroup = self.cgroups.path(e.header.object.ino);
             if let Some(child) = s.process(arg, e.header.pid) {
-                *child = Process { ppid: e.header.pid, comm: e.comm().to_vec(), ..parent };
+                *child = Process { ppid: e.header.pid, comm: e.comm().to_vec(), cgroup, ..parent };
             }
         }
         let session = self.sessions.get(id);
@@ -163,6 +167,7 @@ impl Core {
             if let Some(p) = s.process(e.header.pid, e.header.ppid) {
                 p.exe = e.path.into();
                 p.comm = e.comm().to_vec();
+                p.cgroup = self.cgroups.path(e.header.object.ino);
             }
         }
         self.p.metrics.sessions.set(self.sessions.live().into());

@@ -198,6 +198,7 @@ impl Core {
                 comm: w.shown.comm.as_bytes(),
                 exe: (!w.shown.exe.is_empty()).then_some(&exe),
                 agent: session.map(|s| s.exe.encoded()),
+                cgroup: session.and_then(|s| s.processes.get(&w.shown.pid)).map(|p| p.cgroup.encoded()),
             },
         });
         self.batch
