@@ -237,8 +237,8 @@ pub struct Policy {
     pub at_once: Bits,
     /// Networks of the resolvers whose answers are believed.
     pub resolvers: [Network; RESOLVERS],
-    /// Where the winner is [`BY_NAME`], the first of these that matches as well is looked at: DENY rules that name networks, and
-    /// ALLOW rules that do not depend on a name. If it is a DENY, it wins.
+    /// Where the winner is [`BY_NAME`], the first of these that matches as well is looked at: rules that refuse networks or ask about
+    /// them, and ALLOW rules that do not depend on a name. If it is no ALLOW, it wins.
     pub guards: Bits,
     /// Decision of each rule, as [`crate::Decision`], and [`BY_NAME`].
     pub rule_decision: [u8; MAX_RULES],

@@ -196,7 +196,7 @@ unsafe fn guarded(s: *const Scratch, p: *const Policy, op: usize, shape: u32, ru
             if m != 0 {
                 let guard = opaque((w as u64) << 6 | m.trailing_zeros() as u64) as u32 & RULE_MASK;
                 let decision = (*p).rule_decision[guard as usize];
-                if decision == Decision::Deny as u8 {
+                if decision != Decision::Allow as u8 {
                     return decision as u32 | guard << 16;
                 }
                 break;

@@ -39,6 +39,11 @@ const PF_KTHREAD: u32 = 0x20_0000;
 /// What a system call's result is before it has one; after it, what still runs is work of others (io_uring).
 const ENOSYS: i64 = 38;
 
+/// No system call.
+const NO_CALL: u64 = u64::MAX;
+const EXECVE: u64 = 59;
+const EXECVEAT: u64 = 322;
+
 /// System calls that can be begun anew, by operation.
 static RESTARTABLE: [Syscalls; OPERATIONS] = hold::table();
 
@@ -111,8 +116,16 @@ pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u3
         let session = (*task).session;
         let action = name_action(s, config, what, session);
         let h = &raw mut (*s).head;
+        let thread = bpf_get_current_pid_tgid();
+        let key = name_thread(s, config, action, thread);
+        // First what was asked: its answer may be a grant as well.
+        if let Some(hold) = HOLDS.get_ptr_mut(key) {
+            (*h).hold = key;
+            return waits_still(task, hold, key, (*h).time_ns);
+        }
         if granted(session, action, (*h).time_ns) {
             (*h).hold = action;
+            passed(task, action, what as u8, (*h).time_ns);
             return settled::GRANTED as u32 | ALLOW;
         }
         if (*s).made != 0 {
@@ -124,20 +137,25 @@ pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u3
             count(Stat::CannotWait);
             return settled::CANNOT as u32;
         }
-        if !can_restart(what as u8) {
+        let number = system_call();
+        if what as u8 == Operation::MmapExec as u8 && (number == EXECVE || number == EXECVEAT) {
+            // The kernel maps what it was asked to run: that was asked about as such, and there is no way back any more.
+            if (*task).passed != 0 && (*task).passed_op == Operation::Exec as u64 {
+                (*h).hold = (*task).passed;
+                return settled::ANSWERED as u32 | ALLOW;
+            }
             count(Stat::CannotWait);
             return settled::CANNOT as u32;
         }
-        let thread = bpf_get_current_pid_tgid();
-        let key = name_thread(s, config, action, thread);
+        if !can_restart(what as u8, number) {
+            count(Stat::CannotWait);
+            return settled::CANNOT as u32;
+        }
         (*h).hold = key;
         if (*task).kept == key {
             (*task).kept = 0;
             passed(task, key, what as u8, (*h).time_ns);
             return settled::ANSWERED as u32 | ALLOW;
-        }
-        if let Some(hold) = HOLDS.get_ptr_mut(key) {
-            return waits_still(task, hold, key, (*h).time_ns);
         }
         if !has_room() {
             return settled::UNTOLD as u32;
@@ -282,20 +300,29 @@ fn granted(session: u64, action: u64, now: u64) -> bool {
     }
 }
 
-/// Whether the system call that the task is in can be begun anew.
+/// The number of the system call that the task is in; [`NO_CALL`] where it is in none, or acts for others.
 #[inline(always)]
-unsafe fn can_restart(op: u8) -> bool {
-    // SAFETY: typed pointers; the table's indices are masked.
+unsafe fn system_call() -> u64 {
+    // SAFETY: typed pointers.
     unsafe {
         let task = current();
         let flags: u32 = typed(task, &OFF_TASK_STRUCT_FLAGS);
         if flags & (PF_IO_WORKER | PF_USER_WORKER | PF_KTHREAD) != 0 {
-            return false;
+            return NO_CALL;
         }
         let regs = bpf_task_pt_regs(task.cast()) as *const c_void;
         let number: u64 = typed(regs, &OFF_PT_REGS_ORIG_AX);
         let result: i64 = typed(regs, &OFF_PT_REGS_AX);
-        if number >= SYSCALLS as u64 || result != -ENOSYS {
+        if result != -ENOSYS { NO_CALL } else { number }
+    }
+}
+
+/// Whether a system call can be begun anew.
+#[inline(always)]
+unsafe fn can_restart(op: u8, number: u64) -> bool {
+    // SAFETY: the table's indices are masked.
+    unsafe {
+        if number >= SYSCALLS as u64 {
             return false;
         }
         let number = opaque(number) as usize & (SYSCALLS - 1);

@@ -276,13 +276,12 @@ impl Rule {
         self.decision == Decision::Allow && !self.matches.host.is_empty()
     }
 
-    /// Whether it is looked at where a rule allows by name: it refuses networks, or allows whatever the name.
+    /// Whether it is looked at where a rule allows by name: it refuses networks or asks about them, or allows whatever the name.
     pub(crate) fn is_guard(&self) -> bool {
         match self.decision {
             // One that may not be sure to hold opens nothing.
             Decision::Allow => self.matches.host.is_empty() && self.subject.is_none(),
-            Decision::Deny => !self.matches.cidr.is_empty(),
-            _ => false,
+            _ => !self.matches.cidr.is_empty(),
         }
     }
 }

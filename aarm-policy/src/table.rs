@@ -280,9 +280,9 @@ fn outcome(table: &Table, m: &Bits, unsure: &Bits, op: Operation) -> Verdict {
             // A name opens no network that a rule refuses.
             let mut guards = *m;
             and(&mut guards, &table.guards);
-            let deny = lowest(&guards).filter(|g| table.rule_decision[*g] == Decision::Deny as u8);
-            let found = if deny.is_some() { Decision::Deny } else { Decision::Allow };
-            return decided(found, Some(deny.unwrap_or(rule) as u16), op, Cause::Rule);
+            let guard = lowest(&guards).filter(|g| table.rule_decision[*g] != Decision::Allow as u8);
+            let found = guard.map_or(Decision::Allow, |g| decision(table.rule_decision[g]));
+            return decided(found, Some(guard.unwrap_or(rule) as u16), op, Cause::Rule);
         }
         false => (decision(table.rule_decision[rule]), Cause::Rule),
     };

@@ -58,6 +58,10 @@ fn a_forged_answer_opens_no_network_that_a_rule_refuses() {
     assert_eq!(decided(&p, "10.2.0.1", &["github.com"]), "DENY private");
     // What a rule allows whatever the name stays allowed.
     assert_eq!(decided(&p, "10.1.0.1", &["github.com"]), "ALLOW forge");
+    // A network that a rule asks about is asked about.
+    let ask = "- { id: ask, match: { operation: connect, cidr: 192.0.2.0/24 }, decision: STEP_UP }";
+    let p = policy(&format!("  rules:\n    {allow}\n    {ask}\n"));
+    assert_eq!(decided(&p, "192.0.2.1", &["github.com"]), "STEP_UP ask");
 }
 
 #[test]

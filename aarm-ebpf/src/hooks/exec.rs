@@ -39,6 +39,8 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     let result = supervised(|f| {
         // SAFETY: the frame's pointers are valid map values; the object's are typed.
         unsafe {
+            // What was allowed of another exec is not allowed of this one.
+            (*f.task).passed = 0;
             let o = Object::of_file(file);
             (*f.s).head.object = object(o.inode);
             if let Err(cause) = prepare(f) {

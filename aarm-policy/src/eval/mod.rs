@@ -279,7 +279,7 @@ fn decide(
         let rest = order[at + 1..].iter().copied().filter(|other| policy.rules()[*other].is_guard());
         rest.into_iter().find(|other| matches(other).is_some())
     });
-    let winner = guard.filter(|guard| policy.rules()[*guard].decision == Decision::Deny).or(winner);
+    let winner = guard.filter(|guard| policy.rules()[*guard].decision != Decision::Allow).or(winner);
     let decision = match (winner, contradicted_by) {
         (Some(winner), _) if unsure => match &policy.rules()[winner].subject {
             Some(subject) if subject.unknown == Unknown::Deny => Decision::Deny,

@@ -148,6 +148,16 @@ impl Core {
             Scope::Uses(n) => (Some(Grant { expires_ns: EVER, uses: n - 1 }), format!("{n} times")),
         };
         let grant = grant.map(|g| (GrantKey { session: w.session, action: w.action }, g));
+        // The same asked by other threads meanwhile: who answers for all of them is not asked again.
+        let like: Vec<Waiting> = match grant {
+            Some(_) => {
+                let same = |o: &Waiting| {
+                    o.session == w.session && o.action == w.action && may_answer(o, who, &names)
+                };
+                self.holds.keys(same).into_iter().filter_map(|key| self.holds.take(key)).collect()
+            }
+            None => Vec::new(),
+        };
         let approver = format!("uid:{}", who.uid);
         let comment = request.comment.as_deref().unwrap_or_default();
         self.resolve(
@@ -156,6 +166,14 @@ impl Core {
             grant,
             &How { method: "approval", approver: &approver, scope: &scope, comment },
         );
+        for other in like {
+            self.resolve(
+                other,
+                request.allow,
+                None,
+                &How { method: "approval", approver: &approver, scope: &scope, comment },
+            );
+        }
         let (told, durable) = oneshot::channel();
         self.batch.waiters.push(told);
         Ok(durable)
