@@ -136,6 +136,8 @@ pub struct Actor {
     pub ipc: (i32, i32, i32),
     /// See [`crate::host::forgets_parents`]; asked before anything is decided.
     pub forgotten: bool,
+    /// Something is mounted at the place for it, and may not be taken away.
+    pub mounted: bool,
     /// The user now.
     pub uid: u32,
 }
@@ -382,6 +384,7 @@ fn act(
         outside,
         ipc,
         forgotten: crate::host::forgets_parents(),
+        mounted: false,
         uid: 0,
     };
     let Some(session) = register(text)? else {
