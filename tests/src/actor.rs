@@ -363,6 +363,36 @@ fn in_its_place(dir: &str, times: &str) -> Result<i32, i32> {
     Ok(0)
 }
 
+/// Lets a fork fail on its way, and then runs the rest: `userns`, in a user namespace that policy refuses; `nproc`, as another user who
+/// has as many processes as it may have.
+fn failed_fork(how: &str, rest: &[String]) -> Result<i32, i32> {
+    // SAFETY: numbers, and a valid limit; a clone without a new stack is a fork, and the child only ends.
+    unsafe {
+        let (flags, expected) = match how {
+            "userns" => (libc::CLONE_NEWUSER | libc::SIGCHLD, libc::EPERM),
+            "nproc" => {
+                check(libc::syscall(libc::SYS_setresuid, 1000, 1000, 1000))?;
+                let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+                check(libc::setrlimit(libc::RLIMIT_NPROC, &none).into())?;
+                (libc::SIGCHLD, libc::EAGAIN)
+            }
+            _ => return Err(libc::EINVAL),
+        };
+        let pid = libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0);
+        match check(pid) {
+            Err(e) if e == expected => {}
+            Ok(0) => libc::_exit(0),
+            _ => return Err(libc::EEXIST),
+        }
+    }
+    // What was made of the child is freed a little later.
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    match run(rest) {
+        0 => Ok(0),
+        status => Err(status.into()),
+    }
+}
+
 /// Maps one object shared: `HOW:WHAT`, where WHAT is a file, or the key of a segment of System V after `#`; HOW is `r` or `w`, or
 /// `p`: a private mapping; or `m`: mapped for reading through a descriptor that can write, and made writable later.
 fn map_shared(object: &str) -> Result<(), i32> {
@@ -456,6 +486,7 @@ fn attempt(args: &[String]) -> Option<Result<i32, i32>> {
         "flood" => flood(a(0)?, a(1)?),
         "mapped" => mapped(a(0)?, a(1)?, a(2)?, rest.get(3..).unwrap_or_default()),
         "in-its-place" => in_its_place(a(0)?, a(1)?),
+        "failed-fork" => failed_fork(a(0)?, rest.get(1..).unwrap_or_default()),
         "exit" => Err(a(0)?.parse().ok()?),
         "sleep" => {
             std::thread::sleep(std::time::Duration::from_secs(a(0)?.parse().ok()?));

@@ -401,8 +401,8 @@ fn executable_memory(a: &mut Actor, _rng: &mut Rng) -> Done {
 /// Mounts a directory at a place for it, and takes it away.
 pub fn mount(a: &mut Actor, rng: &mut Rng) -> Done {
     let source = a.existing(rng, |m| m.is_dir())?;
-    // What is mounted already would be found by its host's name.
-    if mount_of(&source) == BOUND {
+    // What is mounted already would be found by its host's name: there, or here, where it could not be taken away.
+    if a.mounted || mount_of(&source) == BOUND {
         return None;
     }
     let on = a.object(MOUNTPOINT, false)?;
@@ -415,6 +415,7 @@ pub fn mount(a: &mut Actor, rng: &mut Rng) -> Done {
         let mut result = errno(libc::mount(s.as_ptr(), t.as_ptr(), null, libc::MS_BIND, null.cast()).into());
         if result == 0 {
             result = errno(libc::umount2(t.as_ptr(), libc::MNT_DETACH).into());
+            a.mounted = result != 0;
         }
         result
     };

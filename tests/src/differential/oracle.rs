@@ -33,7 +33,6 @@ const EXPECTED: &[&str] = &[
     "above",
     "another name",
     "facet",
-    "userns",
     "key",
     "module",
     "kexec",

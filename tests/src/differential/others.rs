@@ -65,6 +65,8 @@ pub fn perform(a: &mut Actor, rng: &mut Rng) -> Option<Act> {
                 done("bpf".into(), vec![a.plain("bpf")], result)
             }
             10 | 11 => mount(a, rng),
+            // A fork that is refused.
+            12 | 13 if a.forgotten => None,
             12 | 13 => userns(a),
             14 => {
                 let mut text = [0u8; 128];
