@@ -107,7 +107,7 @@ impl Core {
             terms,
             shown,
         });
-        self.p.metrics.waiting.set(self.holds.len() as i64);
+        self.p.metrics.waiting.set(self.holds.count() as i64);
         self.dirty = true;
     }
 
@@ -224,7 +224,7 @@ impl Core {
         self.note_untold(w.owner, w.session, now);
         self.p.metrics.answered(how.method, allow);
         self.holds.given.push_back(Given { batch: self.number, waiting: w, allow, grant });
-        self.p.metrics.waiting.set(self.holds.len() as i64);
+        self.p.metrics.waiting.set(self.holds.count() as i64);
         self.dirty = true;
     }
 
@@ -324,6 +324,6 @@ impl Core {
                 Err(e) => tracing::warn!("what waited under a former daemon: {e}"),
             }
         }
-        self.p.metrics.waiting.set(self.holds.len() as i64);
+        self.p.metrics.waiting.set(self.holds.count() as i64);
     }
 }
