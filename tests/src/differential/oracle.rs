@@ -179,12 +179,11 @@ pub fn compare(
     if let Some(more) = session.receipts.next() {
         return Err(end("a receipt of something that was not done".into(), Some(more)));
     }
-    let mut told: BTreeMap<String, u64> = BTreeMap::new();
-    for summary in receipts.iter().filter(|r| r["kind"] == "summary") {
-        for (op, n) in summary["detail"]["counts"].as_object().into_iter().flatten() {
-            *told.entry(op.clone()).or_default() += n.as_u64().unwrap_or_default();
-        }
-    }
+    // The last summary has all since the session began; a session that lasts has one every few seconds.
+    let summary = receipts.iter().rfind(|r| r["kind"] == "summary");
+    let counts = summary.and_then(|s| s["detail"]["counts"].as_object()).into_iter().flatten();
+    let told: BTreeMap<String, u64> =
+        counts.map(|(op, n)| (op.clone(), n.as_u64().unwrap_or_default())).collect();
     if told != session.counted {
         return Err(end(
             format!("counted only: {told:?} by receipts, {:?} by evaluator", session.counted),
@@ -543,5 +542,22 @@ spec:
         let mut lied = acts.clone();
         lied[1].errno = 0;
         assert!(held(&policy, &lied, &receipts).is_err());
+    }
+
+    /// The summaries were added up once: then a session that lived through two of them disagreed.
+    #[test]
+    fn the_last_summary_has_all() {
+        let text = TEXT.replace("defaults:", "record: {read: summary}\n  defaults:");
+        let (policy, _) = compiled(&text);
+        let summary = |n: u64| json!({"kind": "summary", "detail": {"counts": {"open_read": n}}});
+        let close = json!({"kind": "session_close"});
+        let compared = |receipts: &[Value]| {
+            compare(&policy, &Env::for_tests(), &[], receipts, &mut Met::default()).is_ok()
+        };
+        assert!(compared(std::slice::from_ref(&close)));
+        assert!(!compared(&[summary(3), close.clone()]));
+        let nothing = json!({"kind": "summary", "detail": {"counts": {}}});
+        assert!(!compared(&[nothing.clone(), summary(3), close.clone()]));
+        assert!(compared(&[summary(3), nothing, close]), "only the last one counts");
     }
 }
