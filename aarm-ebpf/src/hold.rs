@@ -36,6 +36,8 @@ const SIGSTOP: u32 = 19;
 const PF_IO_WORKER: u32 = 0x10;
 const PF_USER_WORKER: u32 = 0x4000;
 const PF_KTHREAD: u32 = 0x20_0000;
+/// Tries to send a signal.
+const SIGNAL_TRIES: u32 = 1024;
 /// What a system call's result is before it has one; after it, what still runs is work of others (io_uring).
 const ENOSYS: i64 = 38;
 
@@ -177,7 +179,7 @@ pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u3
             count(Stat::NoMemory);
             return NO_ROOM;
         }
-        if bpf_send_signal_thread(SIGSTOP) != 0 {
+        if !signal(SIGSTOP) {
             let _ = HOLDS.remove(key);
             count(Stat::CannotWait);
             return settled::CANNOT as u32;
@@ -195,7 +197,7 @@ pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u3
         if aarm_emit(scratch) != 0 {
             // Nobody would ever be asked. Continuing takes back the stop that has not happened yet.
             let _ = HOLDS.remove(key);
-            bpf_send_signal_thread(SIGCONT);
+            signal(SIGCONT);
             return settled::UNTOLD as u32;
         }
         keep(task, what as u8, (*h).time_ns);
@@ -219,15 +221,51 @@ unsafe fn waits_still(task: *mut Task, hold: *mut Hold, key: u64, now: u64) -> u
             return settled::ANSWERED as u32 | if allow { ALLOW } else { 0 };
         }
         (*hold).stops = (*hold).stops.wrapping_add(1);
-        if bpf_send_signal_thread(SIGSTOP) != 0 {
+        if !signal(SIGSTOP) {
+            // Nobody waits any more: the daemon sees that it is gone.
+            let _ = HOLDS.remove(key);
+            count(Stat::CannotWait);
             return settled::CANNOT as u32;
         }
         // Answered just now, and told to go on before it was stopped: it must not stop.
         if verdict(key, since).is_some() {
-            bpf_send_signal_thread(SIGCONT);
+            signal(SIGCONT);
         }
         keep(task, (*hold).op, now);
         settled::WAITS as u32
+    }
+}
+
+/// Sends the thread a signal. Where a program cannot be preempted, newer kernels (6.12 and later) send it from an interrupt that
+/// the CPU is about to take, and there is room for one: the next one is a moment away.
+#[inline(always)]
+fn signal(number: u32) -> bool {
+    let mut ctx = Signal { number, failed: 1 };
+    // SAFETY: the callback has this type, and its context outlives the call.
+    unsafe {
+        bpf_loop(SIGNAL_TRIES, try_signal as *mut c_void, (&raw mut ctx).cast(), 0);
+        // The verifier of 6.1 takes what one step leaves for what all leave: see ARCHITECTURE.md.
+        opaque(ctx.failed as u64) == 0
+    }
+}
+
+#[repr(C)]
+struct Signal {
+    number: u32,
+    /// 0 once it is sent.
+    failed: u32,
+}
+
+/// One try.
+#[inline(never)]
+extern "C" fn try_signal(_index: u32, ctx: *mut Signal) -> i64 {
+    // SAFETY: the context is the caller's.
+    unsafe {
+        if bpf_send_signal_thread((*ctx).number) == 0 {
+            (*ctx).failed = 0;
+            return 1;
+        }
+        0
     }
 }
 

@@ -445,6 +445,11 @@ fn attempt(args: &[String]) -> Option<Result<i32, i32>> {
         "read-write" => open(a(0)?, libc::O_RDWR),
         "append" => open(a(0)?, libc::O_WRONLY | libc::O_APPEND),
         "create" => open(a(0)?, libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL),
+        "create-two" => {
+            let make = |path: &str| open(path, libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL);
+            let (one, two) = (a(0)?, a(1)?);
+            make(one).and_then(|_| make(two))
+        }
         "open-truncate" => open(a(0)?, libc::O_WRONLY | libc::O_TRUNC),
         "list" => open(a(0)?, libc::O_RDONLY | libc::O_DIRECTORY),
         "press" => press(a(0)?, a(1)?),

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::server::{Answer, Api, Peer, Refusal, strict};
 use super::types::{ErrorCode, PolicyLabel};
 use crate::daemon::core::Command;
-use crate::daemon::holds::{AnswerError, Answerer};
+use crate::daemon::holds::{AnswerError, Answerer, Names};
 
 /// Most bytes of a comment.
 pub const COMMENT_MAX: usize = 1024;
@@ -223,5 +223,5 @@ pub async fn answer(
 }
 
 fn answerer(peer: &Peer) -> Answerer {
-    Answerer { uid: peer.uid, gids: peer.groups() }
+    Answerer { uid: peer.uid, gids: peer.groups(), names: Names::of_host() }
 }

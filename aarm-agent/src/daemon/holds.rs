@@ -122,6 +122,8 @@ pub struct Answerer {
     pub uid: u32,
     /// Groups.
     pub gids: Vec<u32>,
+    /// Who is who on this host.
+    pub names: Names,
 }
 
 /// Why an answer was not taken.
@@ -204,7 +206,7 @@ impl Holds {
         let mut list: Vec<&Waiting> = self
             .waiting
             .values()
-            .filter(|w| who.uid == 0 || who.uid == w.owner || may_answer(w, who, &Names::of_host()))
+            .filter(|w| who.uid == 0 || who.uid == w.owner || may_answer(w, who))
             .collect();
         list.sort_by_key(|w| w.since_ns);
         list.into_iter().map(|w| w.shown.clone()).collect()
@@ -239,7 +241,7 @@ impl Holds {
 }
 
 /// Numbers of users and groups by name.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Names {
     users: Vec<(String, u32)>,
     groups: Vec<(String, u32)>,
@@ -266,7 +268,8 @@ fn ids(file: &[u8]) -> Vec<(String, u32)> {
 
 /// Whether somebody is among the approvers. The user whom the session acts for only if he is named himself: being in a group that
 /// may answer is not enough to approve one's own agent.
-pub fn may_answer(w: &Waiting, who: &Answerer, names: &Names) -> bool {
+pub fn may_answer(w: &Waiting, who: &Answerer) -> bool {
+    let names = &who.names;
     let of = |list: &[(String, u32)], name: &str| list.iter().find(|(n, _)| n == name).map(|(_, id)| *id);
     w.shown.approvers.iter().any(|approver| {
         let (kind, name) = approver.split_once(':').unwrap_or((approver, ""));
@@ -318,8 +321,8 @@ mod tests {
 
     #[test]
     fn approvers_are_users_and_groups_of_the_host() {
-        let who = |uid, gids: &[u32]| Answerer { uid, gids: gids.to_vec() };
-        let may = |list: &[&str], who: &Answerer| may_answer(&waiting(list), who, &names());
+        let who = |uid, gids: &[u32]| Answerer { uid, gids: gids.to_vec(), names: names() };
+        let may = |list: &[&str], who: &Answerer| may_answer(&waiting(list), who);
         assert!(may(&["uid:7"], &who(7, &[])) && !may(&["uid:7"], &who(8, &[])));
         assert!(may(&["user:mia"], &who(1001, &[])) && !may(&["user:eve"], &who(1001, &[])));
         assert!(
@@ -331,8 +334,8 @@ mod tests {
 
     #[test]
     fn the_human_answers_for_his_own_agent_only_if_the_policy_says_so() {
-        let owner = Answerer { uid: 1000, gids: vec![50] };
-        let may = |list: &[&str]| may_answer(&waiting(list), &owner, &names());
+        let owner = Answerer { uid: 1000, gids: vec![50], names: names() };
+        let may = |list: &[&str]| may_answer(&waiting(list), &owner);
         assert!(!may(&["gid:50"]) && !may(&["group:release"]));
         assert!(may(&["human"]) && may(&["uid:1000"]));
     }

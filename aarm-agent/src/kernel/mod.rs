@@ -296,10 +296,14 @@ impl Kernel {
         Ok(())
     }
 
-    /// What waits for its decision, by key.
+    /// What waits for its answer, by key. One that has it, and whose thread has not come for it yet (it may be stopped by somebody
+    /// else), is not among them.
     pub fn holds(&self) -> Vec<(u64, Hold)> {
         // One that went while we looked is as good as one that was not there.
-        self.holds.iter().flatten().take(HOLDS_MAX as usize).collect()
+        let all = self.holds.iter().flatten().take(HOLDS_MAX as usize);
+        let answered =
+            |key: u64, h: &Hold| self.verdicts.get(&key, 0).is_ok_and(|v| v.since_ns == h.since_ns);
+        all.filter(|(key, h)| !answered(*key, h)).collect()
     }
 
     /// What waits under a key.

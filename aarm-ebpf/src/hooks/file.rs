@@ -359,6 +359,8 @@ pub fn path_mknod(ctx: LsmContext) -> i32 {
         // SAFETY: hook arguments are typed pointers.
         unsafe {
             (*f.s).head.arg = mode as u64 & 0xffff;
+            // What was allowed to be made in another open is not this.
+            (*f.task).passed = 0;
             one_object(f, op, ONLY, Object::in_dir(ctx.arg(0), ctx.arg(1)).unborn(), Naming::default())
         }
     })

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::Core;
 use crate::api::approvals::{AnswerRequest, Approval, Scope};
 use crate::daemon::batch::Kind;
-use crate::daemon::holds::{AnswerError, Answerer, Given, Names, Waiting, may_answer};
+use crate::daemon::holds::{AnswerError, Answerer, Given, Waiting, may_answer};
 use crate::daemon::record;
 
 /// Good for ever: until the session ends.
@@ -118,9 +118,8 @@ impl Core {
         who: &Answerer,
         request: &AnswerRequest,
     ) -> Result<oneshot::Receiver<()>, AnswerError> {
-        let names = Names::of_host();
         let w = self.holds.named(id).ok_or_else(|| AnswerError::NotFound(id.to_owned()))?;
-        if !may_answer(w, who, &names) {
+        if !may_answer(w, who) {
             // Others do not learn that it is there.
             let seen = who.uid == 0 || who.uid == w.owner;
             return Err(if seen {
@@ -149,30 +148,23 @@ impl Core {
         };
         let grant = grant.map(|g| (GrantKey { session: w.session, action: w.action }, g));
         // The same asked by other threads meanwhile: who answers for all of them is not asked again.
+        let more = grant.map(|(_, g)| g.uses);
         let like: Vec<Waiting> = match grant {
             Some(_) => {
-                let same = |o: &Waiting| {
-                    o.session == w.session && o.action == w.action && may_answer(o, who, &names)
-                };
-                self.holds.keys(same).into_iter().filter_map(|key| self.holds.take(key)).collect()
+                let same = |o: &Waiting| o.session == w.session && o.action == w.action && may_answer(o, who);
+                let most = usize::try_from(more.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+                self.holds.keys(same).into_iter().take(most).filter_map(|key| self.holds.take(key)).collect()
             }
             None => Vec::new(),
         };
+        // They are among those that it is good for.
+        let grant = grant.map(|(key, g)| (key, Grant { uses: g.uses - like.len() as u64, ..g }));
         let approver = format!("uid:{}", who.uid);
         let comment = request.comment.as_deref().unwrap_or_default();
-        self.resolve(
-            w,
-            request.allow,
-            grant,
-            &How { method: "approval", approver: &approver, scope: &scope, comment },
-        );
+        let how = How { method: "approval", approver: &approver, scope: &scope, comment };
+        self.resolve(w, request.allow, grant, &how);
         for other in like {
-            self.resolve(
-                other,
-                request.allow,
-                None,
-                &How { method: "approval", approver: &approver, scope: &scope, comment },
-            );
+            self.resolve(other, request.allow, None, &how);
         }
         let (told, durable) = oneshot::channel();
         self.batch.waiters.push(told);
@@ -266,8 +258,10 @@ impl Core {
             return;
         }
         // Threads that were killed while they waited tell nobody.
+        let kernel = &self.p.kernel;
         let gone = |w: &Waiting| {
-            !std::path::Path::new(&format!("/proc/{}/task/{}", w.shown.pid, w.shown.tid)).exists()
+            kernel.hold(w.key).is_none_or(|h| h.since_ns != w.since_ns)
+                || !std::path::Path::new(&format!("/proc/{}/task/{}", w.shown.pid, w.shown.tid)).exists()
         };
         for key in self.holds.keys(gone) {
             if let Some(w) = self.holds.take(key) {
