@@ -94,6 +94,11 @@ pub const GRANTS_MAX: u32 = 8192;
 pub const SAME_CALL_NS: u64 = 10_000_000;
 /// System calls whose actions can wait are numbered below this.
 pub const SYSCALLS: usize = 512;
+/// Tasks of which something is kept because a copy of them is being made, or was not completed. One more is killed.
+pub const SPARES_MAX: u32 = 16384;
+/// After a fork that failed, a fork that succeeds lets go of what was kept no sooner than this, in nanoseconds: until then
+/// the kernel may still free what belongs to the parent.
+pub const SPARE_NS: u64 = 60_000_000_000;
 /// Descriptors of a process that becomes a session; one with more is refused.
 pub const DESCRIPTORS_MAX: u32 = 4096;
 /// Bytes of the event ring buffer.

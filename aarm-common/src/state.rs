@@ -85,6 +85,24 @@ pub struct Task {
     pub key: [u64; 7],
 }
 
+/// What is kept of a task while the kernel copies it (map `SPARES`, by the task's address).
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Spare {
+    /// See [`Task::session`].
+    pub session: u64,
+    /// See [`Task::flags`].
+    pub flags: u32,
+    /// The task's number (`tid`).
+    pub pid: u32,
+    /// See [`Task::lineage`].
+    pub lineage: u64,
+    /// See [`Task::lineage_known`].
+    pub lineage_known: u64,
+    /// When a copy was begun after one that had not been completed, in boot-time nanoseconds; 0: none was.
+    pub failed_ns: u64,
+}
+
 /// Events that a history condition counts, of one session.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -391,6 +409,7 @@ pub const STATS: usize = 32;
 const _: () = assert!(Stat::ALL.len() <= STATS);
 const _: () = assert!(size_of::<ObjectId>() == 16);
 const _: () = assert!(size_of::<Task>() == 32 + 5 * 8 * RULE_WORDS + 20 * 8);
+const _: () = assert!(size_of::<Spare>() == 40);
 const _: () = assert!(size_of::<Session>() == 48 + 8 * OPERATIONS + (16 + 8 * WATCH_TIMES) * WATCHES);
 const _: () = assert!(size_of::<Cpu>() == 8 + 8 * STATS);
 const _: () = assert!(size_of::<ObjectKey>() == 16 && size_of::<LinkedKey>() == 16);
@@ -406,6 +425,8 @@ const _: () = assert!(size_of::<Resolving>() == 24 + 32 * QUERIES && QUERIES.is_
 mod pod {
     // SAFETY: repr(C), integers only, without padding (sizes asserted above).
     unsafe impl aya::Pod for super::Task {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Spare {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Session {}
     // SAFETY: as above.

@@ -4,8 +4,8 @@
 #![no_main]
 #![allow(non_snake_case)]
 
-use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, lsm};
-use aya_ebpf::programs::{BtfTracePointContext, LsmContext, SkBuffContext};
+use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, fentry, lsm};
+use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, LsmContext, SkBuffContext};
 
 /// Declares one empty program for each hook.
 macro_rules! empty {
@@ -37,6 +37,11 @@ empty! { lsm:
     kernel_read_file kernel_load_data kernel_module_request uring_cmd uring_override_creds
 }
 empty! { tracepoint: sched_process_exec sched_process_fork sched_process_exit }
+
+#[fentry(function = "arch_dup_task_struct")]
+pub fn arch_dup_task_struct(_ctx: FEntryContext) -> i32 {
+    0
+}
 
 #[cgroup_skb(egress)]
 pub fn dns_queries(_ctx: SkBuffContext) -> i32 {

@@ -11,6 +11,7 @@
 //! - [`decide`]: the one decision function.
 //! - [`emit`]: putting events into the ring.
 //! - [`hold`]: actions that wait for their decision.
+//! - [`spare`]: what is kept of a task while the kernel copies it.
 //! - [`session`]: which session a task belongs to.
 //! - [`hooks`]: one file for each family; they only normalise what the kernel hands them into a query.
 //!
@@ -35,6 +36,7 @@ mod names;
 mod scratch;
 mod session;
 mod shares;
+mod spare;
 mod subject;
 mod walk;
 

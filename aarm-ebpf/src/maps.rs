@@ -3,12 +3,12 @@
 use aarm_common::hold::{Grant, GrantKey, Hold, Verdict};
 use aarm_common::limits::{
     CARRIED_MAX, GRANTS_MAX, HOLDS_MAX, HOSTS_MAX, INHERITED_MAX, LINKED_MAX, POLICY_SLOTS, RING_BYTES,
-    SESSIONS as SESSION_SLOTS, SHARED_MAX, SHARES_MAX,
+    SESSIONS as SESSION_SLOTS, SHARED_MAX, SHARES_MAX, SPARES_MAX,
 };
 use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{
     Config, Cpu, HostKey, Hosts, Inherited, InheritedKey, LinkedKey, ObjectKey, Resolving, STATS, Session,
-    ShareKey, Shared, Stat, Task,
+    ShareKey, Shared, Spare, Stat, Task,
 };
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::generated::{bpf_sk_storage_get, bpf_task_storage_get};
@@ -107,6 +107,12 @@ impl<T> TaskStorage<T> {
 /// Supervised tasks. A task without a value is outside any session.
 #[btf_map]
 pub static TASKS: TaskStorage<Task> = TaskStorage::new();
+/// Tasks that are being copied, by address, see `spare`.
+#[map]
+pub static SPARES: HashMap<u64, Spare> = HashMap::with_max_entries(SPARES_MAX, 0);
+/// How many there are.
+#[map]
+pub static SPARE_COUNT: Array<u64> = Array::with_max_entries(1, 0);
 /// Session slots. Mapped into the daemon, so that it can change one field while programs count in another.
 #[map]
 pub static SESSIONS: Array<Session> = Array::with_max_entries(SESSION_SLOTS as u32, BPF_F_MMAPABLE);

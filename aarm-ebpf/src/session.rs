@@ -14,6 +14,7 @@ use crate::kernel::*;
 use crate::maps::*;
 use crate::scratch::{self, END, Scratch};
 use crate::shares;
+use crate::spare;
 use crate::subject;
 use crate::walk::{self, walk};
 
@@ -46,11 +47,26 @@ pub struct Frame {
     pub slot: u32,
 }
 
+/// The current task's storage; null: it is outside any session. An error: it is in one, but there is no memory to say so.
+#[inline(always)]
+pub fn mine() -> Result<*mut Task, ()> {
+    let task = TASKS.get(current());
+    if !task.is_null() || !spare::any() || opaque(spare::aarm_restore() as u64) == 0 {
+        return Ok(task);
+    }
+    let task = TASKS.get(current());
+    if task.is_null() {
+        count(Stat::TaskStorage);
+        return Err(());
+    }
+    Ok(task)
+}
+
 /// Runs `body` for a supervised task; everybody else pays one look into the task's storage. (Programs on one hook run one
 /// after the other until one refuses, so none is ever called after a refusal that it could undo.)
 #[inline(always)]
 pub fn subject(body: impl FnOnce(&Subject) -> i32) -> i32 {
-    let task = TASKS.get(current());
+    let Ok(task) = mine() else { return -EAGAIN };
     if task.is_null() {
         return 0;
     }
@@ -93,7 +109,7 @@ pub fn session_of(task: *mut c_void) -> u64 {
     }
     let storage = TASKS.get(task);
     if storage.is_null() {
-        return 0;
+        return spare::session_of(task);
     }
     // SAFETY: a valid map value.
     unsafe { (*storage).session }
@@ -234,16 +250,11 @@ fn begin(s: *mut Scratch, scratch: u32, p: *const Policy, place: Place) -> i32 {
     }
 }
 
-/// A task ends: the last one ends the session.
+/// A task that was counted in the session `id` ends: the last one ends the session.
 #[inline(always)]
-pub unsafe fn leave(s: *mut Scratch, scratch: u32, task: *mut Task) {
-    // SAFETY: `s` and `task` are valid map values.
+pub unsafe fn leave(s: *mut Scratch, scratch: u32, id: u64) {
+    // SAFETY: `s` is a valid map value.
     unsafe {
-        if (*task).flags & TASK_COUNTED == 0 {
-            return;
-        }
-        (*task).flags &= !TASK_COUNTED;
-        let id = (*task).session;
         let Some(session) = SESSIONS.get_ptr_mut(session_slot(id)) else { return };
         let before = core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::SeqCst }>(
             &raw mut (*session).tasks,

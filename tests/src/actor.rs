@@ -393,6 +393,34 @@ fn failed_fork(how: &str, rest: &[String]) -> Result<i32, i32> {
     }
 }
 
+/// A thread tells the daemon to read its policies again, after a fork of the process's first thread has failed and that one has done
+/// nothing since. Prints the first line of the answer.
+fn failed_fork_ask(socket: &str) -> Result<i32, i32> {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    let socket = socket.to_owned();
+    let asks = std::thread::spawn(move || -> std::io::Result<String> {
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        let mut stream = UnixStream::connect(socket)?;
+        stream.write_all(
+            b"POST /v1/policies/reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    });
+    // SAFETY: a clone without a new stack is a fork; the child only ends.
+    unsafe {
+        let pid = libc::syscall(libc::SYS_clone, libc::CLONE_NEWUSER | libc::SIGCHLD, 0, 0, 0, 0);
+        if pid == 0 {
+            libc::_exit(0);
+        }
+    }
+    let answer = asks.join().map_err(|_| libc::EIO)?.map_err(|e| e.raw_os_error().unwrap_or(libc::EIO))?;
+    println!("{}", answer.lines().next().unwrap_or_default());
+    Ok(0)
+}
+
 /// Maps one object shared: `HOW:WHAT`, where WHAT is a file, or the key of a segment of System V after `#`; HOW is `r` or `w`, or
 /// `p`: a private mapping; or `m`: mapped for reading through a descriptor that can write, and made writable later.
 fn map_shared(object: &str) -> Result<(), i32> {
@@ -492,6 +520,7 @@ fn attempt(args: &[String]) -> Option<Result<i32, i32>> {
         "mapped" => mapped(a(0)?, a(1)?, a(2)?, rest.get(3..).unwrap_or_default()),
         "in-its-place" => in_its_place(a(0)?, a(1)?),
         "failed-fork" => failed_fork(a(0)?, rest.get(1..).unwrap_or_default()),
+        "failed-fork-ask" => failed_fork_ask(a(0)?),
         "exit" => Err(a(0)?.parse().ok()?),
         "sleep" => {
             std::thread::sleep(std::time::Duration::from_secs(a(0)?.parse().ok()?));

@@ -20,12 +20,6 @@ const START: Duration = Duration::from_secs(240);
 /// For everything that follows from an action.
 const SETTLE: Duration = Duration::from_secs(20);
 
-/// Whether this kernel, when a fork fails on its way, frees the task storage of the parent instead of the child's (6.1): the parent is
-/// outside its session from then on.
-pub fn forgets_parents() -> bool {
-    std::fs::read_to_string("/proc/sys/kernel/osrelease").is_ok_and(|release| release.starts_with("6.1."))
-}
-
 /// A policy document around some rules.
 pub fn policy(rules: &str) -> String {
     document("test", "enforce", "", rules)

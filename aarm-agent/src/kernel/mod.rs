@@ -25,8 +25,8 @@ use aarm_common::limits::{HOLDS_MAX, POLICY_SLOTS, SESSIONS};
 use aarm_common::op::Decision;
 use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{
-    Config, Cpu, Inherited, InheritedKey, LinkedKey, SESSION_ENDED, STATS, Session, Stat, TASK_COUNTED,
-    TASK_OUTSIDE, Task, session_id, session_slot,
+    Config, Cpu, Inherited, InheritedKey, LinkedKey, SESSION_ENDED, STATS, Session, Spare, Stat,
+    TASK_COUNTED, TASK_OUTSIDE, Task, session_id, session_slot,
 };
 use aya::maps::{Array, HashMap, Map, MapData, MapError, Queue};
 use aya::{Btf, EbpfLoader};
@@ -76,6 +76,7 @@ unsafe impl aya::Pod for LinkHits {}
 pub struct Kernel {
     adopted: bool,
     tasks: MapData,
+    spares: HashMap<MapData, u64, Spare>,
     sessions: SessionTable,
     free: Queue<MapData, u32>,
     policies: Array<MapData, Policy>,
@@ -141,6 +142,7 @@ impl Kernel {
         let mut kernel = Self {
             adopted: ready,
             tasks: open(&pins, "TASKS")?,
+            spares: HashMap::try_from(Map::HashMap(open(&pins, "SPARES")?)).map_err(map_error("SPARES"))?,
             sessions: SessionTable::map(&open(&pins, "SESSIONS")?)?,
             free: Queue::try_from(Map::Queue(open(&pins, "FREE_SLOTS")?)).map_err(map_error("FREE_SLOTS"))?,
             policies: Array::try_from(Map::Array(open(&pins, "POLICIES")?)).map_err(map_error("POLICIES"))?,
@@ -223,6 +225,9 @@ impl Kernel {
 
     /// Makes the (single-threaded) process behind `pidfd` the first task of a new session; returns its id.
     pub fn register(&mut self, pidfd: BorrowedFd<'_>, policy_slot: u32) -> Result<u64, KernelError> {
+        if self.session_of(pidfd)?.is_some() {
+            return Err(KernelError::InSession);
+        }
         let slot = match self.free.pop(0) {
             Ok(slot) => slot,
             Err(MapError::ElementNotFound) => return Err(KernelError::NoFreeSession),
@@ -267,7 +272,30 @@ impl Kernel {
     pub fn session_of(&self, pidfd: BorrowedFd<'_>) -> Result<Option<u64>, KernelError> {
         let task: Option<Task> = sys::task_lookup(self.tasks.fd().as_fd(), pidfd)
             .map_err(KernelError::io("cannot look the process up"))?;
-        Ok(task.map(|t| t.session).filter(|id| *id != 0 && (session_slot(*id) as usize) < SESSIONS))
+        let session = match task {
+            Some(task) => task.session,
+            None => self.spare_of(pidfd)?,
+        };
+        Ok(Some(session).filter(|id| *id != 0 && (session_slot(*id) as usize) < SESSIONS))
+    }
+
+    /// The session of a process whose storage the kernel has freed after a fork that failed, and which has done nothing since; 0:
+    /// none. See `spare` of the programs.
+    fn spare_of(&self, pidfd: BorrowedFd<'_>) -> Result<u64, KernelError> {
+        let mut pid = None;
+        for spare in self.spares.iter() {
+            let (_, spare) = spare.map_err(map_error("SPARES"))?;
+            let pid = match pid {
+                Some(pid) => pid,
+                None => {
+                    *pid.insert(sys::pid_of(pidfd).map_err(KernelError::io("cannot tell whose pidfd it is"))?)
+                }
+            };
+            if Some(spare.pid) == pid {
+                return Ok(spare.session);
+            }
+        }
+        Ok(0)
     }
 
     /// Tells the programs which globs other names of files satisfy, under one compilation of a policy.

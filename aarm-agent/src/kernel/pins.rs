@@ -18,6 +18,8 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 /// The maps, by the names the object gives them.
 pub const MAPS: &[&str] = &[
     "TASKS",
+    "SPARES",
+    "SPARE_COUNT",
     "SESSIONS",
     "FREE_SLOTS",
     "POLICIES",

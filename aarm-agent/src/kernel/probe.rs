@@ -85,6 +85,7 @@ pub fn probe() -> Probe {
                 !programs::is_optional(hook)
                     && !btf.has_function(&format!("bpf_lsm_{}", programs::hook(hook)))
             })
+            .chain(programs::FUNCTIONS.iter().filter(|function| !btf.has_function(function)))
             .map(|hook| (*hook).to_owned())
             .collect(),
         None => Vec::new(),

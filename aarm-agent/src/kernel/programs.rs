@@ -4,7 +4,7 @@ use std::fs::File;
 
 use aya::programs::cgroup_skb::CgroupSkbLink;
 use aya::programs::links::{CgroupAttachMode, FdLink};
-use aya::programs::{BtfTracePoint, CgroupSkb, CgroupSkbAttachType, Lsm, ProgramError};
+use aya::programs::{BtfTracePoint, CgroupSkb, CgroupSkbAttachType, FEntry, Lsm, ProgramError};
 use aya::{Btf, Ebpf};
 
 use super::error::KernelError;
@@ -102,6 +102,9 @@ pub fn is_optional(name: &str) -> bool {
 /// Programs on tracepoints; a program has the name of its tracepoint.
 pub const TRACEPOINTS: &[&str] = &["sched_process_exec", "sched_process_fork", "sched_process_exit"];
 
+/// Programs where a function of the kernel begins; a program has the name of its function.
+pub const FUNCTIONS: &[&str] = &["arch_dup_task_struct"];
+
 /// Programs on the packets of all cgroups, from which names of hosts are learnt; see [`cgroup_root`].
 pub const PACKETS: &[(&str, CgroupSkbAttachType)] =
     &[("dns_answers", CgroupSkbAttachType::Ingress), ("dns_queries", CgroupSkbAttachType::Egress)];
@@ -128,7 +131,7 @@ pub fn names(kernel: &super::btf::Btf) -> impl Iterator<Item = &'static str> {
     let there = |name: &&&str| !is_optional(name) || kernel.has_function(&format!("bpf_lsm_{name}"));
     let packets = if cgroup_root().is_some() { PACKETS } else { &[] };
     let packets = packets.iter().map(|(name, _)| *name);
-    TRACEPOINTS.iter().chain(LSM.iter().rev().filter(there)).copied().chain(packets)
+    TRACEPOINTS.iter().chain(FUNCTIONS).chain(LSM.iter().rev().filter(there)).copied().chain(packets)
 }
 
 /// Loads and attaches one program.
@@ -137,6 +140,11 @@ pub fn attach(object: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<FdLink
     let program = object.program_mut(name).ok_or(KernelError::NoProgram(name))?;
     let link: Result<FdLink, ProgramError> = if TRACEPOINTS.contains(&name) {
         let p: &mut BtfTracePoint = program.try_into().map_err(refused)?;
+        p.load(name, btf).map_err(refused)?;
+        let id = p.attach().map_err(refused)?;
+        p.take_link(id).map(Into::into)
+    } else if FUNCTIONS.contains(&name) {
+        let p: &mut FEntry = program.try_into().map_err(refused)?;
         p.load(name, btf).map_err(refused)?;
         let id = p.attach().map_err(refused)?;
         p.take_link(id).map(Into::into)
@@ -169,7 +177,7 @@ mod tests {
         let floor = include_str!("../../../aarm-ebpf/src/floor.rs");
         let words: Vec<&str> = floor.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
         let packets = PACKETS.iter().map(|(name, _)| name);
-        for name in TRACEPOINTS.iter().chain(LSM).chain(packets) {
+        for name in TRACEPOINTS.iter().chain(FUNCTIONS).chain(LSM).chain(packets) {
             assert!(words.contains(name), "floor.rs has no {name}");
         }
     }

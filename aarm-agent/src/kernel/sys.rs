@@ -63,6 +63,15 @@ pub fn task_lookup<V: aya::Pod + Default>(
     }
 }
 
+/// The number of the process behind `pidfd`; `None` if it has ended.
+pub fn pid_of(pidfd: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()))?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+    let pid = pid.ok_or_else(|| io::Error::other("not a pidfd"))?.trim();
+    // -1: it has ended, or is not to be seen from here.
+    Ok(pid.parse().ok().filter(|pid| *pid != 0))
+}
+
 /// Sets a task's value in a task storage map.
 pub fn task_update<V: aya::Pod>(
     map: BorrowedFd<'_>,

@@ -11,7 +11,8 @@ use super::*;
 use crate::emit;
 use crate::maps::{POLICIES, SESSIONS, TASKS, count};
 use crate::scratch::{self, Scratch};
-use crate::session::{begin_if_agent, store_exe, supervised};
+use crate::session::{self, begin_if_agent, store_exe, supervised};
+use crate::spare;
 use crate::subject;
 
 /// A program to run.
@@ -22,7 +23,8 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
     let bprm: *const c_void = ctx.arg(0);
     // SAFETY: hook arguments are typed pointers, and so is what they point to.
     let file: *const c_void = unsafe { typed(bprm, &OFF_LINUX_BINPRM_FILE) };
-    if TASKS.get(current()).is_null() {
+    let Ok(mine) = session::mine() else { return -emit::EAGAIN };
+    if mine.is_null() {
         let refused = begin_if_agent(file);
         if refused != 0 {
             return refused;
@@ -95,13 +97,14 @@ pub fn bprm_creds_from_file(ctx: LsmContext) -> i32 {
 /// tracepoint's program where it interrupts itself.
 #[lsm(hook = "bprm_committed_creds")]
 pub fn bprm_committed_creds(_ctx: LsmContext) -> i32 {
-    let task = TASKS.get(current());
+    let Ok(task) = session::mine() else { return 0 };
     if task.is_null() {
         return 0;
     }
     // SAFETY: a valid map value.
     unsafe {
         subject::replaced(task);
+        spare::changed(task);
         if (*task).flags & TASK_IN_EXEC != 0 {
             (*task).image = (*task).exec_image;
             (*task).image_known = (*task).exec_known;
@@ -119,7 +122,7 @@ pub fn bprm_committed_creds(_ctx: LsmContext) -> i32 {
 /// Reports what was run, with which arguments.
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn sched_process_exec(_ctx: BtfTracePointContext) -> i32 {
-    let task = TASKS.get(current());
+    let Ok(task) = session::mine() else { return 0 };
     if task.is_null() {
         return 0;
     }

@@ -3,24 +3,49 @@
 
 use aarm_common::event::Kind;
 use aarm_common::state::{Stat, TASK_COUNTED, TASK_IN_EXEC, session_slot};
-use aya_ebpf::macros::{btf_tracepoint, lsm};
-use aya_ebpf::programs::{BtfTracePointContext, LsmContext};
+use aya_ebpf::helpers::generated::bpf_send_signal;
+use aya_ebpf::macros::{btf_tracepoint, fentry, lsm};
+use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, LsmContext};
 
 use super::*;
 use crate::decide::Verdict;
 use crate::emit::{self, EAGAIN};
 use crate::maps::{SESSIONS, TASKS, count};
 use crate::scratch;
-use crate::session::{framed, leave, session_of, subject};
+use crate::session::{self, framed, leave, session_of, subject};
+use crate::spare;
 use crate::subject::{cgroup_of, inherit};
 
 const CLONE_THREAD: u64 = 0x1_0000;
+const SIGKILL: u32 = 9;
+
+/// A task is about to be copied, see `spare`. A fork that cannot be refused here any more must not be the end of supervision.
+#[fentry(function = "arch_dup_task_struct")]
+pub fn arch_dup_task_struct(_ctx: FEntryContext) -> i32 {
+    let task = session::mine();
+    if let Ok(task) = task
+        && task.is_null()
+    {
+        return 0;
+    }
+    // SAFETY: a valid map value; the helper has no preconditions.
+    unsafe {
+        let kept = match task {
+            Ok(task) => (*task).session == 0 || spare::write_down(task) == 0,
+            Err(()) => false,
+        };
+        if !kept {
+            bpf_send_signal(SIGKILL);
+        }
+    }
+    0
+}
 
 /// The child gets its parent's session before it exists for anybody else. The parent is the task that
 /// clones, whoever becomes the parent in the tree (`CLONE_PARENT`).
 #[lsm(hook = "task_alloc")]
 pub fn task_alloc(ctx: LsmContext) -> i32 {
-    let mine = TASKS.get(current());
+    let Ok(mine) = session::mine() else { return -EAGAIN };
     if mine.is_null() {
         return 0;
     }
@@ -29,6 +54,7 @@ pub fn task_alloc(ctx: LsmContext) -> i32 {
         if (*mine).session == 0 {
             return 0;
         }
+        spare::came_through();
         if !emit::has_room() {
             // The birth will have an event that cannot be refused any more; so it is refused now.
             count(Stat::RingFull);
@@ -58,21 +84,22 @@ pub fn task_alloc(ctx: LsmContext) -> i32 {
 /// skips a tracepoint's program where it interrupts itself.
 #[lsm(hook = "task_free")]
 pub fn task_free(ctx: LsmContext) -> i32 {
-    let task = TASKS.get(ctx.arg(0));
-    if task.is_null() {
-        return 0;
-    }
+    let dead: *mut c_void = ctx.arg(0);
+    let task = TASKS.get(dead);
     // SAFETY: map values are checked for null before use.
     unsafe {
-        if (*task).flags & TASK_COUNTED == 0 {
+        let lost = spare::last(dead as u64);
+        let counted = !task.is_null() && (*task).flags & TASK_COUNTED != 0;
+        if !counted && (!task.is_null() || lost == 0) {
             return 0;
         }
+        let id = if counted { (*task).session } else { lost };
         let Some((s, scratch)) = scratch::take() else {
             count(Stat::Lost);
             return 0;
         };
         (*s).head.time_ns = emit::now();
-        leave(s, scratch, task);
+        leave(s, scratch, id);
         scratch::give(s);
     }
     0
@@ -80,7 +107,7 @@ pub fn task_free(ctx: LsmContext) -> i32 {
 
 #[btf_tracepoint(function = "sched_process_fork")]
 pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
-    if TASKS.get(current()).is_null() {
+    if !session::mine().is_ok_and(|task| !task.is_null()) {
         return 0;
     }
     let child: *mut c_void = ctx.arg(1);
@@ -113,7 +140,10 @@ pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn sched_process_exit(_ctx: BtfTracePointContext) -> i32 {
     let me = current();
-    let task = TASKS.get(me);
+    let Ok(task) = session::mine() else {
+        count(Stat::Lost);
+        return 0;
+    };
     if task.is_null() {
         return 0;
     }
@@ -136,7 +166,11 @@ pub fn sched_process_exit(_ctx: BtfTracePointContext) -> i32 {
             (*s).head.arg = code as u64;
             emit::report(s, scratch, Kind::Exit, (*task).session);
         }
-        leave(s, scratch, task);
+        if (*task).flags & TASK_COUNTED != 0 {
+            (*task).flags &= !TASK_COUNTED;
+            spare::left(me as u64);
+            leave(s, scratch, (*task).session);
+        }
         scratch::give(s);
     }
     0

@@ -134,8 +134,6 @@ pub struct Actor {
     pub outside: i32,
     /// Shared memory, a message queue and a key of others.
     pub ipc: (i32, i32, i32),
-    /// See [`crate::host::forgets_parents`]; asked before anything is decided.
-    pub forgotten: bool,
     /// Something is mounted at the place for it, and may not be taken away.
     pub mounted: bool,
     /// The user now.
@@ -383,7 +381,6 @@ fn act(
         sockets: Sockets::new(&mut Rng::of(round.seed, round.number, usize::MAX))?,
         outside,
         ipc,
-        forgotten: crate::host::forgets_parents(),
         mounted: false,
         uid: 0,
     };

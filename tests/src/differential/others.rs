@@ -66,7 +66,6 @@ pub fn perform(a: &mut Actor, rng: &mut Rng) -> Option<Act> {
             }
             10 | 11 => mount(a, rng),
             // A fork that is refused.
-            12 | 13 if a.forgotten => None,
             12 | 13 => userns(a),
             14 => {
                 let mut text = [0u8; 128];
