@@ -231,8 +231,9 @@ pub struct Policy {
     pub host_unknown: u32,
     /// `WAIT_*`: what waits for its decision where no rule's own decision says so. All else is refused at once.
     pub defaults_wait: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// [`Policy::generation`] where an open for reading that is allowed may be only counted, and nothing but the labels, user and program
+    /// of a task decides whether it is: no history that is asked for or counted, no cgroup. Else 0.
+    pub routine: u32,
     /// Rules that say STEP_UP or DEFER and refuse at once. What the others say so of waits for its decision.
     pub at_once: Bits,
     /// Networks of the resolvers whose answers are believed.

@@ -85,6 +85,14 @@ pub struct Task {
     pub key: [u64; 7],
 }
 
+/// Entry of the map `MOVES`, which counts what changes the names of dentries and mounts: 1 if everything is seen that does.
+/// Set by the daemon once it has tried.
+pub const MOVES_TRUSTED: u32 = 0;
+/// How many have begun.
+pub const MOVES_BEGUN: u32 = 1;
+/// How many are over.
+pub const MOVES_DONE: u32 = 2;
+
 /// What is kept of a task while the kernel copies it (map `SPARES`, by the task's address).
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]

@@ -10,7 +10,7 @@ use aarm_common::limits::{EVENT_MAX, RING_ACTION_LIMIT};
 use aarm_common::op::{Decision, Operation};
 use aarm_common::policy::MODE_AUDIT;
 use aarm_common::state::{Session, Stat};
-use aya_ebpf::bindings::BPF_RB_AVAIL_DATA;
+use aya_ebpf::bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{
     bpf_ktime_get_boot_ns, bpf_ringbuf_output, bpf_ringbuf_reserve, bpf_ringbuf_submit,
@@ -44,6 +44,13 @@ pub fn has_room() -> bool {
     EVENTS.query(BPF_RB_AVAIL_DATA as u64) < RING_ACTION_LIMIT
 }
 
+/// How the daemon is woken: for who waits at once, else only if it has nothing left to do.
+#[inline(always)]
+unsafe fn wakeup(s: *const Scratch) -> u64 {
+    // SAFETY: a valid map value.
+    if unsafe { (*s).head.flags } & FLAG_HELD != 0 { BPF_RB_FORCE_WAKEUP as u64 } else { 0 }
+}
+
 /// Puts the event into the ring as a record of `BYTES`: the header, and as much of the end of the buffer as has room behind
 /// it. The record is made where it stays, in words: the helper that copies a finished one goes byte by byte.
 #[inline(always)]
@@ -66,7 +73,7 @@ unsafe fn place<const BYTES: usize>(s: *const Scratch) -> bool {
             core::ptr::write_volatile(to.add(w), core::ptr::read_volatile(from.add(END / 8 - BYTES / 8 + w)));
             w += 1;
         }
-        bpf_ringbuf_submit(to.cast(), 0);
+        bpf_ringbuf_submit(to.cast(), wakeup(s));
         true
     }
 }
@@ -171,7 +178,7 @@ unsafe fn publish(s: *mut Scratch, scratch: u32) -> i32 {
         }
         let to = (&raw mut (*s).buf).cast::<u8>().add(at);
         scratch::copy(h.cast_const(), to.cast::<EventHeader>());
-        let failed = bpf_ringbuf_output((&raw const EVENTS).cast_mut().cast(), to.cast(), len, 0);
+        let failed = bpf_ringbuf_output((&raw const EVENTS).cast_mut().cast(), to.cast(), len, wakeup(s));
         if failed != 0 { -EAGAIN } else { 0 }
     }
 }

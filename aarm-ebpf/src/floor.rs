@@ -4,8 +4,8 @@
 #![no_main]
 #![allow(non_snake_case)]
 
-use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, fentry, lsm};
-use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, LsmContext, SkBuffContext};
+use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, fentry, fexit, lsm};
+use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, FExitContext, LsmContext, SkBuffContext};
 
 /// Declares one empty program for each hook.
 macro_rules! empty {
@@ -38,9 +38,34 @@ empty! { lsm:
 }
 empty! { tracepoint: sched_process_exec sched_process_fork sched_process_exit }
 
-#[fentry(function = "arch_dup_task_struct")]
-pub fn arch_dup_task_struct(_ctx: FEntryContext) -> i32 {
-    0
+/// Declares one empty program at the beginning or the end of each function.
+macro_rules! empty_at {
+    (fentry: $($name:ident: $function:literal)+) => { $(
+        #[fentry(function = $function)]
+        pub fn $name(_ctx: FEntryContext) -> i32 {
+            0
+        }
+    )+ };
+    (fexit: $($name:ident: $function:literal)+) => { $(
+        #[fexit(function = $function)]
+        pub fn $name(_ctx: FExitContext) -> i32 {
+            0
+        }
+    )+ };
+}
+
+empty_at! { fentry:
+    arch_dup_task_struct: "arch_dup_task_struct"
+    dentry_moves: "__d_move"
+    mount_attaches: "__attach_mnt"
+    mount_shows: "make_visible"
+    mounts_go: "umount_tree"
+}
+empty_at! { fexit:
+    dentry_moved: "__d_move"
+    mount_attached: "__attach_mnt"
+    mount_shown: "make_visible"
+    mounts_gone: "umount_tree"
 }
 
 #[cgroup_skb(egress)]

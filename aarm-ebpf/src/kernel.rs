@@ -114,27 +114,6 @@ offsets! {
     OFF_KERNFS_NODE_PARENT;
 }
 
-/// Declares the addresses of kernel variables; 0: not known.
-macro_rules! addresses {
-    ($($name:ident;)+) => { $(
-        /// Set by the daemon.
-        #[unsafe(no_mangle)]
-        pub static $name: u64 = 0;
-    )+ };
-}
-
-addresses! {
-    ADDR_RENAME_LOCK;
-    ADDR_MOUNT_LOCK;
-}
-
-/// The value of an address; volatile, as in [`off`].
-#[inline(always)]
-pub fn address(address: &'static u64) -> u64 {
-    // SAFETY: a reference is valid to read.
-    unsafe { core::ptr::read_volatile(address) }
-}
-
 /// Bits of a mode that are the file's type.
 pub const S_IFMT: u32 = 0o170000;
 /// A regular file.

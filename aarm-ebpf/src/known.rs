@@ -2,19 +2,19 @@
 //!
 //! An agent opens the same files again and again, and a file's path, with the rules whose globs match it, changes only
 //! when something is renamed or mounted. So both are kept, under everything they were made from: the dentry with its
-//! parent and the hash of its name, the mount, the inode, the policy's compilation, and the kernel's two sequence numbers
-//! of renames and of mounts. Files with several hard links, and objects with another home mount, are not kept: their
+//! parent and the hash of its name, the mount, the inode, the policy's compilation, and the number of moves so far
+//! (`hooks::moves`). Files with several hard links, and objects with another home mount, are not kept: their
 //! names say less than they are.
 //!
 //! The table is shared by all CPUs, so an entry carries a version, odd while it is being written; a reader that
 //! finds it changed has found nothing. Must never: hand out a path that was not built by `walk` in just this state.
 
 use aarm_common::policy::Bits;
-use aarm_common::state::Task;
+use aarm_common::state::{MOVES_BEGUN, MOVES_DONE, MOVES_TRUSTED, Task};
 use core::ffi::c_void;
 
 use crate::kernel::*;
-use crate::maps::KNOWN;
+use crate::maps::{KNOWN, MOVES};
 use crate::scratch::{self, END, Scratch};
 
 /// Entries; a power of two.
@@ -46,23 +46,28 @@ pub struct Key {
     name: u64,
     mnt: u64,
     ino: u64,
-    /// Sequence numbers: of renames, of mounts.
+    /// See [`moves`].
     moves: u64,
     /// Of the policy, and of the inode: its number, and the addresses of all dentries above, may have served another file
     /// before, without anything having been renamed.
     generation: u64,
 }
 
-/// Now, as far as names are concerned: `None` while something is just being renamed or mounted, or if this kernel does not
-/// show it.
+/// Now, as far as names are concerned: 0 while something is just being renamed or mounted, or if this kernel does not show it.
 #[inline(always)]
-pub fn moves() -> Option<u64> {
-    let (renames, mounts) = (address(&ADDR_RENAME_LOCK), address(&ADDR_MOUNT_LOCK));
-    if renames == 0 || mounts == 0 {
-        return None;
+pub fn moves() -> u64 {
+    let (Some(done), Some(begun), Some(trusted)) =
+        (MOVES.get_ptr(MOVES_DONE), MOVES.get_ptr(MOVES_BEGUN), MOVES.get_ptr(MOVES_TRUSTED))
+    else {
+        return 0;
+    };
+    // SAFETY: valid map values.
+    unsafe {
+        // In this order: what has begun by now and was over before is over.
+        let done = core::ptr::read_volatile(done);
+        let begun = core::ptr::read_volatile(begun);
+        if begun != done || core::ptr::read_volatile(trusted) == 0 { 0 } else { begun }
     }
-    let (Ok(r), Ok(m)) = (read::<u32>(renames, 0), read::<u32>(mounts, 0)) else { return None };
-    if (r | m) & 1 != 0 { None } else { Some((r as u64) << 32 | m as u64) }
 }
 
 const _: () = assert!(size_of::<Key>() == 7 * 8);
@@ -87,7 +92,10 @@ impl Key {
             if links != 1 && typed::<u16>(inode, &OFF_INODE_I_MODE) as u32 & S_IFMT != S_IFDIR {
                 return None;
             }
-            let moves = moves()?;
+            let moves = moves();
+            if moves == 0 {
+                return None;
+            }
             // `d_parent`, hash and length lie in a row (the daemon checks that they do).
             let names: *const u32 = dentry.byte_add(off(&OFF_DENTRY_D_PARENT)).cast();
             let hash = core::ptr::read_volatile(names.add(2));

@@ -131,6 +131,9 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 /// What is counted on each CPU: event numbers, and one counter for each cause.
 #[map]
 pub static CPU: PerCpuArray<Cpu> = PerCpuArray::with_max_entries(1, 0);
+/// What changes names, see `hooks::moves`.
+#[map]
+pub static MOVES: Array<u64> = Array::with_max_entries(3, 0);
 /// Paths met lately, see `known`.
 #[map]
 pub static KNOWN: Array<Known> = Array::with_max_entries(KNOWN_PATHS, 0);
@@ -168,13 +171,13 @@ pub static HOSTS: LruHashMap<HostKey, Hosts> = LruHashMap::with_max_entries(HOST
 pub static RESOLVING: SocketStorage<Resolving> = SocketStorage::new();
 /// Actions that wait, see `hold`.
 #[map]
-pub static HOLDS: HashMap<u64, Hold> = HashMap::with_max_entries(HOLDS_MAX, 0);
+pub static HOLDS: HashMap<u64, Hold> = HashMap::with_max_entries(HOLDS_MAX, BPF_F_NO_PREALLOC);
 /// What became of them: written by the daemon.
 #[map]
-pub static VERDICTS: HashMap<u64, Verdict> = HashMap::with_max_entries(HOLDS_MAX, 0);
+pub static VERDICTS: HashMap<u64, Verdict> = HashMap::with_max_entries(HOLDS_MAX, BPF_F_NO_PREALLOC);
 /// Answers that are good for more than one action: written by the daemon.
 #[map]
-pub static GRANTS: HashMap<GrantKey, Grant> = HashMap::with_max_entries(GRANTS_MAX, 0);
+pub static GRANTS: HashMap<GrantKey, Grant> = HashMap::with_max_entries(GRANTS_MAX, BPF_F_NO_PREALLOC);
 /// Scratch buffers, `scratch::PER_CPU` for each CPU; the daemon sets the size when it creates the map.
 #[map]
 pub static SCRATCH: Array<Scratch> = Array::with_max_entries(crate::scratch::PER_CPU, 0);

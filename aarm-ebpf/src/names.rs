@@ -95,7 +95,8 @@ pub extern "C" fn aarm_home(scratch: u32) -> u32 {
         let sb = (*s).sb;
         let now = moves();
         if let Some(known) = HOME_MOUNT.get_ptr(sb)
-            && Some((*known).moves) == now
+            && now != 0
+            && (*known).moves == now
             && (*known).mnt != 0
         {
             (*s).home = (*known).mnt;
@@ -117,9 +118,7 @@ pub extern "C" fn aarm_home(scratch: u32) -> u32 {
         };
         bpf_loop(MOUNTS_MAX, look_at_mount as *mut c_void, (&raw mut search).cast(), 0);
         let found = search.found;
-        if let Some(now) = now
-            && found != 0
-        {
+        if now != 0 && found != 0 {
             let entry = HomeMount { mnt: found, moves: now };
             let _ = HOME_MOUNT.insert(sb, entry, BPF_ANY as u64);
         }

@@ -421,6 +421,27 @@ fn failed_fork_ask(socket: &str) -> Result<i32, i32> {
     Ok(0)
 }
 
+/// Opens a file below a directory that it holds open, twice in each of so many rounds. A round begins when `DIR/goN` is there and has
+/// ended when `DIR/doneN` is; prints its errnos.
+fn as_it_moves(dir: &str, held: &str, rounds: &str) -> Result<i32, i32> {
+    let held = open(held, libc::O_DIRECTORY)?;
+    let read = || -> i32 {
+        // SAFETY: an open descriptor, and a path that ends in NUL.
+        let opened = check(unsafe { libc::syscall(libc::SYS_openat, held, c"f".as_ptr(), libc::O_RDONLY) });
+        // SAFETY: opened here.
+        opened.map_or_else(|e| e, |fd| unsafe { libc::close(fd) })
+    };
+    for round in 0..rounds.parse().map_err(|_| libc::EINVAL)? {
+        let round: u32 = round;
+        while !std::path::Path::new(&format!("{dir}/go{round}")).exists() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        println!("{} {}", read(), read());
+        open(&format!("{dir}/done{round}"), libc::O_CREAT | libc::O_WRONLY)?;
+    }
+    Ok(0)
+}
+
 /// Maps one object shared: `HOW:WHAT`, where WHAT is a file, or the key of a segment of System V after `#`; HOW is `r` or `w`, or
 /// `p`: a private mapping; or `m`: mapped for reading through a descriptor that can write, and made writable later.
 fn map_shared(object: &str) -> Result<(), i32> {
@@ -521,6 +542,7 @@ fn attempt(args: &[String]) -> Option<Result<i32, i32>> {
         "in-its-place" => in_its_place(a(0)?, a(1)?),
         "failed-fork" => failed_fork(a(0)?, rest.get(1..).unwrap_or_default()),
         "failed-fork-ask" => failed_fork_ask(a(0)?),
+        "as-it-moves" => as_it_moves(a(0)?, a(1)?, a(2)?),
         "exit" => Err(a(0)?.parse().ok()?),
         "sleep" => {
             std::thread::sleep(std::time::Duration::from_secs(a(0)?.parse().ok()?));

@@ -18,6 +18,9 @@ pub struct BenchArgs {
     /// JSON instead of tables.
     #[arg(long)]
     json: bool,
+    /// `kernel`: only what is inside a session with 20 rules, in a quarter of the time.
+    #[arg(long, conflicts_with = "json")]
+    quick: bool,
     /// Kernel of the VM.
     #[arg(long, default_value = "6.1")]
     kernel: String,
@@ -46,6 +49,9 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
         let program = if what == What::Daemon { build::daemon_bench()? } else { built.bin(name) };
         let path = format!("/usr/local/bin/{name}");
         let mut spec = Spec::new(&args.kernel, &[&path]);
+        if args.quick && what == What::Kernel {
+            spec.command.push("--quick".into());
+        }
         if args.json {
             spec.command.push("--json".into());
         }

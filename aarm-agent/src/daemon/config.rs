@@ -139,7 +139,8 @@ pub struct Receipts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Events {
-    /// Milliseconds to wait for more events after the first, so that one turn serves many.
+    /// Milliseconds that events may wait for more, so that one turn serves many. The first after a pause, and one that waits for its
+    /// decision, are read at once.
     pub coalesce_ms: u64,
 }
 
@@ -181,7 +182,7 @@ impl Default for Receipts {
 
 impl Default for Events {
     fn default() -> Self {
-        Self { coalesce_ms: 2 }
+        Self { coalesce_ms: 5 }
     }
 }
 

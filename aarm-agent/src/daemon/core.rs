@@ -85,7 +85,7 @@ pub struct Parts {
     pub log: std::path::PathBuf,
     /// Host and boot, for receipts.
     pub host: Encoded,
-    /// Wait after a wake-up.
+    /// Time between two looks at the ring while events keep coming.
     pub coalesce: Duration,
     /// To the writer.
     pub batches: mpsc::Sender<Batch>,
@@ -365,12 +365,12 @@ impl Core {
                 },
                 // Yields, so that timers and requests are served in between.
                 () = tokio::task::yield_now(), if reads && self.more => self.turn(),
+                // The first event after a pause, or somebody waits.
                 ready = ring.readable(), if reads && !self.more => {
                     ready?.clear_ready();
-                    tokio::time::sleep(self.p.coalesce).await;
                     self.turn();
                 }
-                // While something is not released, the kernel does not wake us for more.
+                // While something is not released, the kernel does not wake us for more, but for who waits.
                 () = tokio::time::sleep(self.p.coalesce), if reads && !self.more && self.p.events.fill() > 0 => {
                     self.turn();
                 }

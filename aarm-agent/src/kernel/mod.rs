@@ -9,6 +9,7 @@ pub mod btf;
 mod debug_log;
 mod error;
 mod events;
+mod moves;
 mod offsets;
 mod pins;
 pub mod probe;
@@ -163,6 +164,7 @@ impl Kernel {
         }
         if let Some(object) = loaded {
             attach(&pins, object, &types)?;
+            watch_moves(&pins)?;
         }
         let agents = found.map_or(0, |c| c.agents);
         let mount_namespace = host_mount_namespace()?;
@@ -459,10 +461,6 @@ fn load(pins: &Pins, object: &[u8], types: &btf::Btf) -> Result<aya::Ebpf, Kerne
     for (global, offset) in &offsets {
         loader.override_global(global, offset, true);
     }
-    let addresses = offsets::addresses();
-    for (global, address) in &addresses {
-        loader.override_global(global, address, true);
-    }
     Ok(loader.load(object)?)
 }
 
@@ -487,6 +485,18 @@ fn attach(pins: &Pins, mut object: aya::Ebpf, types: &btf::Btf) -> Result<(), Ke
         std::fs::rename(&next, &path).map_err(KernelError::io(format!("cannot place {}", path.display())))?;
     }
     pins.remove_other_links(types)
+}
+
+/// Lets the programs rely on seeing whatever changes names, if they do.
+fn watch_moves(pins: &Pins) -> Result<(), KernelError> {
+    let mut moves: Array<_, u64> =
+        Array::try_from(Map::Array(open(pins, "MOVES")?)).map_err(map_error("MOVES"))?;
+    if let Err(why) = moves::watch(&mut moves, pins.dir()) {
+        tracing::warn!(
+            "paths are built anew at each access, which costs more: cannot see what changes names ({why})"
+        );
+    }
+    Ok(())
 }
 
 /// Number of the host's mount namespace: that of process 1, as this one sees it.

@@ -115,27 +115,6 @@ pub fn resolve(btf: &Btf) -> Result<Vec<(&'static str, u32)>, BtfError> {
     Ok(found)
 }
 
-/// Kernel variables that the programs read, and the globals that hold their addresses.
-const ADDRESSES: &[(&str, &str)] = &[("ADDR_RENAME_LOCK", "rename_lock"), ("ADDR_MOUNT_LOCK", "mount_lock")];
-
-/// Their addresses; 0 where the kernel does not tell: then paths are built anew each time.
-pub fn addresses() -> Vec<(&'static str, u64)> {
-    let symbols = std::fs::read_to_string("/proc/kallsyms").unwrap_or_default();
-    let mut found: Vec<(&'static str, u64)> = ADDRESSES.iter().map(|(global, _)| (*global, 0)).collect();
-    for line in symbols.lines() {
-        let mut words = line.split(' ');
-        let (Some(address), Some(_), Some(name), None) =
-            (words.next(), words.next(), words.next(), words.next())
-        else {
-            continue;
-        };
-        if let Some(i) = ADDRESSES.iter().position(|(_, symbol)| *symbol == name) {
-            found[i].1 = u64::from_str_radix(address, 16).unwrap_or(0);
-        }
-    }
-    found
-}
-
 /// What the programs read in one piece, and so must lie as they expect.
 fn check_layout(btf: &Btf) -> Result<(), BtfError> {
     let parent = btf.offset("dentry", "d_parent")?;

@@ -27,6 +27,7 @@ pub const MAPS: &[&str] = &[
     "EVENTS",
     "CPU",
     "SCRATCH",
+    "MOVES",
     "KNOWN",
     "HOME_MOUNT",
     "LINKED",

@@ -85,8 +85,14 @@ pub fn probe() -> Probe {
                 !programs::is_optional(hook)
                     && !btf.has_function(&format!("bpf_lsm_{}", programs::hook(hook)))
             })
-            .chain(programs::FUNCTIONS.iter().filter(|function| !btf.has_function(function)))
-            .map(|hook| (*hook).to_owned())
+            .copied()
+            .chain(
+                programs::FUNCTIONS
+                    .iter()
+                    .filter(|f| !f.optional && !btf.has_function(f.function))
+                    .map(|f| f.function),
+            )
+            .map(str::to_owned)
             .collect(),
         None => Vec::new(),
     };

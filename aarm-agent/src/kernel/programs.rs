@@ -4,7 +4,7 @@ use std::fs::File;
 
 use aya::programs::cgroup_skb::CgroupSkbLink;
 use aya::programs::links::{CgroupAttachMode, FdLink};
-use aya::programs::{BtfTracePoint, CgroupSkb, CgroupSkbAttachType, FEntry, Lsm, ProgramError};
+use aya::programs::{BtfTracePoint, CgroupSkb, CgroupSkbAttachType, FEntry, FExit, Lsm, ProgramError};
 use aya::{Btf, Ebpf};
 
 use super::error::KernelError;
@@ -102,8 +102,43 @@ pub fn is_optional(name: &str) -> bool {
 /// Programs on tracepoints; a program has the name of its tracepoint.
 pub const TRACEPOINTS: &[&str] = &["sched_process_exec", "sched_process_fork", "sched_process_exit"];
 
-/// Programs where a function of the kernel begins; a program has the name of its function.
-pub const FUNCTIONS: &[&str] = &["arch_dup_task_struct"];
+/// A program where a function of the kernel begins or ends.
+pub struct Function {
+    /// Its name.
+    pub program: &'static str,
+    /// The function's.
+    pub function: &'static str,
+    /// Whether it is run when the function has ended.
+    pub at_end: bool,
+    /// Whether a kernel without the function is still one to enforce on.
+    pub optional: bool,
+}
+
+const fn begin(program: &'static str, function: &'static str) -> Function {
+    Function { program, function, at_end: false, optional: true }
+}
+
+const fn end(program: &'static str, function: &'static str) -> Function {
+    Function { program, function, at_end: true, optional: true }
+}
+
+/// Programs on functions of the kernel.
+pub const FUNCTIONS: &[Function] = &[
+    Function {
+        program: "arch_dup_task_struct",
+        function: "arch_dup_task_struct",
+        at_end: false,
+        optional: false,
+    },
+    begin("dentry_moves", "__d_move"),
+    end("dentry_moved", "__d_move"),
+    begin("mount_attaches", "__attach_mnt"),
+    end("mount_attached", "__attach_mnt"),
+    begin("mount_shows", "make_visible"),
+    end("mount_shown", "make_visible"),
+    begin("mounts_go", "umount_tree"),
+    end("mounts_gone", "umount_tree"),
+];
 
 /// Programs on the packets of all cgroups, from which names of hosts are learnt; see [`cgroup_root`].
 pub const PACKETS: &[(&str, CgroupSkbAttachType)] =
@@ -131,7 +166,9 @@ pub fn names(kernel: &super::btf::Btf) -> impl Iterator<Item = &'static str> {
     let there = |name: &&&str| !is_optional(name) || kernel.has_function(&format!("bpf_lsm_{name}"));
     let packets = if cgroup_root().is_some() { PACKETS } else { &[] };
     let packets = packets.iter().map(|(name, _)| *name);
-    TRACEPOINTS.iter().chain(FUNCTIONS).chain(LSM.iter().rev().filter(there)).copied().chain(packets)
+    let functions =
+        FUNCTIONS.iter().filter(|f| !f.optional || kernel.has_function(f.function)).map(|f| &f.program);
+    TRACEPOINTS.iter().chain(functions).chain(LSM.iter().rev().filter(there)).copied().chain(packets)
 }
 
 /// Loads and attaches one program.
@@ -143,11 +180,18 @@ pub fn attach(object: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<FdLink
         p.load(name, btf).map_err(refused)?;
         let id = p.attach().map_err(refused)?;
         p.take_link(id).map(Into::into)
-    } else if FUNCTIONS.contains(&name) {
-        let p: &mut FEntry = program.try_into().map_err(refused)?;
-        p.load(name, btf).map_err(refused)?;
-        let id = p.attach().map_err(refused)?;
-        p.take_link(id).map(Into::into)
+    } else if let Some(f) = FUNCTIONS.iter().find(|f| f.program == name) {
+        if f.at_end {
+            let p: &mut FExit = program.try_into().map_err(refused)?;
+            p.load(f.function, btf).map_err(refused)?;
+            let id = p.attach().map_err(refused)?;
+            p.take_link(id).map(Into::into)
+        } else {
+            let p: &mut FEntry = program.try_into().map_err(refused)?;
+            p.load(f.function, btf).map_err(refused)?;
+            let id = p.attach().map_err(refused)?;
+            p.take_link(id).map(Into::into)
+        }
     } else if let Some((_, direction)) = PACKETS.iter().find(|(packets, _)| *packets == name) {
         let root = cgroup_root().ok_or(KernelError::NoProgram(name))?;
         let p: &mut CgroupSkb = program.try_into().map_err(refused)?;
@@ -177,7 +221,7 @@ mod tests {
         let floor = include_str!("../../../aarm-ebpf/src/floor.rs");
         let words: Vec<&str> = floor.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
         let packets = PACKETS.iter().map(|(name, _)| name);
-        for name in TRACEPOINTS.iter().chain(FUNCTIONS).chain(LSM).chain(packets) {
+        for name in TRACEPOINTS.iter().chain(FUNCTIONS.iter().map(|f| &f.program)).chain(LSM).chain(packets) {
             assert!(words.contains(name), "floor.rs has no {name}");
         }
     }

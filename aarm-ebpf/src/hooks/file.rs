@@ -35,9 +35,9 @@ const WRITING_IOCTLS: [u32; 3] = [0x5412, 0x541c, 0x4008_6602];
 /// Character devices of major 1: mem, kmem, port.
 const MEMORY_DEVICES: [u32; 3] = [1 << 20 | 1, 1 << 20 | 2, 1 << 20 | 4];
 
-/// Whether opening it is reaching past the filesystem: memory, ports, a disk as such.
+/// Whether opening it is reaching past the filesystem: memory, ports, a disk as such. Such paths are never `known`.
 #[inline(always)]
-unsafe fn is_raw(o: &Object) -> bool {
+pub unsafe fn is_raw(o: &Object) -> bool {
     // SAFETY: typed by contract.
     unsafe {
         let kind = o.mode() & S_IFMT;
@@ -74,19 +74,16 @@ unsafe fn is_routine(u: &Subject, o: &Object) -> bool {
     // SAFETY: the subject's pointers are valid map values; the object's are typed.
     unsafe {
         let (p, t) = (u.policy, u.task);
-        if (*p).summary >> op as u64 & 1 == 0 || (*p).history_conditions != 0 || context::is_watched(p) {
-            return false;
-        }
-        let generation = (*p).generation;
+        let generation = (*p).routine;
         let labels = core::ptr::read_volatile(&raw const (*u.session).labels);
         if generation == 0
             || (*t).exe_generation != generation
             || (*t).who_generation != generation
             || (*t).labels != labels
-            || (*t).uid != user().0
+            // Mostly no rule asks for the user, and then there is one range of them.
+            || (*p).uid_start[1] != u32::MAX && (*t).uid != user().0
             // A rule that refuses because something is unknown.
             || (*t).subjects >> 16 != 0
-            || crate::subject::moved(p, t)
             || context::anything_carries()
         {
             return false;
@@ -137,7 +134,7 @@ pub fn file_open(ctx: LsmContext) -> i32 {
             }
             let mode: u32 = typed(file, &OFF_FILE_F_MODE);
             let o = Object::of_file(file);
-            if mode & FMODE_WRITE == 0 && flags & O_TRUNC == 0 && !is_raw(&o) && is_routine(u, &o) {
+            if mode & FMODE_WRITE == 0 && flags & O_TRUNC == 0 && is_routine(u, &o) {
                 return 0;
             }
             framed(u, |f| open(f, o, flags, mode))

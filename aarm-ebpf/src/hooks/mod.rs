@@ -6,6 +6,7 @@ mod exec;
 mod file;
 mod inherited;
 mod ipc;
+mod moves;
 mod network;
 mod privileged;
 mod process;
@@ -169,6 +170,7 @@ unsafe fn name(f: &Frame, o: Object, how: Naming) -> Result<u16, Cause> {
         }
         if let Some(key) = key
             && home == 0
+            && !file::is_raw(&o)
         {
             key.keep(f.s, len);
         }

@@ -165,6 +165,11 @@ pub fn compile(policy: &Policy, env: &Env, generation: u32) -> Result<Compiled, 
     errors.extend(hosts::resolvers(&mut table, policy, env));
     errors.extend(subject::fill(&mut table, &subjects, &ordered, &mut sets, &mut report));
     let report = fill(&mut table, &entries, env, sets, report, errors)?;
+    let counted = table.summary >> Operation::OpenRead as u8 & 1 != 0;
+    if counted && table.history_conditions == 0 && table.watches[0].key == 0 && table.subject_containers == 0
+    {
+        table.routine = generation;
+    }
     let rules = ordered
         .iter()
         .map(|r| RuleInfo {

@@ -16,6 +16,7 @@ pub const CASES: &[Case] = &[
     ("a_directory_above_cannot_be_renamed_away", rename_above),
     ("a_descriptor_from_before_is_decided_when_it_is_used", inherited),
     ("a_file_in_the_place_of_another_inherits_no_decision", in_its_place),
+    ("what_is_moved_has_its_new_name_at_once", moved),
     ("other_processes_are_beyond_the_session", processes),
 ];
 
@@ -94,6 +95,79 @@ fn inherited() -> Result<()> {
 }
 
 /// A path is remembered under the addresses and numbers that it was made from, all of which may serve another file later.
+fn moved() -> Result<()> {
+    world()?;
+    std::fs::create_dir("/tmp/i/closed")?;
+    for name in ["open/d/f", "mount/placeholder"] {
+        file(format!("/tmp/i/{name}"), "x")?;
+    }
+    let h = Host::start(&policy(
+        "- { id: closed, match: { operation: open_read, path: '/tmp/i/closed/**' }, decision: DENY }\n",
+    ))?;
+    // Else each path is built anew, and this shows nothing.
+    ensure!(!h.log().contains("cannot see what changes names"), "{}", h.log());
+    let (open, closed) = (c"/tmp/i/open".as_ptr(), c"/tmp/i/closed".as_ptr());
+    let (at, none) = (libc::AT_FDCWD, std::ptr::null());
+    // SAFETY: paths that end in NUL, or null.
+    let (rename, back, exchange, bind, mv, unmount) = unsafe {
+        (
+            || libc::rename(open, closed),
+            || libc::rename(closed, open),
+            || libc::renameat2(at, open, at, closed, libc::RENAME_EXCHANGE),
+            || libc::mount(open, open, none, libc::MS_BIND, none.cast()),
+            |from, to| libc::mount(from, to, none, libc::MS_MOVE, none.cast()),
+            |from| libc::umount2(from, libc::MNT_DETACH),
+        )
+    };
+    let done = |result: i32| -> Result<()> {
+        ensure!(result == 0, "{}", std::io::Error::last_os_error());
+        Ok(())
+    };
+    let again = || -> Result<()> { Ok(std::fs::create_dir("/tmp/i/closed")?) };
+    // What is held is the directory where it was opened: in the last rounds that is the mount.
+    type Move<'a> = &'a dyn Fn() -> Result<()>;
+    let rounds = |moves: &[Move<'_>]| -> Result<String> {
+        for name in std::fs::read_dir("/tmp/i")?.flatten().map(|e| e.path()) {
+            if name.is_file() {
+                std::fs::remove_file(name)?;
+            }
+        }
+        let count = moves.len().to_string();
+        std::thread::scope(|scope| {
+            let attempt = scope.spawn(|| h.act(&["as-it-moves", "/tmp/i", "/tmp/i/open/d", &count]));
+            for (n, act) in moves.iter().enumerate() {
+                act()?;
+                std::fs::write(format!("/tmp/i/go{n}"), "")?;
+                let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+                while !std::path::Path::new(&format!("/tmp/i/done{n}")).exists() {
+                    ensure!(std::time::Instant::now() < deadline, "round {n} does not end");
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+            }
+            let a = attempt.join().map_err(|_| anyhow::anyhow!("the attempt panicked"))??;
+            ensure!(a.status == 0, "{}", a.tell());
+            Ok(a.output.lines().collect::<Vec<_>>().join(", "))
+        })
+    };
+    let stay: Move<'_> = &|| Ok(());
+    std::fs::remove_dir("/tmp/i/closed")?;
+    let told = rounds(&[
+        stay,
+        &|| done(rename()),
+        &|| done(back()),
+        &|| again().and_then(|()| done(exchange())),
+        &|| done(exchange()),
+    ])?;
+    ensure!(told == "0 0, 1 1, 0 0, 1 1, 0 0", "renamed: {told}");
+    done(bind())?;
+    let told =
+        rounds(&[stay, &|| done(mv(open, closed)), &|| done(mv(closed, open)), &|| done(mv(open, closed))]);
+    done(unmount(closed))?;
+    let told = told?;
+    ensure!(told == "0 0, 1 1, 0 0, 1 1", "mounted: {told}");
+    h.verified()
+}
+
 fn in_its_place() -> Result<()> {
     const DIR: &str = "/tmp/i/disk";
     const TIMES: &str = "200";
