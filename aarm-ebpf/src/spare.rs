@@ -116,6 +116,8 @@ pub unsafe fn changed(task: *const Task) {
         // SAFETY: valid map values.
         unsafe {
             (*spare).flags = (*task).flags;
+            // A thread that runs another program becomes the process's first.
+            (*spare).pid = bpf_get_current_pid_tgid() as u32;
             (*spare).lineage = (*task).lineage;
             (*spare).lineage_known = (*task).lineage_known;
         }

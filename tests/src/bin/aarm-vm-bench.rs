@@ -299,6 +299,7 @@ fn all() -> Result<Value> {
         let (figures, _) = inside(&format!("counted{n}"), pid, true)?;
         scenarios[format!("counted-{n}")] = figures;
     }
+    scenarios["idle-again"] = measure(true);
     // SAFETY: our own child.
     unsafe { libc::kill(pid as i32, libc::SIGTERM) };
     daemon.wait()?;
@@ -357,7 +358,13 @@ fn targets(s: &Value) -> Vec<(String, f64, f64)> {
     // A new log segment falls into some runs and not into others, and belongs to all receipts: so the mean.
     let daemon =
         RULES.iter().map(|n| f(&format!("daemon-{n}"), "open+close")).sum::<f64>() / RULES.len() as f64;
-    let percent = |a: &str, b: &str, what: &str| over(a, b, what) / f(b, what) * 100.0;
+    // What a fork costs drifts by more than what is looked for: so what is there of each, and the mean.
+    let mean = |scenarios: &[&str], what: &str| {
+        let there: Vec<f64> = scenarios.iter().map(|s| f(s, what)).filter(|f| !f.is_nan()).collect();
+        there.iter().sum::<f64>() / there.len() as f64
+    };
+    let fork = mean(&["inside-1", "inside-20", "inside-512"], "fork+exit");
+    let fork_outside = mean(&["idle-daemon", "idle-again"], "fork+exit");
     let target = |what: &str, figure: f64, limit: f64| (what.to_owned(), figure, limit);
     vec![
         target("outside: open+close over empty programs", over_floor("open+close"), 120.0),
@@ -379,7 +386,7 @@ fn targets(s: &Value) -> Vec<(String, f64, f64)> {
             over("kernel-20", "bare", "first open") + daemon,
             12_000.0,
         ),
-        target("inside: fork+exit over outside, %", percent("inside-20", "idle-daemon", "fork+exit"), 5.0),
+        target("inside: fork+exit over outside, %", (fork / fork_outside - 1.0) * 100.0, 5.0),
         target("1 against 512 rules: known open, kernel side, %", spread("kernel", "open+close"), 5.0),
         target("1 against 512 rules: first open, kernel side, %", spread("kernel", "first open"), 5.0),
         target("1 against 512 rules: connect, kernel side, %", spread("kernel", "connect"), 5.0),
