@@ -32,6 +32,8 @@ pub struct Known {
     key: Key,
     /// Its length.
     pub path_len: u64,
+    /// Mode of the inode; its type is that of the key's inode for good.
+    pub mode: u64,
     /// Rules that are satisfied by the object's names.
     pub object: Bits,
     path: [u64; KNOWN_BYTES / 8],
@@ -179,7 +181,7 @@ impl Key {
     /// from before the walk: if something was renamed or mounted meanwhile, nobody will ever see these numbers again, and so
     /// nobody finds the entry.
     #[inline(always)]
-    pub unsafe fn keep(&self, s: *const Scratch, len: u16) {
+    pub unsafe fn keep(&self, s: *const Scratch, len: u16, mode: u32) {
         if len as usize > KNOWN_BYTES {
             return;
         }
@@ -200,6 +202,7 @@ impl Key {
             }
             scratch::copy(self, &raw mut (*e).key);
             (*e).path_len = len as u64;
+            (*e).mode = mode as u64;
             scratch::copy(&raw const (*s).object, &raw mut (*e).object);
             let from: *const [u64; KNOWN_BYTES / 8] =
                 (&raw const (*s).buf).cast::<u8>().add(END - KNOWN_BYTES).cast();

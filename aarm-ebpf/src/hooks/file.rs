@@ -32,12 +32,18 @@ const PROC_SUPER_MAGIC: u64 = 0x9fa0;
 const IOC_WRITE: u32 = 1;
 /// Commands of old that write and do not say so: simulate terminal input, paste, make immutable.
 const WRITING_IOCTLS: [u32; 3] = [0x5412, 0x541c, 0x4008_6602];
+/// What the types of devices have in common, and no others: `is_raw` must be asked.
+const DEVICE_MASK: u64 = 0o13_0000;
+const DEVICE: u64 = 0o2_0000;
+const _: () = assert!(S_IFCHR as u64 & DEVICE_MASK == DEVICE && S_IFBLK as u64 & DEVICE_MASK == DEVICE);
+const _: () = assert!(S_IFREG as u64 & DEVICE_MASK != DEVICE && S_IFDIR as u64 & DEVICE_MASK != DEVICE);
+const _: () = assert!(S_IFIFO as u64 & DEVICE_MASK != DEVICE && S_IFSOCK as u64 & DEVICE_MASK != DEVICE);
 /// Character devices of major 1: mem, kmem, port.
 const MEMORY_DEVICES: [u32; 3] = [1 << 20 | 1, 1 << 20 | 2, 1 << 20 | 4];
 
-/// Whether opening it is reaching past the filesystem: memory, ports, a disk as such. Such paths are never `known`.
+/// Whether opening it is reaching past the filesystem: memory, ports, a disk as such.
 #[inline(always)]
-pub unsafe fn is_raw(o: &Object) -> bool {
+unsafe fn is_raw(o: &Object) -> bool {
     // SAFETY: typed by contract.
     unsafe {
         let kind = o.mode() & S_IFMT;
@@ -91,6 +97,9 @@ unsafe fn is_routine(u: &Subject, o: &Object) -> bool {
         let place = Place { mnt: o.mnt, dentry: o.dentry as u64 };
         let Some(key) = Key::of(t, place, o.dentry, o.inode, generation) else { return false };
         let Some((e, version)) = key.find() else { return false };
+        if (*e).mode & DEVICE_MASK == DEVICE {
+            return false;
+        }
         let mut decision = (*p).defaults[op.family() as usize % FAMILIES];
         let words = used_words(p);
         let row = &raw const (*p).op_rules[op as usize % OPERATIONS];

@@ -170,9 +170,8 @@ unsafe fn name(f: &Frame, o: Object, how: Naming) -> Result<u16, Cause> {
         }
         if let Some(key) = key
             && home == 0
-            && !file::is_raw(&o)
         {
-            key.keep(f.s, len);
+            key.keep(f.s, len, mode);
         }
         Ok(len)
     }
