@@ -16,7 +16,7 @@ const AARM: &str = "/usr/local/bin/aarm";
 /// This program, as the VM has it.
 pub const ME: &str = "/usr/local/bin/aarm-vm-tests";
 /// Starting loads programs under emulation, perhaps beside other machines.
-const START: Duration = Duration::from_secs(240);
+const START: Duration = Duration::from_secs(600);
 /// For everything that follows from an action.
 const SETTLE: Duration = Duration::from_secs(20);
 
