@@ -92,6 +92,8 @@ pub const MOVES_TRUSTED: u32 = 0;
 pub const MOVES_BEGUN: u32 = 1;
 /// How many are over.
 pub const MOVES_DONE: u32 = 2;
+/// Entries of `MOVES`.
+pub const MOVES_ENTRIES: u32 = 3;
 
 /// What is kept of a task while the kernel copies it (map `SPARES`, by the task's address).
 #[derive(Clone, Copy, Debug, Default)]
@@ -417,6 +419,8 @@ pub const STATS: usize = 32;
 const _: () = assert!(Stat::ALL.len() <= STATS);
 const _: () = assert!(size_of::<ObjectId>() == 16);
 const _: () = assert!(size_of::<Task>() == 32 + 5 * 8 * RULE_WORDS + 20 * 8);
+const _: () =
+    assert!(MOVES_TRUSTED < MOVES_ENTRIES && MOVES_BEGUN < MOVES_ENTRIES && MOVES_DONE < MOVES_ENTRIES);
 const _: () = assert!(size_of::<Spare>() == 40);
 const _: () = assert!(size_of::<Session>() == 48 + 8 * OPERATIONS + (16 + 8 * WATCH_TIMES) * WATCHES);
 const _: () = assert!(size_of::<Cpu>() == 8 + 8 * STATS);

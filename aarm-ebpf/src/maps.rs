@@ -7,7 +7,7 @@ use aarm_common::limits::{
 };
 use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{
-    Config, Cpu, HostKey, Hosts, Inherited, InheritedKey, LinkedKey, ObjectKey, Resolving, STATS, Session,
+    Config, Cpu, HostKey, Hosts, Inherited, InheritedKey, LinkedKey, MOVES_ENTRIES, ObjectKey, Resolving, STATS, Session,
     ShareKey, Shared, Spare, Stat, Task,
 };
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
@@ -133,7 +133,7 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 pub static CPU: PerCpuArray<Cpu> = PerCpuArray::with_max_entries(1, 0);
 /// What changes names, see `hooks::moves`.
 #[map]
-pub static MOVES: Array<u64> = Array::with_max_entries(3, 0);
+pub static MOVES: Array<u64> = Array::with_max_entries(MOVES_ENTRIES, 0);
 /// Paths met lately, see `known`.
 #[map]
 pub static KNOWN: Array<Known> = Array::with_max_entries(KNOWN_PATHS, 0);

@@ -195,6 +195,28 @@ fn precedence_of_contexts() {
 }
 
 #[test]
+fn routine_opens_are_those_that_nothing_but_the_task_decides() {
+    let routine = |spec: &str| compile(&policy(spec), &Env::default(), 7).unwrap().table.routine;
+    let rule = |more: &str| {
+        format!("  rules:\n    - {{id: r, match: {{operation: connect}}, {more} decision: DENY}}\n")
+    };
+    let counted = "  record: {read: summary}\n";
+    assert_eq!(routine(&format!("{counted}{}", rule(""))), 7);
+    assert_eq!(routine(&rule("")), 0, "recorded");
+    assert_eq!(
+        routine(&format!("  record: {{read: summary, open_read: full}}\n{}", rule(""))),
+        0,
+        "recorded"
+    );
+    let elapsed = rule("when: {elapsed: {over: 1m}},");
+    assert_eq!(routine(&format!("{counted}{elapsed}")), 0, "history");
+    let prior = rule("when: {prior: {operation: bind}},");
+    assert_eq!(routine(&format!("{counted}{prior}")), 0, "counted for history");
+    let container = rule("subject: {container: any},");
+    assert_eq!(routine(&format!("{counted}{container}")), 0, "cgroups");
+}
+
+#[test]
 fn summaries_leave_out_what_matters() {
     let p = policy(&format!(
         "  defaults: {{network: ALLOW}}\n  record: {{read: summary, receive_fd: full, write: summary, network: summary}}\n{DATA}  rules:

@@ -18,7 +18,7 @@ pub struct BenchArgs {
     /// JSON instead of tables.
     #[arg(long)]
     json: bool,
-    /// `kernel`: only what is inside a session with 20 rules, in a quarter of the time.
+    /// `kernel`: only what is inside a session with 20 rules.
     #[arg(long, conflicts_with = "json")]
     quick: bool,
     /// Kernel of the VM.

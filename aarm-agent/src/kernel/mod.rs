@@ -284,20 +284,18 @@ impl Kernel {
     /// The session of a process whose storage the kernel has freed after a fork that failed, and which has done nothing since; 0:
     /// none. See `spare` of the programs.
     fn spare_of(&self, pidfd: BorrowedFd<'_>) -> Result<u64, KernelError> {
-        let mut pid = None;
-        for spare in self.spares.iter() {
-            let (_, spare) = spare.map_err(map_error("SPARES"))?;
-            let pid = match pid {
-                Some(pid) => pid,
-                None => {
-                    *pid.insert(sys::pid_of(pidfd).map_err(KernelError::io("cannot tell whose pidfd it is"))?)
-                }
-            };
-            if Some(spare.pid) == pid {
-                return Ok(spare.session);
-            }
+        let spares: Vec<Spare> = self
+            .spares
+            .iter()
+            .map(|entry| entry.map(|(_, spare)| spare))
+            .collect::<Result<_, _>>()
+            .map_err(map_error("SPARES"))?;
+        // Mostly there is none.
+        if spares.is_empty() {
+            return Ok(0);
         }
-        Ok(0)
+        let pid = sys::pid_of(pidfd).map_err(KernelError::io("cannot tell whose pidfd it is"))?;
+        Ok(spares.iter().find(|spare| Some(spare.pid) == pid).map_or(0, |spare| spare.session))
     }
 
     /// Tells the programs which globs other names of files satisfy, under one compilation of a policy.

@@ -14,12 +14,15 @@ use aya::maps::{Array, MapData};
 /// How often each move is tried: one that somebody else makes meanwhile counts as well.
 const TRIES: u32 = 3;
 
+/// How often it is tried to find the counts even, 2 ms apart.
+const LEVELS: u32 = 100;
+
 /// Lets the programs rely on seeing all moves, if they do: tried out below `dir`, an existing directory. `Err`: what was not seen, or
 /// could not be tried.
 pub fn watch(moves: &mut Array<MapData, u64>, dir: &Path) -> Result<(), String> {
+    moves.set(MOVES_TRUSTED, 0, 0).map_err(|e| e.to_string())?;
     // There the locks do not keep others off the CPU, and a program that interrupts itself is skipped.
     if std::fs::read_to_string("/sys/kernel/realtime").is_ok_and(|text| text.trim() == "1") {
-        moves.set(MOVES_TRUSTED, 0, 0).map_err(|e| e.to_string())?;
         return Err("a real-time kernel".into());
     }
     level(moves)?;
@@ -42,8 +45,7 @@ fn look(moves: &Array<MapData, u64>) -> Result<(u64, u64), String> {
 /// half, and a count that was there already may stand for something that is known no more.
 fn level(moves: &mut Array<MapData, u64>) -> Result<(), String> {
     let text = |e: aya::maps::MapError| e.to_string();
-    moves.set(MOVES_TRUSTED, 0, 0).map_err(text)?;
-    for _ in 0..100 {
+    for _ in 0..LEVELS {
         let next = (look(moves)?.0 | u64::from(u32::MAX)) + 1;
         moves.set(MOVES_BEGUN, next, 0).map_err(text)?;
         moves.set(MOVES_DONE, next, 0).map_err(text)?;

@@ -443,7 +443,7 @@ fn main() -> Result<()> {
             }
             println!("{}", measure(what == "measure"));
         }
-        // What is worked on most, in a fraction of the time.
+        // What is worked on most.
         Some("--quick") => print(&quick()?),
         Some("--json") => {
             let s = all()?;

@@ -41,7 +41,7 @@ fn first_action() -> Result<()> {
     Ok(())
 }
 
-/// Found by the differential test, on 6.1, where it is not so: see README, "What it does not do yet".
+/// Found by the differential test on 6.1, where a fork that failed took the session of its parent away.
 fn failed_fork() -> Result<()> {
     file("/tmp/s/secret", "x")?;
     let h = Host::start(&policy(

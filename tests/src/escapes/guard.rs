@@ -465,6 +465,7 @@ fn in_log(d: &Dirs) -> io::Result<PathBuf> {
     all.next().ok_or_else(|| no_effect("no log"))
 }
 
+const BPF_MAP_LOOKUP_ELEM: i32 = 1;
 const BPF_MAP_DELETE_ELEM: i32 = 3;
 const BPF_PROG_LOAD: i32 = 5;
 const BPF_OBJ_GET: i32 = 7;
@@ -477,6 +478,18 @@ fn bpf(command: i32, attributes: &mut [u64], size: usize) -> io::Result<i32> {
     assert!(size <= size_of_val(attributes));
     // SAFETY: the attributes have at least the length given.
     Ok(ok(unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size) })? as i32)
+}
+
+/// An entry of a pinned array of 64-bit numbers.
+pub fn number(pin: &str, entry: u32) -> io::Result<u64> {
+    let path = c(pin);
+    let fd = bpf(BPF_OBJ_GET, &mut [path.as_ptr() as u64, 0], 16)?;
+    // SAFETY: the descriptor is new.
+    let map = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut value = 0u64;
+    let places = [(&raw const entry) as u64, (&raw mut value) as u64];
+    bpf(BPF_MAP_LOOKUP_ELEM, &mut [map.as_raw_fd() as u64, places[0], places[1], 0], 32)?;
+    Ok(value)
 }
 
 /// A map by the name it was loaded under.
