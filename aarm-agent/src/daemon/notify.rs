@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+/// Longest that the kernel verifies one program, with room for a machine that is emulated and busy.
+const ONE_PROGRAM: Duration = Duration::from_secs(300);
+
 fn send(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "cannot notify the service manager");
@@ -13,6 +16,13 @@ fn send(state: &[NotifyState<'_>]) {
 /// Everything is in force and recorded from now on.
 pub fn ready(status: &str) {
     send(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// Programs are being loaded: this is progress, so the service manager waits on.
+pub fn loading(done: usize, of: usize, name: &str) {
+    tracing::debug!(done, of, name, "loading");
+    let status = format!("loading programs: {done} of {of}, now {name}");
+    send(&[NotifyState::Status(&status), NotifyState::ExtendTimeoutUsec(ONE_PROGRAM.as_micros() as u32)]);
 }
 
 /// A line for `systemctl status`.

@@ -132,7 +132,8 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let options = aarm_receipt::Options { segment_bytes: config.receipts.segment_bytes() };
     let (log, opened) = LogWriter::open(&config.log, keys, &origin(), options)?;
     let snapshot = former(&config.state);
-    let options = KernelOptions { bpffs: config.bpffs.clone(), ..KernelOptions::default() };
+    let options =
+        KernelOptions { bpffs: config.bpffs.clone(), progress: notify::loading, ..KernelOptions::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let listener = {
         let _context = runtime.enter();

@@ -48,11 +48,14 @@ pub struct KernelOptions {
     pub bpffs: PathBuf,
     /// The object to load.
     pub object: &'static [u8],
+    /// Told of each program before the kernel verifies it: how many are in force, of how many, and its name. All
+    /// of them take a second or two, but minutes on a machine that is emulated.
+    pub progress: fn(usize, usize, &str),
 }
 
 impl Default for KernelOptions {
     fn default() -> Self {
-        Self { bpffs: PathBuf::from("/sys/fs/bpf"), object: crate::object::OBJECT }
+        Self { bpffs: PathBuf::from("/sys/fs/bpf"), object: crate::object::OBJECT, progress: |_, _, _| {} }
     }
 }
 
@@ -163,7 +166,7 @@ impl Kernel {
             kernel.fill_free_slots()?;
         }
         if let Some(object) = loaded {
-            attach(&pins, object, &types)?;
+            attach(&pins, object, &types, options.progress)?;
             watch_moves(&pins)?;
         }
         let agents = found.map_or(0, |c| c.agents);
@@ -464,11 +467,18 @@ fn load(pins: &Pins, object: &[u8], types: &btf::Btf) -> Result<aya::Ebpf, Kerne
 
 /// Attaches every program and pins its link; a former link of the same name is replaced after the new one is
 /// in force, so that nothing is ever undecided.
-fn attach(pins: &Pins, mut object: aya::Ebpf, types: &btf::Btf) -> Result<(), KernelError> {
+fn attach(
+    pins: &Pins,
+    mut object: aya::Ebpf,
+    types: &btf::Btf,
+    progress: fn(usize, usize, &str),
+) -> Result<(), KernelError> {
     #[cfg(feature = "debug-log")]
     debug_log::follow(&mut object)?;
     let btf = Btf::from_sys_fs().map_err(|e| KernelError::Load(aya::EbpfError::BtfError(e)))?;
-    for name in programs::names(types) {
+    let names: Vec<_> = programs::names(types).collect();
+    for (done, name) in names.iter().copied().enumerate() {
+        progress(done, names.len(), name);
         let link = programs::attach(&mut object, name, &btf)?;
         let path = pins.link(name);
         // bpffs refuses names with a dot.
