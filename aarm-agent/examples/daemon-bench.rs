@@ -19,7 +19,7 @@ use aarm_agent::daemon::writer::{self, Intake, Progress, Rhythm, Writer};
 use aarm_agent::kernel::{KernelError, Linked, boot_ns};
 use aarm_agent::metrics::Metrics;
 use aarm_common::event::{Cause, EventHeader, HEADER_BYTES, Kind, NO_RULE};
-use aarm_common::hold::{Grant, GrantKey, Hold};
+use aarm_common::hold::{Grant, GrantKey, Hold, Lines};
 use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{ObjectId, STATS, Session, session_id};
 use aarm_common::{ABI_VERSION, Decision, Operation};
@@ -127,6 +127,10 @@ impl KernelPort for Kernel {
     }
 
     fn forget_hold(&mut self, _: u64) {}
+
+    fn lines(&self, _: u64) -> Option<Lines> {
+        None
+    }
 
     fn grant(&mut self, _: GrantKey, _: Grant) -> Result<(), KernelError> {
         Ok(())

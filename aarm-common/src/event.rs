@@ -14,6 +14,7 @@
 //! up is an error, never a guess.
 
 use crate::ABI_VERSION;
+use crate::hold::{ALSO, Asks};
 use crate::limits::*;
 use crate::op::{Decision, Operation, named_u8};
 use crate::state::ObjectId;
@@ -67,6 +68,9 @@ named_u8! {
         Granted = 11 => "granted",
         /// It would have to wait, and cannot: its system call cannot be begun anew. Refused.
         CannotWait = 12 => "cannot_wait",
+        /// The rule that would decide an exec asks for its command line. An exec so far goes on to its first instruction, waits there
+        /// (`exec_args`), and is decided; anything else that it would do before that is refused.
+        Args = 13 => "args",
     }
 }
 
@@ -182,6 +186,8 @@ pub struct EventHeader {
     ///
     /// [`Hold::action`]: crate::hold::Hold::action
     pub hold: u64,
+    /// What else asks about the action that waits, see [`crate::hold::Asks`]; 0 for none. The first is what decided.
+    pub also: [u16; ALSO],
 }
 
 /// Most bytes between header and path: records come in a few sizes.
@@ -190,7 +196,7 @@ pub const GAP_MAX: usize = 39;
 /// Bytes of [`EventHeader`].
 pub const HEADER_BYTES: usize = size_of::<EventHeader>();
 
-const _: () = assert!(HEADER_BYTES == 176);
+const _: () = assert!(HEADER_BYTES == 184);
 const _: () = assert!(EVENT_MAX >= HEADER_BYTES + 2 * PATH_MAX);
 
 /// Why bytes are not an event.
@@ -242,6 +248,8 @@ pub struct Event<'a> {
     pub path2: &'a [u8],
     /// Arguments, each ended by NUL.
     pub args: &'a [u8],
+    /// What else asks about the action, until the first `None`.
+    pub also: [Option<Asks>; ALSO],
 }
 
 impl<'a> Event<'a> {
@@ -274,6 +282,14 @@ impl<'a> Event<'a> {
             r if (r as usize) < MAX_RULES => Some(r),
             _ => return Err(DecodeError::Field("rule")),
         };
+        let mut also = [None; ALSO];
+        let used = header.also.iter().position(|bits| *bits == 0).unwrap_or(ALSO);
+        if header.also[used..].iter().any(|bits| *bits != 0) {
+            return Err(DecodeError::Field("also"));
+        }
+        for (to, bits) in also.iter_mut().zip(&header.also[..used]) {
+            *to = Some(Asks::from_bits(*bits).ok_or(DecodeError::Field("also"))?);
+        }
         let (p, p2, a) = (header.path_len as usize, header.path2_len as usize, header.args_len as usize);
         let gap = header.gap as usize;
         if gap > GAP_MAX || p > PATH_MAX || p2 > PATH_MAX || a > ARGS_MAX {
@@ -285,7 +301,7 @@ impl<'a> Event<'a> {
         }
         let (path, rest) = record[HEADER_BYTES + gap..].split_at(p);
         let (path2, args) = rest.split_at(p2);
-        Ok(Self { header, kind, op, decision, cause, facet, rule, path, path2, args })
+        Ok(Self { header, kind, op, decision, cause, facet, rule, path, path2, args, also })
     }
 
     /// The thread's command name without its padding.

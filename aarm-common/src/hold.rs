@@ -7,11 +7,64 @@
 //! `HOLDS` (written by the programs, by key) says what waits. `VERDICTS` (written by the daemon, by the same key) says what
 //! became of it; the hook takes both away. `GRANTS` (by session and action) answers before anything waits.
 
-use crate::limits::SYSCALLS;
-use crate::op::{OPERATIONS, Operation};
+use crate::event::Cause;
+use crate::limits::{MAX_RULES, SYSCALLS};
+use crate::op::{Decision, OPERATIONS, Operation};
+use crate::policy::Bits;
 
 /// The thread was told to stop: whoever decides must let it go on.
 pub const HOLD_STOPPED: u32 = 1;
+
+/// Most rules, besides the one that decides, that ask about one action. An action that more ask about is refused at once.
+pub const ALSO: usize = 4;
+
+/// What asks about an action: an action may do several things at once, and each of them may be for somebody else to answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Asks {
+    /// The rule; of a default, none.
+    pub rule: Option<u16>,
+    /// STEP_UP or DEFER.
+    pub decision: Decision,
+    /// Rule, default, conflict or unknown.
+    pub cause: Cause,
+}
+
+impl Asks {
+    const DEFER: u16 = 1 << 9;
+    const CAUSE: u32 = 10;
+    const USED: u16 = 1 << 15;
+
+    /// As a number, from numbers; `rule` is only looked at where the cause has one. Never 0.
+    #[inline(always)]
+    pub const fn bits(rule: u16, decision: u8, cause: u8) -> u16 {
+        let cause = if cause == Cause::Rule as u8 {
+            0
+        } else if cause == Cause::Default as u8 {
+            1
+        } else if cause == Cause::Conflict as u8 {
+            2
+        } else {
+            3
+        };
+        let rule = if cause == 1 { 0 } else { rule & (MAX_RULES as u16 - 1) };
+        let defer = if decision == Decision::Defer as u8 { Self::DEFER } else { 0 };
+        rule | defer | cause << Self::CAUSE | Self::USED
+    }
+
+    /// From a number.
+    pub fn from_bits(bits: u16) -> Option<Self> {
+        let cause = [Cause::Rule, Cause::Default, Cause::Conflict, Cause::Unknown];
+        let cause = cause[(bits >> Self::CAUSE & 3) as usize];
+        let rule = Some(bits & (MAX_RULES as u16 - 1)).filter(|_| cause != Cause::Default);
+        let decision = if bits & Self::DEFER != 0 { Decision::Defer } else { Decision::StepUp };
+        let found = Self { rule, decision, cause };
+        // What has more than one form has none.
+        let again = Self::bits(rule.unwrap_or(0), decision as u8, cause as u8);
+        (bits == again).then_some(found)
+    }
+}
+
+const _: () = assert!(MAX_RULES == 512, "a rule has nine bits");
 
 /// What waits (`HOLDS`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,7 +74,7 @@ pub struct Hold {
     pub since_ns: u64,
     /// Session.
     pub session: u64,
-    /// The same action, whichever thread of the session does it: see [`GrantKey`].
+    /// The same action, whichever thread of the session does it, asked about by the same rules: see [`GrantKey`].
     pub action: u64,
     /// Process id.
     pub pid: u32,
@@ -59,7 +112,8 @@ pub struct Verdict {
 pub struct GrantKey {
     /// Session.
     pub session: u64,
-    /// Keyed hash over all that the action is: operation, object, names, address.
+    /// Keyed hash over all that the action is (operation, object, names, address), and over what asked about it: another
+    /// rule, or another policy, asks anew.
     pub action: u64,
 }
 
@@ -71,6 +125,30 @@ pub struct Grant {
     pub expires_ns: u64,
     /// Actions that it is still good for.
     pub uses: u64,
+}
+
+/// Programs that one exec asks for at most whose command line decides: a script, its interpreter, and the interpreter of that.
+pub const LINE_ROUNDS: usize = 3;
+
+/// What the kernel found of an exec whose command line decides (`LINES`, by [`Hold::action`]): of each program that was asked for, in
+/// turn, the rules on running it.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Lines {
+    /// How many programs.
+    pub rounds: u32,
+    /// History conditions of the policy that held when the last of them was asked for, as in its event.
+    pub conditions: u32,
+    /// Subject conditions, likewise.
+    pub subjects: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Labels of the session, likewise.
+    pub labels: u64,
+    /// Rules whose other predicates and conditions hold.
+    pub matched: [Bits; LINE_ROUNDS],
+    /// Of those, the rules that something unknown makes refuse.
+    pub unsure: [Bits; LINE_ROUNDS],
 }
 
 /// System calls, as bits.
@@ -154,6 +232,7 @@ pub const fn table() -> [Syscalls; OPERATIONS] {
 
 const _: () = assert!(size_of::<Hold>() == 48);
 const _: () = assert!(size_of::<Verdict>() == 16 && size_of::<GrantKey>() == 16 && size_of::<Grant>() == 16);
+const _: () = assert!(size_of::<Lines>() == 24 + 2 * LINE_ROUNDS * size_of::<Bits>());
 
 #[cfg(feature = "user")]
 mod pod {
@@ -165,11 +244,30 @@ mod pod {
     unsafe impl aya::Pod for super::GrantKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Grant {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Lines {}
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_asks_comes_back_and_has_one_form() {
+        let causes = [Cause::Rule, Cause::Default, Cause::Conflict, Cause::Unknown];
+        for cause in causes {
+            for decision in [Decision::StepUp, Decision::Defer] {
+                for rule in [0, 1, 255, 511] {
+                    let bits = Asks::bits(rule, decision as u8, cause as u8);
+                    let rule = Some(rule).filter(|_| cause != Cause::Default);
+                    assert_eq!(Asks::from_bits(bits), Some(Asks { rule, decision, cause }));
+                }
+            }
+        }
+        let forms = (0..=u16::MAX).filter(|bits| Asks::from_bits(*bits).is_some()).count();
+        assert_eq!(forms, 2 * (3 * 512 + 1));
+        assert_eq!(Asks::from_bits(0), None);
+    }
 
     #[test]
     fn an_operation_can_wait_exactly_if_it_has_system_calls() {

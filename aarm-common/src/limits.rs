@@ -92,6 +92,11 @@ pub const GRANTS_MAX: u32 = 8192;
 /// A system call may act more than once (create, then open). What was allowed of it counts as part of the system call that is
 /// begun anew if no more than this lies in between, in nanoseconds.
 pub const SAME_CALL_NS: u64 = 10_000_000;
+/// For so long, in nanoseconds, an image whose command line decides looks for its decision before it stops: a shell with job
+/// control would see a stop, and take its job for suspended.
+pub const LINE_LOOK_NS: u64 = 30_000_000;
+/// It looks for so long without a pause, in nanoseconds: between two looks the kernel may run others.
+pub const LINE_TURN_NS: u64 = 100_000;
 /// System calls whose actions can wait are numbered below this.
 pub const SYSCALLS: usize = 512;
 /// Tasks of which something is kept because a copy of them is being made, or was not completed. One more is killed.

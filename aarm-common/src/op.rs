@@ -96,8 +96,8 @@ macro_rules! operations {
 operations! {
     /// Running a program.
     Exec = 0 => "exec", Exec, "bprm_check_security", true;
-    /// The exact command line, at the first instruction of the new image.
-    ExecArgs = 1 => "exec_args", Exec, "", false;
+    /// The exact command line, at the first instruction of the new image: what `args` and `argv` in rules on `exec` are decided as.
+    ExecArgs = 1 => "exec_args", Exec, "bprm_committed_creds", false;
     /// Mapping a file executable: the loader, shared libraries.
     MmapExec = 2 => "mmap_exec", Exec, "mmap_file", true;
     /// Making memory executable.
@@ -287,7 +287,8 @@ mod tests {
         for op in Operation::ALL {
             assert_eq!(Operation::from_u8(*op as u8), Some(*op));
             assert_eq!(Operation::from_name(op.name()), Some(*op));
-            assert_eq!(op.is_decided(), !op.hook().is_empty());
+            // A command line is decided, but rules name the exec.
+            assert_eq!(op.is_decided() || *op == Operation::ExecArgs, !op.hook().is_empty());
         }
         assert_eq!(Operation::from_u8(255), None);
         assert_eq!(Decision::from_u8(0), None);

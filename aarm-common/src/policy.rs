@@ -156,6 +156,9 @@ pub const NO_SET: u16 = u16::MAX;
 /// refused: see [`Policy::guards`].
 pub const BY_NAME: u8 = 0x80;
 
+/// Flag in [`Policy::rule_decision`]: the rule is one of [`Policy::by_line`].
+pub const BY_LINE: u8 = 0x40;
+
 /// In [`Policy::defaults_wait`]: a default's STEP_UP waits.
 pub const WAIT_STEP_UP: u32 = 1;
 /// A DEFER waits that is a default's, or follows from a conflict or from something unknown.
@@ -236,12 +239,14 @@ pub struct Policy {
     pub routine: u32,
     /// Rules that say STEP_UP or DEFER and refuse at once. What the others say so of waits for its decision.
     pub at_once: Bits,
+    /// Rules that ask for the command line of an exec: what they decide is decided when it is known.
+    pub by_line: Bits,
     /// Networks of the resolvers whose answers are believed.
     pub resolvers: [Network; RESOLVERS],
     /// Where the winner is [`BY_NAME`], the first of these that matches as well is looked at: rules that refuse networks or ask about
     /// them, and ALLOW rules that do not depend on a name. If it is no ALLOW, it wins.
     pub guards: Bits,
-    /// Decision of each rule, as [`crate::Decision`], and [`BY_NAME`].
+    /// Decision of each rule, as [`crate::Decision`], and [`BY_NAME`] or [`BY_LINE`].
     pub rule_decision: [u8; MAX_RULES],
     /// For the agents matcher: the policy slot that a selector's sessions run under.
     pub rule_slot: [u8; MAX_RULES],
@@ -324,7 +329,7 @@ const _: () = {
         + size_of::<HistoryCondition>() * HISTORY_CONDITIONS
         + size_of::<Watch>() * WATCHES
         + size_of::<SubjectCondition>() * SUBJECT_CONDITIONS
-        + size_of::<Bits>() * (OPERATIONS + 7 + RULE_SETS)
+        + size_of::<Bits>() * (OPERATIONS + 8 + RULE_SETS)
         + 256
         + 2 * DFA_CELLS
         + 4 * DFA_STATES

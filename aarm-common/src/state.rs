@@ -81,6 +81,12 @@ pub struct Task {
     pub passed_op: u64,
     /// The same, while its system call is begun anew because another of its actions had to wait: not to be asked again.
     pub kept: u64,
+    /// Key in `LINES` of the exec that was asked for and has not taken effect; 0: its command line does not matter.
+    pub line_key: u64,
+    /// Key in `HOLDS` of the running image, which must not run before it is decided; 0: it may run.
+    pub line_hold: u64,
+    /// The rule that asks for the command line first.
+    pub line_rule: u64,
     /// Where programs put the key of the path they look for.
     pub key: [u64; 7],
 }
@@ -418,7 +424,7 @@ pub const STATS: usize = 32;
 
 const _: () = assert!(Stat::ALL.len() <= STATS);
 const _: () = assert!(size_of::<ObjectId>() == 16);
-const _: () = assert!(size_of::<Task>() == 32 + 5 * 8 * RULE_WORDS + 20 * 8);
+const _: () = assert!(size_of::<Task>() == 32 + 5 * 8 * RULE_WORDS + 23 * 8);
 const _: () =
     assert!(MOVES_TRUSTED < MOVES_ENTRIES && MOVES_BEGUN < MOVES_ENTRIES && MOVES_DONE < MOVES_ENTRIES);
 const _: () = assert!(size_of::<Spare>() == 40);

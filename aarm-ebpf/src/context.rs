@@ -12,7 +12,7 @@ use aarm_common::state::{ObjectKey, Session};
 use aarm_common::{ABI_VERSION, Decision};
 use core::ffi::c_void;
 
-use crate::decide::{Verdict, uid_set};
+use crate::decide::{LATER, Verdict, uid_set};
 use crate::kernel::*;
 use crate::maps::{CARRIED, CARRIES, POLICIES, SCRATCH, SESSIONS, TASKS};
 use crate::scratch;
@@ -53,6 +53,10 @@ pub unsafe fn prepare(f: &Frame) -> Result<(), Cause> {
         (*h).gid = gid;
         (*h).labels = labels;
         if stale(f, uid, labels) {
+            // It is always stale while this is so. What the kernel itself does to load the image comes before.
+            if (*f.task).line_hold != 0 && (*f.task).line_key == 0 {
+                return Err(Cause::Args);
+            }
             if (*f.policy).subject_containers != 0 {
                 // What cannot be read is unknown, which is for the rules to judge.
                 subject::aarm_cgroup(f.scratch, f.slot);
@@ -384,7 +388,7 @@ pub fn share(inode: *const c_void, session: u64, writes: bool) -> Result<(), Cau
 #[inline(always)]
 pub unsafe fn is_summary(p: *const Policy, op: Operation, v: Verdict) -> bool {
     // SAFETY: a valid map value.
-    unsafe { v.decision == Decision::Allow as u8 && (*p).summary >> (op as u64 & 63) & 1 != 0 }
+    unsafe { v.decision == Decision::Allow as u8 && v.more & LATER == 0 && (*p).summary >> (op as u64 & 63) & 1 != 0 }
 }
 
 /// Rules that the actor satisfies without regard to the program, narrowed by history; for operations that are about a program

@@ -4,15 +4,16 @@
 //! Its twin in user space is `aarm_policy::table`, and both are held against the reference evaluator.
 
 use aarm_common::event::{Cause, NO_RULE};
+use aarm_common::hold::Asks;
 use aarm_common::limits::*;
 use aarm_common::op::{Decision, FAMILIES, OPERATIONS, Operation};
-use aarm_common::policy::{BY_NAME, NO_SET, Policy};
+use aarm_common::policy::{BY_LINE, BY_NAME, NO_SET, Policy, WAIT_DEFER, WAIT_STEP_UP};
 use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
 
 use crate::hold::settled;
 use crate::kernel::{current, opaque};
 use crate::maps::{POLICIES, SCRATCH, TASKS};
-use crate::scratch::Scratch;
+use crate::scratch::{ASKED, Scratch};
 use crate::session::Frame;
 
 /// What a decision says: which rule, and the decision.
@@ -24,10 +25,8 @@ pub struct Verdict {
     pub facet: u8,
     /// The rule, or `NO_RULE`.
     pub rule: u16,
-    /// Another rule with the same right says otherwise.
-    pub conflict: bool,
-    /// Something that the rule asks for is unknown.
-    pub unsure: bool,
+    /// What else is to be said of it, and its rank: a number, because the verifier goes every way that several truths may go.
+    pub more: u16,
     /// What became of asking, see `hold::settled`.
     pub settled: u8,
 }
@@ -36,16 +35,18 @@ impl Verdict {
     /// Why it is what it is.
     #[inline(always)]
     pub fn cause(&self) -> Cause {
-        if self.settled > settled::WAITS {
+        if self.more & LATER != 0 {
+            Cause::Args
+        } else if self.settled > settled::WAITS {
             match self.settled {
                 settled::ANSWERED => Cause::Answered,
                 settled::GRANTED => Cause::Granted,
                 settled::CANNOT => Cause::CannotWait,
                 _ => Cause::NoMemory,
             }
-        } else if self.unsure {
+        } else if self.more & UNSURE != 0 {
             Cause::Unknown
-        } else if self.conflict {
+        } else if self.more & CONFLICT != 0 {
             Cause::Conflict
         } else if self.rule == NO_RULE {
             Cause::Default
@@ -87,10 +88,16 @@ pub enum Shape {
 
 const SET_MASK: usize = RULE_SETS - 1;
 const RULE_MASK: u32 = MAX_RULES as u32 - 1;
-/// Flag in what [`aarm_decide`] returns.
-const CONFLICT: u32 = 1 << 8;
-/// Likewise.
-const UNSURE: u32 = 1 << 9;
+/// Flag in [`Verdict::more`]: another rule with the same right says otherwise.
+const CONFLICT: u16 = 1 << 8;
+/// Something that the rule asks for is unknown.
+const UNSURE: u16 = 1 << 9;
+/// It may wait for an answer. A decision that asks and may not is refused at once.
+pub const WAITS: u16 = 1 << 10;
+/// The command line decides: see `line`.
+pub const LATER: u16 = 1 << 11;
+/// Where [`Verdict::more`] has the rank: the strictest decision on the facets of an action is that on the action.
+const RANK: u32 = 12;
 
 /// Decides one facet of an action, whose dimensions are in the scratch buffer.
 #[inline(always)]
@@ -100,8 +107,7 @@ pub fn decide(f: &Frame, op: Operation, shape: Shape) -> Verdict {
         decision: v as u8,
         facet: op as u8,
         rule: (v >> 16) as u16,
-        conflict: v & CONFLICT != 0,
-        unsure: v & UNSURE != 0,
+        more: v as u16 & 0xff00,
         settled: settled::NO,
     }
 }
@@ -115,7 +121,7 @@ pub unsafe fn used_words(p: *const Policy) -> u32 {
 
 /// Rules and `data` entries of word `w` that match.
 #[inline(always)]
-unsafe fn matching(s: *const Scratch, p: *const Policy, op: usize, shape: u32, w: usize) -> u64 {
+pub unsafe fn matching(s: *const Scratch, p: *const Policy, op: usize, shape: u32, w: usize) -> u64 {
     // SAFETY: valid map values; masks keep indices inside.
     unsafe {
         let mut m = (*p).op_rules[op][w] & (*s).who[w] & (*s).object[w];
@@ -133,12 +139,45 @@ unsafe fn matching(s: *const Scratch, p: *const Policy, op: usize, shape: u32, w
     }
 }
 
+/// What [`aarm_decide`] returns where `decision` was reached. Where it may wait for an answer, notes who has to be asked: each
+/// facet of an action may be for somebody else to answer.
+#[inline(always)]
+unsafe fn reached(s: *mut Scratch, p: *const Policy, decision: u32, rule: u32, cause: Cause) -> u32 {
+    let mut v = decision | rule << 16;
+    match cause {
+        Cause::Conflict => v |= CONFLICT as u32,
+        Cause::Unknown => v |= UNSURE as u32,
+        _ => {}
+    }
+    if decision != Decision::StepUp as u32 && decision != Decision::Defer as u32 {
+        return v | rank(decision) << RANK;
+    }
+    // SAFETY: valid map values; masks keep indices inside.
+    unsafe {
+        let waits = if cause as u8 == Cause::Rule as u8 {
+            let rule = rule as usize % MAX_RULES;
+            (*p).at_once[rule / 64] >> (rule % 64) & 1 == 0
+        } else {
+            let step_up = decision == Decision::StepUp as u32;
+            (*p).defaults_wait & if step_up { WAIT_STEP_UP } else { WAIT_DEFER } != 0
+        };
+        if waits {
+            let n = opaque((*s).asked as u64) as usize & (ASKED - 1);
+            (*s).asks[n] = Asks::bits(rule as u16, decision as u8, cause as u8);
+            (*s).asked = n as u32 + 1;
+            v | WAITS as u32 | rank(decision) << RANK
+        } else {
+            v | AT_ONCE << RANK
+        }
+    }
+}
+
 /// [`decide`] as a function that the verifier checks by itself, once: it takes numbers only. Returns the
-/// decision, [`CONFLICT`] or [`UNSURE`], and the rule in the upper half.
+/// decision, the rest of [`Verdict::more`], and the rule in the upper half.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn aarm_decide(scratch: u32, slot: u32, op: u32, shape: u32) -> u32 {
-    let closed = Decision::Deny as u32 | (NO_RULE as u32) << 16;
+    let closed = Decision::Deny as u32 | (NO_RULE as u32) << 16 | rank(Decision::Deny as u32) << RANK;
     let Some(s) = SCRATCH.get_ptr_mut(scratch) else { return closed };
     let Some(p) = POLICIES.get_ptr(slot) else { return closed };
     let family = (op >> 8) as usize % FAMILIES;
@@ -162,32 +201,41 @@ pub extern "C" fn aarm_decide(scratch: u32, slot: u32, op: u32, shape: u32) -> u
                     if task.is_null() {
                         return closed;
                     }
-                    if (*task).unsure[w] & bit != 0 {
+                    if (*task).unsure[w] & bit != 0 && (*p).by_line[w] & bit == 0 {
                         let deny = (*p).unknown_deny[w] & bit != 0;
                         let decision = if deny { Decision::Deny } else { Decision::Defer };
-                        return decision as u32 | UNSURE | rule << 16;
+                        return reached(s, p, decision as u32, rule, Cause::Unknown);
                     }
                 }
-                let set = (*p).conflicts[rule as usize];
-                if set != NO_SET && contradicted(s, p, op, shape, set) {
-                    return Decision::Defer as u32 | CONFLICT | rule << 16;
-                }
                 let decision = (*p).rule_decision[rule as usize];
+                if decision & BY_LINE != 0 {
+                    return later(rule);
+                }
+                let set = (*p).conflicts[rule as usize];
+                if set != NO_SET {
+                    let by = contradicted(s, p, op, shape, set);
+                    if by & LATER != 0 {
+                        return later(rule);
+                    }
+                    if by != 0 {
+                        return reached(s, p, Decision::Defer as u32, rule, Cause::Conflict);
+                    }
+                }
                 if decision & BY_NAME != 0 {
                     return guarded(s, p, op, shape, rule);
                 }
-                return decision as u32 | rule << 16;
+                return reached(s, p, decision as u32, rule, Cause::Rule);
             }
             w += 1;
         }
-        (*p).defaults[family] as u32 | (NO_RULE as u32) << 16
+        reached(s, p, (*p).defaults[family] as u32, NO_RULE as u32, Cause::Default)
     }
 }
 
 /// The decision where `rule` allows because of a name: an answer of a resolver, true or forged, opens no network that a rule
 /// refuses.
 #[inline(always)]
-unsafe fn guarded(s: *const Scratch, p: *const Policy, op: usize, shape: u32, rule: u32) -> u32 {
+unsafe fn guarded(s: *mut Scratch, p: *const Policy, op: usize, shape: u32, rule: u32) -> u32 {
     let mut w = 0;
     while w < DATA_WORD {
         // SAFETY: valid map values; masks keep indices inside.
@@ -197,27 +245,44 @@ unsafe fn guarded(s: *const Scratch, p: *const Policy, op: usize, shape: u32, ru
                 let guard = opaque((w as u64) << 6 | m.trailing_zeros() as u64) as u32 & RULE_MASK;
                 let decision = (*p).rule_decision[guard as usize];
                 if decision != Decision::Allow as u8 {
-                    return decision as u32 | guard << 16;
+                    return reached(s, p, decision as u32, guard, Cause::Rule);
                 }
                 break;
             }
         }
         w += 1;
     }
-    Decision::Allow as u32 | rule << 16
+    Decision::Allow as u32 | rule << 16 | rank(Decision::Allow as u32) << RANK
 }
 
-/// Whether a rule of the set matches as well.
+/// An exec that is let through to its first instruction.
 #[inline(always)]
-unsafe fn contradicted(s: *const Scratch, p: *const Policy, op: usize, shape: u32, set: u16) -> bool {
+fn later(rule: u32) -> u32 {
+    Decision::Allow as u32 | LATER as u32 | rule << 16 | rank(Decision::Allow as u32) << RANK
+}
+
+/// Whether a rule of the set matches as well: [`CONFLICT`], and [`LATER`] if that depends on a command line; otherwise 0.
+#[inline(always)]
+unsafe fn contradicted(s: *const Scratch, p: *const Policy, op: usize, shape: u32, set: u16) -> u16 {
     let mut found = 0;
+    let mut lines = 0;
     let mut w = 0;
     while w < DATA_WORD {
         // SAFETY: valid map values; masks keep indices inside.
-        found |= unsafe { matching(s, p, op, shape, w) & (*p).sets[set as usize & SET_MASK][w] };
+        unsafe {
+            let m = matching(s, p, op, shape, w) & (*p).sets[set as usize & SET_MASK][w];
+            found |= m;
+            lines |= m & (*p).by_line[w];
+        }
         w += 1;
     }
-    found != 0
+    if lines != 0 {
+        CONFLICT | LATER
+    } else if found != 0 {
+        CONFLICT
+    } else {
+        0
+    }
 }
 
 /// The agent selector that the program just walked and the current task satisfy, if any. `p` is the agents
@@ -253,18 +318,24 @@ pub fn refuses(v: Verdict) -> bool {
     v.decision != Decision::Allow as u8
 }
 
-/// The stricter verdict of two facets of an action: DENY, then DEFER, STEP_UP and ALLOW. Who answers for one facet must not lift
-/// what the other refuses.
+/// The stricter verdict of two facets of an action: DENY, then what asks and refuses at once, then DEFER, STEP_UP and ALLOW. Who
+/// answers for one facet must not lift what the other refuses.
 #[inline(always)]
 pub fn stricter(first: Verdict, then: Verdict) -> Verdict {
-    if rank(then) > rank(first) { then } else { first }
+    if then.more >> RANK > first.more >> RANK { then } else { first }
 }
 
+/// The rank of a decision that does not refuse at once what it asks about.
 #[inline(always)]
-fn rank(v: Verdict) -> u32 {
-    // A byte for each decision, by its number: none, ALLOW, DENY, MODIFY, STEP_UP, DEFER.
-    (0x03_02_01_04_00_04_u64 >> ((v.decision as u64 & 7) * 8)) as u32 & 0xff
+const fn rank(decision: u32) -> u32 {
+    // Four bits for each decision, by its number: none, ALLOW, DENY, MODIFY, STEP_UP, DEFER.
+    0x321_505 >> ((decision & 7) * 4) & 0xf
 }
+
+/// The rank of one that does.
+const AT_ONCE: u32 = 4;
+/// DENY, whatever for.
+pub const DENIED: u16 = (rank(Decision::Deny as u32) << RANK) as u16;
 
 const _: () = assert!(Decision::Allow as u8 == 1 && Decision::Deny as u8 == 2 && Decision::Modify as u8 == 3);
 const _: () = assert!(Decision::StepUp as u8 == 4 && Decision::Defer as u8 == 5);

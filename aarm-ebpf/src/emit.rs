@@ -18,7 +18,7 @@ use aya_ebpf::helpers::generated::{
 use core::ffi::c_void;
 
 use crate::context;
-use crate::decide::{Verdict, refuses};
+use crate::decide::{DENIED, Verdict, refuses};
 use crate::hold::{self, settled};
 use crate::kernel::*;
 use crate::maps::{CPU, EVENTS, POLICIES, SCRATCH, TASKS, count};
@@ -323,8 +323,7 @@ pub unsafe fn fail_closed(f: &Frame, op: Operation, cause: Cause) -> i32 {
         decision: Decision::Deny as u8,
         facet: op as u8,
         rule: NO_RULE,
-        conflict: false,
-        unsure: false,
+        more: DENIED,
         settled: settled::NO,
     };
     // SAFETY: as for `conclude`.

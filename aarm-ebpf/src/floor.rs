@@ -62,6 +62,7 @@ empty_at! { fentry:
     mounts_go: "umount_tree"
 }
 empty_at! { fexit:
+    signals_taken: "get_signal"
     dentry_moved: "__d_move"
     mount_attached: "__attach_mnt"
     mount_shown: "make_visible"

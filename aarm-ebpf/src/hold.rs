@@ -10,28 +10,28 @@
 //! first, and where the system call cannot be begun anew nothing waits.
 
 use aarm_common::event::*;
-use aarm_common::hold::{self, Grant, GrantKey, HOLD_STOPPED, Hold, Syscalls};
+use aarm_common::hold::{self, ALSO, Asks, Grant, GrantKey, HOLD_STOPPED, Hold, Syscalls};
 use aarm_common::limits::{SAME_CALL_NS, SYSCALLS};
 use aarm_common::op::{Decision, OPERATIONS, Operation};
-use aarm_common::policy::{MODE_AUDIT, WAIT_DEFER, WAIT_STEP_UP};
+use aarm_common::policy::MODE_AUDIT;
 use aarm_common::state::{Config, Stat, Task};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_send_signal_thread, bpf_task_pt_regs};
 use core::ffi::c_void;
 
-use crate::decide::Verdict;
+use crate::decide::{Verdict, WAITS};
 use crate::emit::{aarm_emit, has_room};
 use crate::kernel::*;
 use crate::maps::*;
-use crate::scratch::{END, Scratch};
+use crate::scratch::{ASKED, END, Scratch};
 use crate::session::Frame;
 
 /// `-ERESTARTNOINTR`: the kernel begins the system call anew.
 pub const RESTART: i32 = 513;
 
-const SIGCONT: u32 = 18;
-const SIGSTOP: u32 = 19;
+pub const SIGCONT: u32 = 18;
+pub const SIGSTOP: u32 = 19;
 /// `task_struct.flags`: kernel threads, workers of io_uring, and threads of the kernel that act for a user (from 6.4).
 const PF_IO_WORKER: u32 = 0x10;
 const PF_USER_WORKER: u32 = 0x4000;
@@ -76,14 +76,15 @@ pub unsafe fn settle(f: &Frame, op: Operation, v: Verdict) -> Verdict {
     // SAFETY: the frame's pointers are valid map values.
     unsafe {
         let asks = v.decision == Decision::StepUp as u8 || v.decision == Decision::Defer as u8;
-        if !asks || v.settled != settled::NO || (*f.policy).mode == MODE_AUDIT {
+        if !asks || v.more & WAITS == 0 || v.settled != settled::NO || (*f.policy).mode == MODE_AUDIT {
             return v;
         }
         let what = op as u32 | (v.facet as u32) << 8 | (v.decision as u32) << 16 | (v.cause() as u32) << 24;
-        let became = aarm_hold(f.scratch, f.slot, what, v.rule as u32);
+        // One after the other, because the kernel bounds the stack of all functions that are in each other.
+        let named = aarm_name(f.scratch, f.slot, what, v.rule as u32);
+        let became = aarm_hold(f.scratch, f.slot, what, v.rule as u32 | named << 16);
         let decision = if became & ALLOW != 0 { Decision::Allow } else { Decision::Deny } as u8;
         match became as u8 {
-            settled::NO => v,
             settled::WAITS => Verdict { settled: settled::WAITS, ..v },
             settled => Verdict { decision, settled, ..v },
         }
@@ -91,35 +92,29 @@ pub unsafe fn settle(f: &Frame, op: Operation, v: Verdict) -> Verdict {
 }
 
 /// [`settle`] as a function that the verifier checks by itself, once. `what`: operation, facet, decision and cause, a byte
-/// each. Returns what became of it (`settled`), and [`ALLOW`].
+/// each. `rule`: in its upper half what [`aarm_name`] said. Returns what became of it (`settled`), and [`ALLOW`].
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u32 {
     const NO_ROOM: u32 = settled::NO_ROOM as u32;
     let Some(s) = SCRATCH.get_ptr_mut(scratch) else { return NO_ROOM };
     let Some(p) = POLICIES.get_ptr(slot) else { return NO_ROOM };
-    let Some(config) = CONFIG.get_ptr(0) else { return NO_ROOM };
     let task = TASKS.get(current());
     if task.is_null() {
         return NO_ROOM;
     }
     // SAFETY: valid map values; masks keep indices inside.
     unsafe {
-        let waits = if what >> 24 != Cause::Rule as u32 {
-            let step_up = what >> 16 & 0xff == Decision::StepUp as u32;
-            (*p).defaults_wait & if step_up { WAIT_STEP_UP } else { WAIT_DEFER } != 0
-        } else {
-            let rule = rule as usize % aarm_common::limits::MAX_RULES;
-            (*p).at_once[rule / 64] >> (rule % 64) & 1 == 0
-        };
-        if !waits {
-            return settled::NO as u32;
+        if rule >> 16 != 0 {
+            // More people than fit into one question.
+            count(Stat::CannotWait);
+            return settled::CANNOT as u32;
         }
         let session = (*task).session;
-        let action = name_action(s, config, what, session);
         let h = &raw mut (*s).head;
         let thread = bpf_get_current_pid_tgid();
-        let key = name_thread(s, config, action, thread);
+        let key = (*s).hold;
+        let action = (*s).action;
         // First what was asked: its answer may be a grant as well.
         if let Some(hold) = HOLDS.get_ptr_mut(key) {
             (*h).hold = key;
@@ -162,7 +157,8 @@ pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u3
         if !has_room() {
             return settled::UNTOLD as u32;
         }
-        let hold = Hold {
+        // Not on the stack, which is the scarcer place.
+        (*s).waits = Hold {
             since_ns: (*h).time_ns,
             session,
             action,
@@ -175,7 +171,7 @@ pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u3
             decision: (what >> 16) as u8,
             stops: 1,
         };
-        if HOLDS.insert(key, hold, BPF_NOEXIST as u64).is_err() {
+        if HOLDS.insert(key, &(*s).waits, BPF_NOEXIST as u64).is_err() {
             count(Stat::NoMemory);
             return NO_ROOM;
         }
@@ -205,13 +201,79 @@ pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u3
     }
 }
 
+/// Names an action that is asked about, into `Scratch::hold` (as of this thread) and `Scratch::action`, and puts into the event what
+/// asks about it. Returns 0, or 1 if that is more than an event can say. Takes numbers only, see `walk`.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub extern "C" fn aarm_name(scratch: u32, slot: u32, what: u32, rule: u32) -> u32 {
+    let Some(s) = SCRATCH.get_ptr_mut(scratch) else { return 1 };
+    let Some(p) = POLICIES.get_ptr(slot) else { return 1 };
+    let Some(config) = CONFIG.get_ptr(0) else { return 1 };
+    let task = TASKS.get(current());
+    if task.is_null() {
+        return 1;
+    }
+    // SAFETY: valid map values.
+    unsafe {
+        let asks = Asks::bits(rule as u16, (what >> 16) as u8, (what >> 24) as u8);
+        if !others(s, asks) {
+            return 1;
+        }
+        let action = name_action(s, config, what, (*task).session);
+        (*s).hold = name_with(s, config, action, bpf_get_current_pid_tgid());
+        let asked = name_with(s, config, action, asks as u64 | ((*p).generation as u64) << 16);
+        let also = core::ptr::read_unaligned((&raw const (*s).head.also).cast::<u64>());
+        (*s).action = name_with(s, config, asked, also);
+        0
+    }
+}
+
+/// Puts into the event what asks about the action besides `first`, each once; whether all of it has room.
+#[inline(always)]
+unsafe fn others(s: *mut Scratch, first: u16) -> bool {
+    // SAFETY: a valid map value; indices are bounded.
+    unsafe {
+        let also = &raw mut (*s).head.also;
+        let asked = (*s).asked;
+        let mut i = 0;
+        while i < ASKED {
+            if i as u32 >= asked {
+                break;
+            }
+            let one = (*s).asks[i];
+            if one != first {
+                let mut there = false;
+                let mut n = 0;
+                while n < ALSO {
+                    let has = core::ptr::read_volatile((&raw const (*also)[n]).cast::<u16>());
+                    if has == 0 {
+                        core::ptr::write_volatile((&raw mut (*also)[n]).cast::<u16>(), one);
+                    }
+                    if has == 0 || has == one {
+                        there = true;
+                        break;
+                    }
+                    n += 1;
+                }
+                if !there {
+                    return false;
+                }
+            }
+            i += 1;
+        }
+        true
+    }
+}
+
 /// An action that was asked about before, and that the thread does again.
 #[inline(always)]
 unsafe fn waits_still(task: *mut Task, hold: *mut Hold, key: u64, now: u64) -> u32 {
     // SAFETY: valid map values.
     unsafe {
         let since = core::ptr::read_volatile(&raw const (*hold).since_ns);
-        if let Some(allow) = verdict(key, since) {
+        let answered = answer(key, since);
+        if answered != NONE {
+            let allow = answered == YES;
             let op = (*hold).op;
             let _ = HOLDS.remove(key);
             let _ = VERDICTS.remove(key);
@@ -228,7 +290,7 @@ unsafe fn waits_still(task: *mut Task, hold: *mut Hold, key: u64, now: u64) -> u
             return settled::CANNOT as u32;
         }
         // Answered just now, and told to go on before it was stopped: it must not stop.
-        if verdict(key, since).is_some() {
+        if answer(key, since) != NONE {
             signal(SIGCONT);
         }
         keep(task, (*hold).op, now);
@@ -239,7 +301,7 @@ unsafe fn waits_still(task: *mut Task, hold: *mut Hold, key: u64, now: u64) -> u
 /// Sends the thread a signal. Where a program cannot be preempted, newer kernels (6.12 and later) send it from an interrupt that
 /// the CPU is about to take, and there is room for one: the next one is a moment away.
 #[inline(always)]
-fn signal(number: u32) -> bool {
+pub fn signal(number: u32) -> bool {
     let mut ctx = Signal { number, failed: 1 };
     // SAFETY: the callback has this type, and its context outlives the call.
     unsafe {
@@ -297,16 +359,23 @@ unsafe fn keep(task: *mut Task, op: u8, now: u64) {
     }
 }
 
-/// The answer to a hold.
+/// No answer yet.
+pub const NONE: u32 = 0;
+/// It may happen.
+pub const YES: u32 = 1;
+/// It may not.
+pub const NO: u32 = 2;
+
+/// The answer to a hold: one of the three above.
 #[inline(always)]
-unsafe fn verdict(key: u64, since: u64) -> Option<bool> {
-    let v = VERDICTS.get_ptr(key)?;
+pub unsafe fn answer(key: u64, since: u64) -> u32 {
+    let Some(v) = VERDICTS.get_ptr(key) else { return NONE };
     // SAFETY: a valid map value.
     unsafe {
         if core::ptr::read_volatile(&raw const (*v).since_ns) != since {
-            return None;
+            return NONE;
         }
-        Some(core::ptr::read_volatile(&raw const (*v).decision) == Decision::Allow as u32)
+        if core::ptr::read_volatile(&raw const (*v).decision) == Decision::Allow as u32 { YES } else { NO }
     }
 }
 
@@ -369,6 +438,8 @@ unsafe fn can_restart(op: u8, number: u64) -> bool {
         word >> (number % 64) & 1 != 0
     }
 }
+
+const _: () = assert!(ALSO * size_of::<u16>() == 8, "read as one word");
 
 /// State of the hash, in the scratch buffer.
 #[derive(Clone, Copy)]
@@ -483,15 +554,15 @@ unsafe fn name_action(s: *mut Scratch, config: *const Config, what: u32, session
     }
 }
 
-/// Names the action of one thread.
+/// Names what has that name, and something else: the action of one thread, the action as some asked about it.
 #[inline(always)]
-unsafe fn name_thread(s: *mut Scratch, config: *const Config, action: u64, thread: u64) -> u64 {
+pub unsafe fn name_with(s: *mut Scratch, config: *const Config, name: u64, and: u64) -> u64 {
     // SAFETY: valid map values.
     unsafe {
         let sip = &raw mut (*s).sip;
         begin(sip, config);
-        word(sip, action);
-        word(sip, thread);
+        word(sip, name);
+        word(sip, and);
         finish(sip)
     }
 }

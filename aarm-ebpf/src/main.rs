@@ -30,6 +30,7 @@ mod hold;
 mod hooks;
 mod hosts;
 mod kernel;
+mod line;
 mod known;
 mod maps;
 mod names;

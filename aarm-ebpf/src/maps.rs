@@ -1,6 +1,6 @@
 //! Every map. Names, types and sizes are part of the ABI: the daemon pins and opens them by name.
 
-use aarm_common::hold::{Grant, GrantKey, Hold, Verdict};
+use aarm_common::hold::{Grant, GrantKey, Hold, Lines, Verdict};
 use aarm_common::limits::{
     CARRIED_MAX, GRANTS_MAX, HOLDS_MAX, HOSTS_MAX, INHERITED_MAX, LINKED_MAX, POLICY_SLOTS, RING_BYTES,
     SESSIONS as SESSION_SLOTS, SHARED_MAX, SHARES_MAX, SPARES_MAX,
@@ -175,6 +175,9 @@ pub static HOLDS: HashMap<u64, Hold> = HashMap::with_max_entries(HOLDS_MAX, BPF_
 /// What became of them: written by the daemon.
 #[map]
 pub static VERDICTS: HashMap<u64, Verdict> = HashMap::with_max_entries(HOLDS_MAX, BPF_F_NO_PREALLOC);
+/// Execs whose command line decides, see `line`.
+#[map]
+pub static LINES: HashMap<u64, Lines> = HashMap::with_max_entries(HOLDS_MAX, BPF_F_NO_PREALLOC);
 /// Answers that are good for more than one action: written by the daemon.
 #[map]
 pub static GRANTS: HashMap<GrantKey, Grant> = HashMap::with_max_entries(GRANTS_MAX, BPF_F_NO_PREALLOC);

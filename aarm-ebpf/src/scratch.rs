@@ -5,6 +5,7 @@
 //! by an atomic exchange; a program keeps the CPU it started on. None free: the action is denied.
 
 use aarm_common::event::EventHeader;
+use aarm_common::hold::Hold;
 use aarm_common::limits::EVENT_MAX;
 use aarm_common::policy::{Bits, Hits};
 use aarm_common::state::Stat;
@@ -20,6 +21,9 @@ use crate::shares::Spread;
 pub const PER_CPU: u32 = 4;
 /// Where events end in [`Scratch::buf`]; they grow towards 0.
 pub const END: usize = EVENT_MAX;
+
+/// Facets of one action: six are the most that there are.
+pub const ASKED: usize = 8;
 
 /// One buffer.
 #[repr(C)]
@@ -66,8 +70,20 @@ pub struct Scratch {
     pub spread: Spread,
     /// What is known of a DNS message, or of the address whose name is looked for.
     pub dns: Dns,
+    /// What asks about the action, facet by facet, as `hold::Asks`.
+    pub asks: [u16; ASKED],
+    /// How many of them.
+    pub asked: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Not 0: the system call has made the object already, and cannot be begun anew.
     pub made: u64,
+    /// Name of an action that is asked about, as done by one thread.
+    pub hold: u64,
+    /// Name of the same, whichever thread does it, as asked about by the same rules.
+    pub action: u64,
+    /// What is put into `HOLDS`.
+    pub waits: Hold,
     /// State of the hash that names an action which waits.
     pub sip: Sip,
     /// Globs that match the names walked. Zeros while `hit` is 0.
@@ -147,6 +163,7 @@ pub fn take() -> Option<(*mut Scratch, u32)> {
                     core::ptr::write_volatile(&raw mut (*s).data, 0);
                     core::ptr::write_volatile(&raw mut (*s).carried, 0);
                     core::ptr::write_volatile(&raw mut (*s).made, 0);
+                    core::ptr::write_volatile(&raw mut (*s).asked, 0);
                     zero(&raw mut (*s).head);
                 }
                 return Some((s, base + i));

@@ -20,6 +20,8 @@ pub struct Action {
     pub path2: Option<Vec<u8>>,
     /// Further paths of the target, if it exists, and of the place it is made in: each is as good as `path2`.
     pub names2: Vec<Vec<u8>>,
+    /// Of an exec, the arguments after the program's name. `None`: not known.
+    pub args: Option<Vec<Vec<u8>>>,
     /// The acting program. For the exec family rules ask for the program that would run, which is `path`.
     pub exe: Option<Vec<u8>>,
     /// The acting user.
@@ -63,8 +65,8 @@ pub struct Action {
 pub(crate) const DEFAULT_UID: u32 = 1000;
 
 impl Action {
-    /// An action of this operation, with nothing else to say: no object, no program and none before it, user 1000, the root
-    /// cgroup.
+    /// An action of this operation, with nothing else to say: no object, no arguments, no program and none before it, user 1000,
+    /// the root cgroup.
     pub fn new(operation: Operation) -> Self {
         Action {
             operation,
@@ -72,6 +74,7 @@ impl Action {
             names: Vec::new(),
             path2: None,
             names2: Vec::new(),
+            args: Some(Vec::new()),
             exe: None,
             uid: DEFAULT_UID,
             ancestors: Some(Vec::new()),
@@ -152,6 +155,7 @@ pub(crate) fn op_has(op: Operation, field: &str) -> bool {
         "addr" | "port" => op.has_address(),
         "host" => matches!(op, Operation::Connect | Operation::Send),
         "protocol" | "family" | "type" => op.has_socket(),
+        "args" => op == Operation::Exec,
         "also_read" | "sysctl" => op == Operation::OpenWrite,
         "truncates" | "raw_memory" => matches!(op, Operation::OpenRead | Operation::OpenWrite),
         "exchange" => op == Operation::Rename,
@@ -182,6 +186,8 @@ impl Serialize for Action {
             path2: Option<String>,
             #[serde(skip_serializing_if = "Vec::is_empty")]
             names2: Vec<String>,
+            #[serde(skip_serializing_if = "is_none_yet")]
+            args: Option<Vec<String>>,
             #[serde(skip_serializing_if = "Option::is_none")]
             exe: Option<String>,
             uid: u32,
@@ -233,6 +239,10 @@ impl Serialize for Action {
             path: text(&self.path).filter(|_| op.has_path()),
             names: texts(&self.names, "names"),
             names2: texts(&self.names2, "names2"),
+            args: match op_has(op, "args") {
+                true => self.args.as_ref().map(|all| texts(all, "args")),
+                false => Some(Vec::new()),
+            },
             path2: text(&self.path2).filter(|_| matches!(op, Operation::Rename | Operation::Link)),
             exe: text(&self.exe),
             uid: self.uid,

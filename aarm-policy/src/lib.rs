@@ -19,6 +19,7 @@
 //! output, everywhere. Must never panic on any input, and must never accept a field it does not act on.
 
 mod action;
+mod args;
 mod compile;
 mod conditions;
 mod data;
@@ -41,11 +42,16 @@ mod when;
 mod yaml;
 
 pub use action::Action;
+pub use args::{
+    Arg, BadPattern, CommandLine, FUEL, MAX_LINE, MAX_PATTERN, MAX_WORDS, Position, TooLong, Word, words,
+};
 pub use compile::{AgentEntry, CgroupId, Compiled, Report, RuleInfo, Use, compile, compile_agents};
 pub use data::{DataEntry, Label, Level, On};
 pub use diagnostic::{Code, Diagnostic, MAX_DIAGNOSTICS, Place, Severity};
 pub use env::{Env, MAX_HOMES};
-pub use eval::{Cause, Considered, Context, End, Explanation, Facet, MAX_HISTORY, Past, eval, facets};
+pub use eval::{
+    Cause, Considered, Context, End, Explanation, Facet, Line, MAX_HISTORY, Past, eval, eval_line, facets,
+};
 pub use glob::{Atom, ByteSet, Component, Glob, GlobError, MAX_ALTERNATIVES, MAX_GLOB, Pattern, Start};
 pub use hold::{
     Approver, DEFER_WAIT, Escalate, Hold, HoldDefaults, MAX_APPROVER, MAX_APPROVERS, MAX_WAIT, OnTimeout,

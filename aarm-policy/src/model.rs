@@ -10,6 +10,7 @@ use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 
 use crate::action::Action;
+use crate::args::CommandLine;
 use crate::data::{DataEntry, Label};
 use crate::diagnostic::{Diagnostic, Place};
 use crate::glob::Glob;
@@ -176,6 +177,9 @@ pub struct Match {
     /// Operations, and families for all their members.
     #[serde(rename = "operation", skip_serializing_if = "Vec::is_empty")]
     pub operations: Vec<OperationName>,
+    /// The command line, of an exec: decided when it is known.
+    #[serde(flatten)]
+    pub line: CommandLine,
     /// The object's path.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub path: Vec<Glob>,
@@ -262,6 +266,13 @@ impl OperationName {
 impl Serialize for OperationName {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name())
+    }
+}
+
+impl Policy {
+    /// Whether some rule asks for the command line of an exec.
+    pub fn asks_for_lines(&self) -> bool {
+        self.rules().iter().any(|rule| !rule.matches.line.is_empty())
     }
 }
 

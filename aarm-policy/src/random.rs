@@ -23,6 +23,8 @@ pub struct Shape {
     pub rules: Range<usize>,
     /// Weight of rules that hold for much, so that several hold for one action; against 10 for all others.
     pub broad: u32,
+    /// Weight of rules that ask for a command line.
+    pub lines: u32,
     /// Globs of programs, besides those that are like paths.
     pub exe: &'static [&'static str],
     /// Networks, besides random ones.
@@ -31,6 +33,8 @@ pub struct Shape {
     pub when: &'static [&'static str],
     /// What rules ask of who acts; none: no rule does.
     pub subject: &'static [&'static str],
+    /// What asks waits for an answer, or some of it. Otherwise all of it is refused at once.
+    pub waits: bool,
 }
 
 impl Shape {
@@ -41,10 +45,12 @@ impl Shape {
             plain: false,
             rules,
             broad: 3,
+            lines: 1,
             exe: &[],
             nets: &[],
             when: WHEN,
             subject: SUBJECT,
+            waits: true,
         }
     }
 
@@ -251,6 +257,22 @@ fn matching(shape: &Shape) -> impl Strategy<Value = String> + use<> {
             )
         },
     );
+    let word = || prop::sample::select(&["a", "b", "a*", "{any: b}", "{any: \"?\"}"][..]);
+    let line = (
+        (maybe(globs(style)), maybe(programs(shape)), maybe(ranges(MAX_UID))),
+        prop::sample::select(&["args", "not_args", "argv", "not_argv"][..]),
+        prop::collection::vec(word(), 1..3),
+    )
+        .prop_map(|((path, exe, uid), field, words)| {
+            let exact = field.ends_with("argv");
+            let words: Vec<&str> =
+                words.into_iter().map(|w| if exact && w.starts_with('{') { "\"**\"" } else { w }).collect();
+            format!(
+                "operation: [exec]{}, {field}: [{}]",
+                flow(vec![("path", path), ("exe", exe), ("uid", uid)]),
+                words.join(", ")
+            )
+        });
     let socket = || {
         (
             maybe(words(&["tcp", "udp", "0", "255"])),
@@ -322,9 +344,12 @@ fn matching(shape: &Shape) -> impl Strategy<Value = String> + use<> {
         )
     });
     // Rules that hold for much, so that several hold for one action.
-    let broad = (words(&["read", "write", "connect", "rename", "exec"]), maybe(programs(shape)))
+    let broad = (
+        words(&["read", "write", "connect", "rename", "exec", "open_read", "open_write"]),
+        maybe(programs(shape)),
+    )
         .prop_map(|(ops, exe)| format!("operation: [{}]{}", ops.join(", "), flow(vec![("not_exe", exe)])));
-    prop_oneof![5 => path, 3 => address, 1 => plain, 1 => any, shape.broad => broad]
+    prop_oneof![5 => path, 3 => address, 1 => plain, 1 => any, shape.lines => line, shape.broad => broad]
 }
 
 /// Conditions that hold at one time and not at another.
@@ -400,16 +425,21 @@ pub fn policy(shape: Shape) -> impl Strategy<Value = String> {
     let family = || prop::option::of(prop::sample::select(&["ALLOW", "DENY"][..]));
     let entries = prop::collection::vec(data_entry(&shape), if shape.deep { 4..5 } else { 4..8 });
     let record = prop::option::of(prop::sample::select(&["full", "summary"][..]));
+    let hold = if shape.waits {
+        prop::sample::select(&[AT_ONCE, "timeout: 5m", "defer_timeout: 0s"][..]).boxed()
+    } else {
+        Just(AT_ONCE).boxed()
+    };
     (
         prop::collection::vec(rule, shape.rules),
         (family(), family(), family(), family(), family(), family()),
         entries,
         (record.clone(), record.clone(), record),
-        (prop_oneof![3 => Just("enforce"), 1 => Just("audit")], prop::bool::weighted(0.3)),
+        (prop_oneof![3 => Just("enforce"), 1 => Just("audit")], prop::bool::weighted(0.3), hold),
     )
-        .prop_map(|(rules, (exec, read, write, network, process, privileged), entries, (all, one, net), (mode, tied))| {
+        .prop_map(|(rules, (exec, read, write, network, process, privileged), entries, (all, one, net), (mode, tied, hold))| {
             let mut text = format!(
-                "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p, version: \"1\"}}\nspec:\n  mode: {mode}\n  resolvers: [127.0.0.53]\n  hold: {{timeout: 0s, defer_timeout: 0s}}\n  defaults: {{",
+                "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p, version: \"1\"}}\nspec:\n  mode: {mode}\n  resolvers: [127.0.0.53]\n  hold: {{{hold}}}\n  defaults: {{",
             );
             for (name, value) in [
                 ("exec", exec),
@@ -443,7 +473,6 @@ pub fn policy(shape: Shape) -> impl Strategy<Value = String> {
             for (i, (m, deny, extra, when, subject)) in rules.iter().enumerate() {
                 let when = when.filter(|_| *extra != 1);
                 let decision = match extra {
-                    // Refused at once: see `hold`.
                     2 if waits(m) => "STEP_UP",
                     3 if waits(m) => "DEFER",
                     1 => "DENY",
@@ -459,6 +488,8 @@ pub fn policy(shape: Shape) -> impl Strategy<Value = String> {
                     4 => ", priority: 3".to_owned(),
                     _ => String::new(),
                 };
+                let at_once = *extra == 2 && decision == "STEP_UP" && i % 3 == 0;
+                let more = if at_once { more + ", timeout: 0s" } else { more };
                 let when = when.map_or(String::new(), |when| format!(", when: {{{when}}}"));
                 // The user may be asked for once.
                 let subject = subject.filter(|s| !s.contains("uid") || !m.contains("uid:"));
@@ -470,6 +501,9 @@ pub fn policy(shape: Shape) -> impl Strategy<Value = String> {
             text
         })
 }
+
+/// Nothing waits.
+const AT_ONCE: &str = "timeout: 0s, defer_timeout: 0s";
 
 /// Whether all operations that a match names can wait for an answer.
 fn waits(m: &str) -> bool {
@@ -554,6 +588,7 @@ pub fn action() -> impl Strategy<Value = Action> {
             prop::option::weighted(0.8, prop::collection::vec(path(), 0..4)),
             prop::option::weighted(0.8, path()),
         ),
+        prop::collection::vec(prop::sample::select(&["a", "b", "ab", ""][..]), 0..4),
     )
         .prop_map(
             |(
@@ -563,8 +598,13 @@ pub fn action() -> impl Strategy<Value = Action> {
                 (also_read, truncates, exchange, [directory, raw_memory, sysctl, fast_open, writes]),
                 (names, names2, hosts),
                 (ancestors, container),
+                args,
             )| {
                 Action {
+                    args: match op {
+                        Exec => Some(args.into_iter().map(|w| w.as_bytes().to_vec()).collect()),
+                        _ => Some(Vec::new()),
+                    },
                     path: Some(path.into_bytes()),
                     path2: Some(path2.into_bytes()),
                     exe: exe.map(String::into_bytes),

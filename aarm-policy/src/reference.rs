@@ -31,12 +31,12 @@ pub fn operations_md() -> String {
         let _ =
             writeln!(out, "| operation | hook | further hooks | held | predicates |\n|---|---|---|---|---|");
         for op in members {
-            let hook = match op.is_decided() {
+            let hook = match op.is_decided() || op == Operation::ExecArgs {
                 true => format!("`{}`", op.hook()),
                 false => "not decided yet".to_owned(),
             };
             let held = match (op.is_decided(), op.cannot_wait()) {
-                (false, _) => "at the first instruction".to_owned(),
+                (false, _) => "at the first instruction; a rule names `exec`".to_owned(),
                 (true, "") => "yes".to_owned(),
                 (true, why) => format!("no: {why}"),
             };
@@ -65,6 +65,9 @@ fn predicates(op: Operation) -> String {
     let mut found = Vec::new();
     if op.has_path() {
         found.push("`path`");
+    }
+    if op == Operation::Exec {
+        found.extend(["`args`", "`argv`"]);
     }
     if op.has_address() {
         found.extend(["`cidr`", "`port`"]);

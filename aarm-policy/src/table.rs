@@ -3,11 +3,12 @@
 //! The kernel's `decide()` and path walk have the same steps in the same order; this is where they are held
 //! against the reference evaluator, and where the cost of a table can be measured without a kernel.
 
+use aarm_common::hold::{ALSO, Asks};
 use aarm_common::limits::*;
 use aarm_common::op::{FAMILIES, OPERATIONS};
 use aarm_common::policy::{
     ANCESTOR_ANY, ANCESTOR_NONE, ANY_RULE, BY_NAME, Bits, Hits, IMAGE_ANY, IMAGE_NONE, MODE_AUDIT, NO_SET,
-    Policy as Table,
+    Policy as Table, WAIT_DEFER, WAIT_STEP_UP,
 };
 use aarm_common::{Decision, Operation};
 use std::net::IpAddr;
@@ -50,6 +51,10 @@ pub struct Verdict {
     pub facet: Operation,
     /// Why.
     pub cause: Cause,
+    /// It may wait for an answer.
+    pub waits: bool,
+    /// What else asks about it: other facets are for others to answer.
+    pub also: [Option<Asks>; ALSO + 1],
     /// Labels that the session did not have and gets, because the action passes.
     pub adds: u64,
     /// Watches that count the action, a bit for each.
@@ -99,20 +104,29 @@ pub fn decide(table: &Table, action: &Action, context: &TableContext) -> Verdict
     let mut who = context_bits(table, action.uid, context);
     let unsure = narrow_by_subject(table, subject_bits(table, action), &mut who);
     let mut chosen: Option<Verdict> = None;
+    let mut asking = Vec::new();
     let mut touched = 0;
     for facet in facets(action) {
         let m = matching(table, action, facet, &who);
         touched |= m[DATA_WORD];
         let verdict = outcome(table, &m, &unsure, facet.operation);
         // The strictest, and of equally strict ones the first.
-        match chosen {
-            Some(first) if strictness(verdict.decision) <= strictness(first.decision) => {}
+        let strict = |v: &Verdict| strictness(v.decision, v.waits);
+        match &chosen {
+            Some(first) if strict(&verdict) <= strict(first) => {}
             _ => chosen = Some(verdict),
+        }
+        let one = asks(&verdict);
+        if verdict.waits && !asking.contains(&one) {
+            asking.push(one);
         }
     }
     // `facets` never returns none; were it to, nothing was allowed.
     let mut verdict =
-        chosen.unwrap_or_else(|| decided(Decision::Deny, None, action.operation, Cause::Default));
+        chosen.unwrap_or_else(|| decided(table, Decision::Deny, None, action.operation, Cause::Default));
+    verdict.waits &= table.mode != MODE_AUDIT;
+    asking.retain(|other| verdict.waits && *other != asks(&verdict));
+    verdict.also.iter_mut().zip(asking).for_each(|(to, one)| *to = Some(one));
     let allowed = verdict.decision == Decision::Allow;
     let passed = allowed || table.mode == MODE_AUDIT;
     if passed {
@@ -121,8 +135,17 @@ pub fn decide(table: &Table, action: &Action, context: &TableContext) -> Verdict
     }
     verdict.counts = counts(table, action.operation, verdict.rule, passed);
     let summary = table.summary >> action.operation as u8 & 1 == 1;
-    verdict.summarized = allowed && summary && verdict.adds == 0 && verdict.counts == 0;
+    verdict.summarized =
+        allowed && verdict.cause != Cause::Args && summary && verdict.adds == 0 && verdict.counts == 0;
     verdict
+}
+
+/// The rules that match an action's first facet, and those of them that something unknown makes refuse: `Lines` of an exec.
+pub fn matched(table: &Table, action: &Action, context: &TableContext) -> (Bits, Bits) {
+    let mut who = context_bits(table, action.uid, context);
+    let unsure = narrow_by_subject(table, subject_bits(table, action), &mut who);
+    let facet = Facet { operation: action.operation, end: End::Source };
+    (matching(table, action, facet, &who), unsure)
 }
 
 /// The rules whose predicates on the user and conditions on the session hold; `Task::context`, less what
@@ -263,16 +286,26 @@ fn outcome(table: &Table, m: &Bits, unsure: &Bits, op: Operation) -> Verdict {
     let decision = |byte: u8| Decision::from_u8(byte).unwrap_or(Decision::Deny);
     let Some(rule) = lowest(m) else {
         let byte = table.defaults[op.family() as usize % FAMILIES];
-        return decided(decision(byte), None, op, Cause::Default);
+        return decided(table, decision(byte), None, op, Cause::Default);
     };
     let is_in = |bits: &Bits| bits[rule / 64] >> (rule % 64) & 1 == 1;
+    if is_in(&table.by_line) {
+        return decided(table, Decision::Allow, Some(rule as u16), op, Cause::Args);
+    }
     if is_in(unsure) {
         let found = if is_in(&table.unknown_deny) { Decision::Deny } else { Decision::Defer };
-        return decided(found, Some(rule as u16), op, Cause::Unknown);
+        return decided(table, found, Some(rule as u16), op, Cause::Unknown);
     }
     let contradicted = match table.conflicts[rule] {
         NO_SET => false,
-        set => m.iter().zip(&table.sets[set as usize]).any(|(m, other)| m & other != 0),
+        set => {
+            let found: Vec<u64> =
+                m.iter().zip(&table.sets[set as usize]).map(|(m, other)| m & other).collect();
+            if found.iter().zip(&table.by_line).any(|(found, line)| found & line != 0) {
+                return decided(table, Decision::Allow, Some(rule as u16), op, Cause::Args);
+            }
+            found.iter().any(|found| *found != 0)
+        }
     };
     let (found, cause) = match contradicted {
         true => (Decision::Defer, Cause::Conflict),
@@ -282,15 +315,40 @@ fn outcome(table: &Table, m: &Bits, unsure: &Bits, op: Operation) -> Verdict {
             and(&mut guards, &table.guards);
             let guard = lowest(&guards).filter(|g| table.rule_decision[*g] != Decision::Allow as u8);
             let found = guard.map_or(Decision::Allow, |g| decision(table.rule_decision[g]));
-            return decided(found, Some(guard.unwrap_or(rule) as u16), op, Cause::Rule);
+            return decided(table, found, Some(guard.unwrap_or(rule) as u16), op, Cause::Rule);
         }
         false => (decision(table.rule_decision[rule]), Cause::Rule),
     };
-    decided(found, Some(rule as u16), op, cause)
+    decided(table, found, Some(rule as u16), op, cause)
 }
 
-fn decided(decision: Decision, rule: Option<u16>, facet: Operation, cause: Cause) -> Verdict {
-    Verdict { decision, rule, facet, cause, adds: 0, counts: 0, summarized: false }
+fn decided(table: &Table, decision: Decision, rule: Option<u16>, facet: Operation, cause: Cause) -> Verdict {
+    let by_default = match decision {
+        Decision::StepUp => table.defaults_wait & WAIT_STEP_UP != 0,
+        Decision::Defer => table.defaults_wait & WAIT_DEFER != 0,
+        _ => false,
+    };
+    let waits = match rule {
+        Some(rule) if cause == Cause::Rule => {
+            let asks = matches!(decision, Decision::StepUp | Decision::Defer);
+            asks && table.at_once[rule as usize / 64] >> (rule % 64) & 1 == 0
+        }
+        _ => by_default,
+    };
+    let also = [None; ALSO + 1];
+    Verdict { decision, rule, facet, cause, waits, also, adds: 0, counts: 0, summarized: false }
+}
+
+/// What asks, by a verdict.
+fn asks(v: &Verdict) -> Asks {
+    let cause = match v.cause {
+        Cause::Rule => aarm_common::event::Cause::Rule,
+        Cause::Default => aarm_common::event::Cause::Default,
+        Cause::Conflict => aarm_common::event::Cause::Conflict,
+        Cause::Unknown => aarm_common::event::Cause::Unknown,
+        Cause::Args => aarm_common::event::Cause::Args,
+    };
+    Asks { rule: v.rule, decision: v.decision, cause }
 }
 
 fn and(m: &mut Bits, with: &Bits) {

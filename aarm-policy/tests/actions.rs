@@ -45,8 +45,8 @@ fn what_is_wrong_is_said() {
     refused(r#"{"operation":"open_raed","path":"/a"}"#, Code::BadValue, "(did you mean \"open_read\"?)");
     refused(
         r#"{"operation":"exec_args"}"#,
-        Code::NotSupportedYet,
-        "the operation `exec_args` is not supported yet",
+        Code::Inapplicable,
+        "`exec_args` is how receipts name a command line",
     );
     refused(r#"{"operation":"open_read"}"#, Code::MissingField, "needs the field \"path\"");
     refused(r#"{"operation":"open_read","path":"a"}"#, Code::BadValue, "it must be absolute");

@@ -9,6 +9,9 @@ use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
+/// Met where several rules ask about one action.
+const OTHERS: &str = "asks others as well";
+
 /// Holds the two against each other. Returns false for a policy that does not fit the kernel's tables.
 fn agree(
     text: &str,
@@ -25,8 +28,10 @@ fn agree(
             return false;
         }
     };
-    for (action, context) in actions.iter().zip(contexts.iter().cycle()) {
+    for (whole, context) in actions.iter().zip(contexts.iter().cycle()) {
         let seen = TableContext::of(&policy, context);
+        // The kernel does not know the command line.
+        let action = &Action { args: None, ..whole.clone() };
         let by_eval = eval(&policy, homes, action, context);
         let by_table = table::decide(&compiled.table, action, &seen);
         let rule = by_table.rule.map(|i| compiled.rules[i as usize].id.as_str());
@@ -38,6 +43,17 @@ fn agree(
         assert_eq!(
             (by_eval.decision, by_eval.cause, by_eval.rule.as_deref(), by_eval.facet.operation),
             (by_table.decision, by_table.cause, rule, by_table.facet),
+            "{text}\n{action:?}\n{context:?}\n{by_eval:#?}"
+        );
+        let also = by_table
+            .also
+            .iter()
+            .flatten()
+            .map(|a| (a.rule.map(|i| compiled.rules[i as usize].id.as_str()), a.decision));
+        let also_by_eval = by_eval.also.iter().map(|a| (a.rule.as_deref(), a.decision));
+        assert_eq!(
+            (by_eval.waits, also_by_eval.collect::<Vec<_>>()),
+            (by_table.waits, also.collect::<Vec<_>>()),
             "{text}\n{action:?}\n{context:?}\n{by_eval:#?}"
         );
         assert_eq!(
@@ -73,10 +89,32 @@ fn agree(
                 "failed subject",
                 by_eval.considered.iter().any(|c| c.failed.is_some_and(|f| f.starts_with("subject"))),
             ),
+            (OTHERS, !by_eval.also.is_empty()),
+            (
+                "refused at once",
+                !by_eval.waits && matches!(by_eval.decision, Decision::StepUp | Decision::Defer),
+            ),
+            ("command line", by_eval.cause == Cause::Args),
             ("host", without(|a| a.hosts.clear())),
             ("failed host", by_eval.considered.iter().any(|c| c.failed == Some("host"))),
         ] {
             *met.borrow_mut().entry(what).or_default() += u32::from(is);
+        }
+        let known = eval(&policy, homes, whole, context);
+        if by_eval.cause == Cause::Args {
+            let (matched, unsure) = table::matched(&compiled.table, action, &seen);
+            let words = whole.args.as_deref().expect("an exec has a command line");
+            let by_line = aarm_policy::eval_line(&policy, &matched, &unsure, Ok(words));
+            let rule = by_line.rule.map(|i| compiled.rules[i as usize].id.as_str());
+            let waits = by_line.waits && policy.mode() == aarm_policy::Mode::Enforce;
+            assert_eq!(
+                (by_line.decision, by_line.cause, rule, waits),
+                (known.decision, known.cause, known.rule.as_deref(), known.waits),
+                "{text}\n{whole:?}\n{context:?}\n{known:#?}"
+            );
+        } else {
+            let decided = |e: &aarm_policy::Explanation| (e.decision, e.cause, e.rule.clone(), e.waits);
+            assert_eq!(decided(&known), decided(&by_eval), "{text}\n{whole:?}\n{context:?}");
         }
         // What a receipt carries is enough to decide the same again.
         let subjects = table::subject_bits(&compiled.table, action);
@@ -90,9 +128,9 @@ fn agree(
 }
 
 /// Runs a strategy of policies; most of them must fit, else the test would show nothing;
-/// with `meets_all` everything the two can differ in must occur. `PROPTEST_CASES`
+/// of what the two can differ in, what `must` says must occur. `PROPTEST_CASES`
 /// scales the number of cases: 256 is its default.
-fn run(policies: impl Strategy<Value = String>, cases: u32, meets_all: bool) {
+fn run(policies: impl Strategy<Value = String>, cases: u32, must: fn(&str) -> bool) {
     let cases = (cases * Config::default().cases / 256).max(1);
     let homes = prop::sample::subsequence(vec!["/root", "/home/u", "/h", ""], 0..=4);
     let mut runner = TestRunner::new(Config {
@@ -118,7 +156,7 @@ fn run(policies: impl Strategy<Value = String>, cases: u32, meets_all: bool) {
         .unwrap_or_else(|e| panic!("{e}"));
     println!("{} of {cases} policies fit; met: {:?}", fitted.get(), met.borrow());
     assert!(
-        !meets_all || cases < 40 || met.borrow().values().all(|n| *n > 0),
+        cases < 40 || met.borrow().iter().all(|(what, n)| *n > 0 || !must(what)),
         "something was never tried: {:?}",
         met.borrow()
     );
@@ -127,10 +165,44 @@ fn run(policies: impl Strategy<Value = String>, cases: u32, meets_all: bool) {
 
 #[test]
 fn few_rules_with_wild_globs() {
-    run(random::policy(Shape { deep: true, ..Shape::small(0..5) }), 120, false);
+    run(random::policy(Shape { deep: true, ..Shape::small(0..5) }), 120, |_| false);
 }
 
 #[test]
 fn many_rules() {
-    run(random::policy(Shape::small(0..40)), 60, true);
+    run(random::policy(Shape::small(0..40)), 60, |what| what != OTHERS);
+}
+
+/// Rules that hold for much, and mostly ask: what does several things at once is for several to answer.
+fn asking() -> impl Strategy<Value = String> {
+    let rule = (
+        prop::sample::select(&["rename", "link", "open_read", "open_write", "truncate", "raw_memory"][..]),
+        prop::sample::select(
+            &["STEP_UP", "DEFER", "STEP_UP, timeout: 0s", "DEFER, priority: 1", "ALLOW"][..],
+        ),
+        prop::sample::select(&["", ", path: [\"**/a*\"]"][..]),
+    );
+    let hold = prop::sample::select(&["", "  hold: {timeout: 0s}\n", "  hold: {defer_timeout: 0s}\n"][..]);
+    let defaults = prop::sample::select(&["ALLOW", "STEP_UP", "DENY"][..]);
+    (prop::collection::vec(rule, 2..12), hold, defaults).prop_map(|(rules, hold, default)| {
+        let mut text = format!(
+            "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p, version: \"1\"}}\nspec:\n  \
+             mode: enforce\n{hold}  defaults: {{exec: {default}}}\n  data:\n"
+        );
+        for label in ["A", "B", "C", "D"] {
+            text.push_str(&format!("    - {{label: {label}, level: PUBLIC, on: {{read: [\"/nowhere/{label}\"]}}}}\n"));
+        }
+        text.push_str("  rules:\n");
+        for (i, (operation, decision, path)) in rules.iter().enumerate() {
+            text.push_str(&format!(
+                "    - {{id: r{i}, match: {{operation: {operation}{path}}}, decision: {decision}}}\n"
+            ));
+        }
+        text
+    })
+}
+
+#[test]
+fn what_several_rules_ask_about() {
+    run(asking(), 60, |what| matches!(what, OTHERS | "refused at once"));
 }

@@ -238,8 +238,7 @@ fn later_parts_of_the_language_are_not_supported_yet() {
         (rule("decision: DENY, resolve: [dns]"), "`resolve` in a rule"),
         (rule("decision: DENY, modify: {}"), "`modify` in a rule"),
         (rule("decision: DENY, overridable: true"), "`overridable` in a rule"),
-        (with_match("operation: exec, args: [push]"), "`args` in `match`"),
-        (with_match("operation: [read, exec_args]"), "the operation `exec_args`"),
+        (with_match("operation: exec, env: [A]"), "`env` in `match`"),
         (with_match("operation: tool"), "the operation `tool`"),
         (with_spec("  fail: {}"), "`fail` in `spec`"),
         (with_spec("  record: {tool: summary}"), "the operation `tool`"),
@@ -247,6 +246,43 @@ fn later_parts_of_the_language_are_not_supported_yet() {
     ] {
         refused(&text, Code::NotSupportedYet, &format!("{what} is not supported yet"));
     }
+}
+
+#[test]
+fn command_lines() {
+    let line = |m: &str| {
+        let text = with_match(&format!("operation: exec, exe: \"**/git\", {m}"));
+        Policy::parse(text.as_bytes()).unwrap_or_else(|e| panic!("{text}\n{e:#?}"))
+    };
+    for m in [
+        "args: push",
+        "args: [push, {any: \"--force*\"}], not_args: [{any: -n}]",
+        "argv: []",
+        "argv: [log, \"**\"], not_argv: [\"**\", x, x]",
+    ] {
+        let policy = line(m);
+        assert!(policy.asks_for_lines(), "{m}");
+        // One form: what is written in another way is the same policy.
+        assert_eq!(Policy::parse(policy.canonical().as_bytes()).unwrap().hash(), policy.hash(), "{m}");
+    }
+    // Only running a program has one.
+    refused(
+        &with_match("operation: open_read, args: [a]"),
+        Code::Inapplicable,
+        "\"args\" says nothing about `open_read`",
+    );
+    refused(&with_match("operation: [exec, mmap_exec], argv: [a]"), Code::Inapplicable, "`mmap_exec`");
+    refused(
+        &with_match("operation: [read, exec_args]"),
+        Code::Inapplicable,
+        "name `exec`, and give the rule `args`",
+    );
+    refused(&with_match("operation: exec, args: []"), Code::BadValue, "can never match");
+    refused(&with_match("operation: exec, args: [1]"), Code::WrongType, "put it in quotes");
+    refused(&with_match("operation: exec, args: [{any: x, all: y}]"), Code::UnknownField, "fields are any");
+    refused(&with_match("operation: exec, args: [\"a\\\\\"]"), Code::BadValue, "nothing after its last");
+    let many = vec!["a"; 33].join(", ");
+    refused(&with_match(&format!("operation: exec, argv: [{many}]")), Code::TooMany, "33 words; at most 32");
 }
 
 #[test]

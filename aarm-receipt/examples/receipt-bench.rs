@@ -68,6 +68,7 @@ fn receipt(r: &Repeated, n: u64, out: &mut Vec<u8>) {
         path: b"/home/agent/project/src/main.py",
         path2: b"",
         target: b"",
+        argv: b"",
         network: None,
         object,
         arg: 0,

@@ -11,7 +11,7 @@
 //! | `action` | action | tool (family), operation, object: what was attempted |
 //! | `context` | action | `labels` of the session when it was decided, what the action `adds`, history `conditions` that held (bits), conditions on who acts (`subjects`) that held and that were `unknown` (bits) |
 //! | `decision` | action | result, mode, rule, reason, cause, facet, policy (name, version, hash), time taken; `hold`: the name of the hold that it waits in (STEP_UP and DEFER), or that was answered |
-//! | `detail` | resolution | what became of a hold: `answer` (ALLOW or DENY), `method`, for answers of people `approver` and `scope`, `of` (the event that began it), time waited |
+//! | `detail` | resolution | what became of a hold: `answer` (ALLOW or DENY), `method`, for answers of people `approver` and `scope`, `of` (the event that began it), time waited; `left`: so many other rules are still to be answered before it happens |
 //! | `identity` | of processes | human (a claim), user, process, program, agent (the session's first program), `cgroup` where the process was when it was born or last ran a program |
 //! | `outcome` | outcome | what became of an action, as far as it was observed |
 //! | `detail` | all others | what the kind is about |
@@ -121,6 +121,8 @@ pub struct Resolution<'a> {
     pub comment: &'a str,
     /// The rule that asked; empty: a default.
     pub rule: &'a str,
+    /// How many others are still to be answered before it happens.
+    pub left: u64,
     /// How long it waited.
     pub waited_ns: u64,
     /// Who waited.
@@ -242,6 +244,8 @@ pub struct Action<'a> {
     pub path2: &'a [u8],
     /// Text of a symbolic link.
     pub target: &'a [u8],
+    /// Arguments of an exec that its command line decides, each ended by NUL.
+    pub argv: &'a [u8],
     /// Socket.
     pub network: Option<Network<'a>>,
     /// File.
@@ -609,6 +613,9 @@ pub fn encode(c: &Common<'_>, body: &Body<'_>, out: &mut Vec<u8>) {
 fn action(o: &mut Object<'_>, a: &Action<'_>) {
     o.object(key!("action"), |o| {
         o.number(key!("arg"), a.arg);
+        if !a.argv.is_empty() {
+            argv(o.key(key!("argv")), a.argv);
+        }
         if !a.flags.is_empty() {
             let out = o.key(key!("flags"));
             for (i, flag) in a.flags.iter().enumerate() {
@@ -733,6 +740,7 @@ fn detail(o: &mut Object<'_>, body: &Body<'_>) {
             o.bytes_if_any(key!("approver"), cut(r.approver.as_bytes()));
             o.bytes_if_any(key!("comment"), cut(r.comment.as_bytes()));
             o.bytes(key!("hold"), &hold_name(r.hold));
+            o.number_if_any(key!("left"), Some(r.left).filter(|n| *n != 0));
             o.name(key!("method"), r.method);
             seq(o, key!("of"), r.of);
             o.bytes_if_any(key!("rule"), r.rule.as_bytes());
@@ -803,6 +811,7 @@ mod tests {
             path,
             path2: path,
             target: path,
+            argv: b"a\0b\0",
             network: Some(Network {
                 family: 2,
                 sock_type: 1,
@@ -908,6 +917,7 @@ mod tests {
                 scope: "once",
                 comment: "go on",
                 rule: "ask",
+                left: 2,
                 waited_ns: 5,
                 identity: who,
             }),

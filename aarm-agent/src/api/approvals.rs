@@ -40,19 +40,16 @@ pub struct Approval {
     pub uuid: String,
     /// The policy that asks.
     pub policy: PolicyLabel,
-    /// Its rule; none: a default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rule: Option<String>,
-    /// The rule's reason.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// `STEP_UP` or `DEFER`: a deferral that people are asked about stays one.
-    pub decision: String,
-    /// Why: `rule`, `default`, `conflict`, `unknown`.
-    pub cause: String,
-    /// How much is at stake, as the rule says.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub risk: Option<String>,
+    /// What asks.
+    #[serde(flatten)]
+    pub asked: Asked,
+    /// What asks as well: an action does several things at once, and each may be for somebody else to answer. It happens when
+    /// all are answered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<Asked>,
+    /// What asked and was answered already.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answered: Vec<Answered>,
     /// What the session is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<String>,
@@ -94,6 +91,24 @@ pub struct Approval {
     pub labels: Vec<String>,
     /// When it began to wait, RFC 3339.
     pub requested: String,
+}
+
+/// What asks about an action.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// The rule; none: a default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// The rule's reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// `STEP_UP` or `DEFER`: a deferral that people are asked about stays one.
+    pub decision: String,
+    /// Why: `rule`, `default`, `conflict`, `unknown`.
+    pub cause: String,
+    /// How much is at stake, as the rule says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub risk: Option<String>,
     /// Until when it waits, RFC 3339.
     pub deadline: String,
     /// What it gets then.
@@ -102,6 +117,16 @@ pub struct Approval {
     pub approvers: Vec<String>,
     /// The backup approvers are asked as well.
     pub escalated: bool,
+}
+
+/// What asked about an action and was answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answered {
+    /// The rule; none: a default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// Who answered.
+    pub approver: String,
 }
 
 /// `GET /v1/approvals`.
@@ -147,6 +172,13 @@ pub struct AnswerResponse {
     pub id: String,
     /// `ALLOW` or `DENY`.
     pub answer: String,
+    /// How many rules are still to be answered, by others, before it happens.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left: usize,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 impl From<AnswerError> for Refusal {
@@ -158,6 +190,11 @@ impl From<AnswerError> for Refusal {
             AnswerError::NotYours(_) => {
                 (StatusCode::FORBIDDEN, ErrorCode::Forbidden, "`aarm approvals show ID` says who may answer")
             }
+            AnswerError::OnlyOnce => (
+                StatusCode::BAD_REQUEST,
+                ErrorCode::BadRequest,
+                "answer without `--session`, `--for` or `--uses`",
+            ),
             AnswerError::NoReceipt(_) => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 ErrorCode::Unavailable,
@@ -215,11 +252,11 @@ pub async fn answer(
     // Whoever acts for an agent answers nothing, whatever user it runs as.
     api.outside(&peer).await?;
     let (who, allow) = (answerer(&peer), request.allow);
-    let told = api.ask(|a| Command::Answer(id.clone(), who, request, a)).await??;
+    let (told, left) = api.ask(|a| Command::Answer(id.clone(), who, request, a)).await??;
     if !api.durable(told).await {
         return Err(AnswerError::NoReceipt(api.config.log.clone()).into());
     }
-    Ok(Json(AnswerResponse { id, answer: if allow { "ALLOW" } else { "DENY" }.into() }))
+    Ok(Json(AnswerResponse { id, answer: if allow { "ALLOW" } else { "DENY" }.into(), left }))
 }
 
 fn answerer(peer: &Peer) -> Answerer {

@@ -196,8 +196,17 @@ fn send(id: &str, request: &AnswerRequest, global: &Global) -> Result<AnswerResp
 
 fn answer(id: &str, request: &AnswerRequest, global: &Global, out: &mut Output) -> Result<Exit, CliError> {
     let done = send(id, request, global)?;
-    out.line(&format!("{} {}", escape::value(&done.id), escape::value(&done.answer)))?;
+    out.line(&told(&done))?;
     Ok(Exit::OK)
+}
+
+/// What an answer did.
+fn told(done: &AnswerResponse) -> String {
+    let answer = format!("{} {}", escape::value(&done.id), escape::value(&done.answer));
+    match done.left {
+        0 => answer,
+        n => format!("{answer}; it waits on: {n} more of the rules that ask must be answered by others"),
+    }
 }
 
 /// What it is about, in a line.
@@ -205,6 +214,7 @@ fn object(a: &Approval) -> String {
     let mut text = match (&a.address, a.hosts.first()) {
         (Some(address), Some(host)) => format!("{host} ({address})"),
         (Some(address), None) => address.clone(),
+        (None, _) if a.operation == "exec_args" => a.argv.join(" "),
         (None, _) => a.path.clone(),
     };
     if !a.path2.is_empty() && a.address.is_none() {
@@ -231,11 +241,11 @@ fn print(list: &ApprovalList, out: &mut Output) -> std::io::Result<()> {
         .approvals
         .iter()
         .map(|a| {
-            let risk = a.risk.as_deref().unwrap_or("-");
+            let risk = a.asked.risk.as_deref().unwrap_or("-");
             vec![
                 escape::value(&a.id).into_owned().into(),
                 clock.seconds(&a.requested).into(),
-                clock.seconds(&a.deadline).into(),
+                clock.seconds(&a.asked.deadline).into(),
                 if matches!(risk, "HIGH" | "CRITICAL") {
                     Cell::styled(risk, style::BAD)
                 } else {
@@ -246,7 +256,7 @@ fn print(list: &ApprovalList, out: &mut Output) -> std::io::Result<()> {
                 escape::value(&a.comm).into_owned().into(),
                 escape::value(&a.operation).into_owned().into(),
                 object(a).into(),
-                escape::value(a.rule.as_deref().unwrap_or("(default)")).into_owned().into(),
+                escape::value(a.asked.rule.as_deref().unwrap_or("(default)")).into_owned().into(),
             ]
         })
         .collect();
@@ -259,11 +269,11 @@ fn show(a: &Approval, out: &mut Output) -> std::io::Result<()> {
     let mut lines = vec![
         ("id", value(&a.id)),
         ("action", format!("{} {}", value(&a.operation), object(a))),
-        ("decision", format!("{} because of {}", value(&a.decision), value(&a.cause))),
-        ("rule", value(a.rule.as_deref().unwrap_or("(default)"))),
+        ("decision", format!("{} because of {}", value(&a.asked.decision), value(&a.asked.cause))),
+        ("rule", value(a.asked.rule.as_deref().unwrap_or("(default)"))),
     ];
-    lines.extend(a.reason.iter().map(|t| ("reason", value(t))));
-    lines.extend(a.risk.iter().map(|t| ("risk", value(t))));
+    lines.extend(a.asked.reason.iter().map(|t| ("reason", value(t))));
+    lines.extend(a.asked.risk.iter().map(|t| ("risk", value(t))));
     lines.push((
         "policy",
         format!("{}, version {}, {}", value(&a.policy.name), value(&a.policy.version), value(&a.policy.hash)),
@@ -288,12 +298,21 @@ fn show(a: &Approval, out: &mut Output) -> std::io::Result<()> {
         format!(
             "since {}, until {}: then {}",
             clock.seconds(&a.requested),
-            clock.seconds(&a.deadline),
-            value(&a.on_timeout)
+            clock.seconds(&a.asked.deadline),
+            value(&a.asked.on_timeout)
         ),
     ));
-    let more = if a.escalated { " (escalated)" } else { "" };
-    lines.push(("approvers", format!("{}{more}", value(&a.approvers.join(", ")))));
+    let more = if a.asked.escalated { " (escalated)" } else { "" };
+    lines.push(("approvers", format!("{}{more}", value(&a.asked.approvers.join(", ")))));
+    for one in &a.also {
+        let rule = value(one.rule.as_deref().unwrap_or("(default)"));
+        let who = value(&one.approvers.join(", "));
+        lines.push(("also", format!("{rule}: {who}, until {}", clock.seconds(&one.deadline))));
+    }
+    for one in &a.answered {
+        let rule = value(one.rule.as_deref().unwrap_or("(default)"));
+        lines.push(("answered", format!("{rule}: {}", value(&one.approver))));
+    }
     for (label, text) in lines {
         let label = out.paint(style::HEAD, &format!("{label:<9}"));
         out.line(&format!("{label} {text}"))?;
@@ -341,7 +360,7 @@ fn watch(global: &Global, out: &mut Output) -> Result<Exit, CliError> {
             }
         };
         match send(&next.id, &AnswerRequest { allow, scope, comment: None }, global) {
-            Ok(done) => out.line(&format!("{} {}", escape::value(&done.id), escape::value(&done.answer)))?,
+            Ok(done) => out.line(&told(&done))?,
             // Somebody else was faster, or its time is over: the next one may still be answered.
             Err(e @ CliError::Refused { .. }) => {
                 out.line(&e.to_string())?;

@@ -4,7 +4,7 @@
 //! tell is said to be missing, not guessed.
 
 use aarm_common::{Decision, Operation};
-use aarm_policy::{Action, Context, Env, Explanation, Policy};
+use aarm_policy::{Action, Cause, Context, Env, Explanation, Policy};
 use aarm_receipt::canonical;
 use serde_json::Value;
 
@@ -54,13 +54,16 @@ impl Deciding {
     /// Replays a receipt of kind `action` that names this policy.
     pub fn replay(&self, receipt: &Value) -> Result<Replay, CliError> {
         let action = action(receipt)?;
-        let explanation = aarm_policy::eval(&self.policy, &self.env, &action, &self.context(receipt));
+        let context = self.context(receipt);
+        let explain = |action: &Action| aarm_policy::eval(&self.policy, &self.env, action, &context);
+        let mut explanation = explain(&action);
         let decision = &receipt["decision"];
         let closed = decision["cause"]
             .as_str()
             .filter(|cause| matches!(*cause, "path_too_long" | "read_failed" | "no_policy" | "no_memory"));
         // What was asked about is for somebody else to decide; that it was to be asked about is not.
         let asked = matches!(decision["cause"].as_str(), Some("answered" | "granted" | "cannot_wait"));
+        let recorded = decision["rule"].as_str();
         let same = if asked {
             matches!(explanation.decision, Decision::StepUp | Decision::Defer)
         } else {
@@ -68,10 +71,25 @@ impl Deciding {
         };
         let agrees = closed.is_none()
             && same
-            && decision["rule"].as_str() == explanation.rule.as_deref()
+            && recorded == explanation.rule.as_deref()
             && decision["facet"].as_str().unwrap_or_else(|| action.operation.name())
                 == explanation.facet.operation.name();
-        let missing = if action.names.is_empty() && has_flag(receipt, "linked") {
+        let mut agrees = agrees;
+        let image = receipt["action"]["operation"] == Operation::ExecArgs.name();
+        if image {
+            // What is recorded is that the command line decides, and which rule asks for it; shown is what it decides.
+            agrees = closed.is_none()
+                && explanation.cause == Cause::Args
+                && recorded == explanation.rule.as_deref();
+            if let Some(args) = arguments(receipt) {
+                explanation = explain(&Action { args: Some(args), ..action.clone() });
+            }
+        }
+        let missing = if image {
+            Some(
+                "of a script, its own rules and those of its interpreter are asked: see the receipts of the exec",
+            )
+        } else if action.names.is_empty() && has_flag(receipt, "linked") {
             Some(
                 "the file has several hard links; a rule may have matched a name that the receipt does not have",
             )
@@ -97,6 +115,16 @@ impl Deciding {
 fn has_flag(receipt: &Value, flag: &str) -> bool {
     receipt["action"]["flags"].as_array().is_some_and(|flags| flags.iter().any(|f| f == flag))
 }
+
+/// The arguments of an image, if the receipt has all of them.
+fn arguments(receipt: &Value) -> Option<Vec<Vec<u8>>> {
+    if has_flag(receipt, "args_cut") {
+        return None;
+    }
+    let words = receipt["action"]["argv"].as_array()?;
+    words.iter().skip(1).map(|word| word.as_str().and_then(canonical::decode)).collect()
+}
+
 /// The action as the evaluator takes it.
 fn action(receipt: &Value) -> Result<Action, CliError> {
     let a = &receipt["action"];
@@ -104,9 +132,12 @@ fn action(receipt: &Value) -> Result<Action, CliError> {
     let op = Operation::from_name(name).ok_or_else(|| {
         CliError::Usage(format!("the receipt's operation `{name}` is not one this version knows"))
     })?;
+    // Rules name the exec; its command line is another receipt's.
+    let op = if op == Operation::ExecArgs { Operation::Exec } else { op };
     let bytes = |v: &Value| v.as_str().and_then(canonical::decode);
     let number = |v: &Value| v.as_u64().unwrap_or_default();
     let mut action = Action::new(op);
+    action.args = action.args.filter(|_| op != Operation::Exec);
     action.path = bytes(&a["path"]);
     let other = bytes(&a["path2"]);
     if has_flag(receipt, "alias") {

@@ -170,6 +170,10 @@ fn object(r: &Value) -> String {
             {
                 what = escape::value(family).into_owned();
             }
+            if let Some(words) = a["argv"].as_array() {
+                let words: Vec<_> = words.iter().map(text).collect();
+                what = words.join(" ");
+            }
             if a["path2"].is_string() {
                 what.push_str(" -> ");
                 what.push_str(&text(&a["path2"]));

@@ -41,6 +41,8 @@ pub enum Kind {
     Action,
     /// What became of one.
     Outcome,
+    /// What was answered of one that waited.
+    Answer,
     /// A process came or went.
     Process,
     /// A session opened or closed.

@@ -10,11 +10,12 @@ mod command;
 mod events;
 mod hold;
 mod keep;
+mod line;
 mod serve;
 #[cfg(test)]
 mod tests;
 
-pub use command::{Choice, Command, Numbers, RegisterError, Registered, Registration};
+pub use command::{Answering, Choice, Command, Numbers, RegisterError, Registered, Registration};
 
 use std::borrow::Cow;
 use std::collections::VecDeque;

@@ -14,10 +14,10 @@ use aarm_common::limits::HOLDS_MAX;
 use aarm_policy::{Approver, Hold, OnTimeout, Policy, RuleInfo};
 use serde::{Deserialize, Serialize};
 
-use crate::api::approvals::Approval;
+use crate::api::approvals::{Approval, Asked};
 
 /// What a rule, or a policy's defaults, say of waiting.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
     /// Who may answer: `uid:N`, `user:NAME`, `gid:N`, `group:NAME`, `human`.
     pub approvers: Vec<String>,
@@ -107,12 +107,45 @@ pub struct Waiting {
     pub gid: u32,
     /// Parent of who acts.
     pub ppid: u32,
+    /// What asks and was not answered yet; at least one.
+    pub asks: Vec<Ask>,
+    /// What people see, but for what asks.
+    pub about: Approval,
+}
+
+/// What asks about an action.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Ask {
     /// When it is over.
     pub deadline_ns: u64,
     /// What was agreed.
     pub terms: Terms,
     /// What people see.
-    pub shown: Approval,
+    pub shown: Asked,
+}
+
+impl Waiting {
+    /// What people see.
+    pub fn shown(&self) -> Approval {
+        let mut asks = self.asks.iter().map(|ask| ask.shown.clone());
+        Approval { asked: asks.next().unwrap_or_default(), also: asks.collect(), ..self.about.clone() }
+    }
+
+    /// Takes out what somebody may answer.
+    pub fn answered_by(&mut self, who: &Answerer) -> Vec<Ask> {
+        let owner = self.owner;
+        self.asks.extract_if(.., |ask| may_answer(ask, owner, who)).collect()
+    }
+
+    /// Whether somebody may answer some of it.
+    pub fn may_answer(&self, who: &Answerer) -> bool {
+        self.asks.iter().any(|ask| may_answer(ask, self.owner, who))
+    }
+
+    /// Whether somebody may answer all of it, and nobody else has answered some.
+    pub fn is_only_for(&self, who: &Answerer) -> bool {
+        self.about.answered.is_empty() && self.asks.iter().all(|ask| may_answer(ask, self.owner, who))
+    }
 }
 
 /// Who answers.
@@ -135,6 +168,9 @@ pub enum AnswerError {
     /// Somebody else must answer.
     #[error("user {0} may not answer this")]
     NotYours(u32),
+    /// Others have to answer as well.
+    #[error("several have to answer for this action, so each answers for this once only")]
+    OnlyOnce,
     /// The answer could not be recorded.
     #[error("the receipt log in {} has no room: an answer that cannot be recorded is not given", .0.display())]
     NoReceipt(PathBuf),
@@ -206,10 +242,10 @@ impl Holds {
         let mut list: Vec<&Waiting> = self
             .waiting
             .values()
-            .filter(|w| who.uid == 0 || who.uid == w.owner || may_answer(w, who))
+            .filter(|w| who.uid == 0 || who.uid == w.owner || w.may_answer(who))
             .collect();
         list.sort_by_key(|w| w.since_ns);
-        list.into_iter().map(|w| w.shown.clone()).collect()
+        list.into_iter().map(Waiting::shown).collect()
     }
 
     /// What time does: those whose time is over, and have to be refused. Others are passed to people, or to more of them.
@@ -217,26 +253,36 @@ impl Holds {
         let mut over = Vec::new();
         for w in self.waiting.values_mut() {
             let waited = now_ns.saturating_sub(w.since_ns);
-            if let Some((after, more)) = &w.terms.escalate
-                && waited >= *after
-                && !w.shown.escalated
-            {
-                w.shown.escalated = true;
-                w.shown.approvers.extend(more.iter().cloned());
+            // One that is over is over for all.
+            if w.asks.iter_mut().any(|ask| ask.is_over(now_ns, waited, &shown)) {
+                over.push(w.key);
             }
-            if now_ns < w.deadline_ns {
-                continue;
-            }
-            if w.terms.then_ask {
-                w.terms.then_ask = false;
-                w.deadline_ns = now_ns.saturating_add(w.terms.timeout_ns);
-                w.shown.deadline = shown(w.deadline_ns);
-                w.shown.on_timeout = "DENY".into();
-                continue;
-            }
-            over.push(w.key);
         }
         over
+    }
+}
+
+impl Ask {
+    /// What time does to it: whether it has to be refused. Otherwise it may be passed to people, or to more of them.
+    fn is_over(&mut self, now_ns: u64, waited: u64, shown: impl Fn(u64) -> String) -> bool {
+        if let Some((after, more)) = &self.terms.escalate
+            && waited >= *after
+            && !self.shown.escalated
+        {
+            self.shown.escalated = true;
+            self.shown.approvers.extend(more.iter().cloned());
+        }
+        if now_ns < self.deadline_ns {
+            return false;
+        }
+        if self.terms.then_ask {
+            self.terms.then_ask = false;
+            self.deadline_ns = now_ns.saturating_add(self.terms.timeout_ns);
+            self.shown.deadline = shown(self.deadline_ns);
+            self.shown.on_timeout = "DENY".into();
+            return false;
+        }
+        true
     }
 }
 
@@ -268,14 +314,14 @@ fn ids(file: &[u8]) -> Vec<(String, u32)> {
 
 /// Whether somebody is among the approvers. The user whom the session acts for only if he is named himself: being in a group that
 /// may answer is not enough to approve one's own agent.
-pub fn may_answer(w: &Waiting, who: &Answerer) -> bool {
+fn may_answer(ask: &Ask, owner: u32, who: &Answerer) -> bool {
     let names = &who.names;
     let of = |list: &[(String, u32)], name: &str| list.iter().find(|(n, _)| n == name).map(|(_, id)| *id);
-    w.shown.approvers.iter().any(|approver| {
+    ask.shown.approvers.iter().any(|approver| {
         let (kind, name) = approver.split_once(':').unwrap_or((approver, ""));
-        let group = |gid: Option<u32>| gid.is_some_and(|g| who.gids.contains(&g)) && who.uid != w.owner;
+        let group = |gid: Option<u32>| gid.is_some_and(|g| who.gids.contains(&g)) && who.uid != owner;
         match kind {
-            "human" => who.uid == w.owner,
+            "human" => who.uid == owner,
             "uid" => name.parse() == Ok(who.uid),
             "user" => of(&names.users, name) == Some(who.uid),
             "gid" => group(name.parse().ok()),
@@ -289,8 +335,16 @@ pub fn may_answer(w: &Waiting, who: &Answerer) -> bool {
 mod tests {
     use super::*;
 
-    fn waiting(approvers: &[&str]) -> Waiting {
+    fn ask(approvers: &[&str]) -> Ask {
         let list: Vec<String> = approvers.iter().map(|a| (*a).to_owned()).collect();
+        Ask {
+            deadline_ns: 2000,
+            terms: Terms { approvers: list.clone(), timeout_ns: 1000, ..Terms::default() },
+            shown: Asked { approvers: list, ..Asked::default() },
+        }
+    }
+
+    fn waiting(approvers: &[&str]) -> Waiting {
         Waiting {
             key: 0xab,
             since_ns: 1000,
@@ -300,15 +354,8 @@ mod tests {
             seq: Some((0, 1)),
             gid: 0,
             ppid: 1,
-            deadline_ns: 2000,
-            terms: Terms {
-                approvers: list.clone(),
-                timeout_ns: 1000,
-                then_ask: false,
-                escalate: None,
-                risk: None,
-            },
-            shown: Approval { id: "00000000000000ab".into(), approvers: list, ..Approval::default() },
+            asks: vec![ask(approvers)],
+            about: Approval { id: "00000000000000ab".into(), ..Approval::default() },
         }
     }
 
@@ -322,7 +369,7 @@ mod tests {
     #[test]
     fn approvers_are_users_and_groups_of_the_host() {
         let who = |uid, gids: &[u32]| Answerer { uid, gids: gids.to_vec(), names: names() };
-        let may = |list: &[&str], who: &Answerer| may_answer(&waiting(list), who);
+        let may = |list: &[&str], who: &Answerer| waiting(list).may_answer(who);
         assert!(may(&["uid:7"], &who(7, &[])) && !may(&["uid:7"], &who(8, &[])));
         assert!(may(&["user:mia"], &who(1001, &[])) && !may(&["user:eve"], &who(1001, &[])));
         assert!(
@@ -335,23 +382,43 @@ mod tests {
     #[test]
     fn the_human_answers_for_his_own_agent_only_if_the_policy_says_so() {
         let owner = Answerer { uid: 1000, gids: vec![50], names: names() };
-        let may = |list: &[&str]| may_answer(&waiting(list), &owner);
+        let may = |list: &[&str]| waiting(list).may_answer(&owner);
         assert!(!may(&["gid:50"]) && !may(&["group:release"]));
         assert!(may(&["human"]) && may(&["uid:1000"]));
+    }
+
+    #[test]
+    fn what_several_rules_ask_about_is_for_each_of_them_to_answer() {
+        let who = |uid| Answerer { uid, gids: Vec::new(), names: names() };
+        let mut w = waiting(&["uid:7"]);
+        w.asks.extend([ask(&["uid:8", "uid:7"]), ask(&["uid:9"])]);
+        assert!(w.may_answer(&who(8)) && w.may_answer(&who(9)) && !w.may_answer(&who(6)));
+        assert!(!w.is_only_for(&who(7)));
+        assert_eq!(w.answered_by(&who(7)).len(), 2);
+        assert_eq!(w.shown().asked.approvers, ["uid:9"]);
+        assert!(!w.may_answer(&who(8)) && w.is_only_for(&who(9)));
+        // The shortest time counts.
+        let mut holds = Holds::default();
+        let mut w = waiting(&["uid:7"]);
+        w.asks.push(Ask { deadline_ns: 1500, ..ask(&["uid:8"]) });
+        holds.add(w);
+        assert!(holds.tick(1499, |_| String::new()).is_empty());
+        assert_eq!(holds.tick(1500, |_| String::new()), [0xab]);
     }
 
     #[test]
     fn time_that_is_over_refuses_after_everybody_was_asked() {
         let mut holds = Holds::default();
         let mut w = waiting(&["uid:0"]);
-        w.terms.then_ask = true;
-        w.terms.escalate = Some((1500, vec!["gid:50".into()]));
+        w.asks[0].terms.then_ask = true;
+        w.asks[0].terms.escalate = Some((1500, vec!["gid:50".into()]));
         holds.add(w);
         assert!(holds.tick(1999, |_| String::new()).is_empty());
         assert!(holds.tick(2000, |_| String::new()).is_empty(), "a deferral: now people are asked");
-        assert_eq!(holds.named("00000000000000ab").unwrap().shown.approvers, ["uid:0"]);
+        let asked = |holds: &Holds| holds.named("00000000000000ab").unwrap().shown().asked.approvers;
+        assert_eq!(asked(&holds), ["uid:0"]);
         assert!(holds.tick(2600, |_| String::new()).is_empty());
-        assert_eq!(holds.named("00000000000000ab").unwrap().shown.approvers, ["uid:0", "gid:50"]);
+        assert_eq!(asked(&holds), ["uid:0", "gid:50"]);
         assert_eq!(holds.tick(3000, |_| String::new()), [0xab]);
         for id in ["ab", "00000000000000AB", "+0000000000000ab", "00000000000000ac"] {
             assert!(holds.named(id).is_none(), "{id}");

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aarm_common::Decision;
@@ -99,6 +100,8 @@ pub struct Loaded {
     pub rules: Vec<RuleName>,
     /// What it says of waiting.
     pub terms: PolicyTerms,
+    /// The policy itself, if it asks for command lines; of one that a former daemon loaded it is not known.
+    pub source: Option<Arc<Policy>>,
     /// Agent selectors.
     pub agents: u32,
     /// New sessions do not get it.
@@ -237,6 +240,7 @@ impl Policies {
                     .map(|(id, reason)| RuleName { id: id.clone(), reason: reason.clone() })
                     .collect(),
                 terms: serde_json::from_slice(&r.terms).unwrap_or_default(),
+                source: None,
                 agents: r.agents,
                 retired: r.retired,
                 resting: None,
@@ -438,6 +442,7 @@ impl Policies {
                 .map(|r| RuleName { id: r.id.clone(), reason: r.reason.clone() })
                 .collect(),
             terms: PolicyTerms::new(policy, &compiled.rules),
+            source: policy.asks_for_lines().then(|| Arc::new(policy.clone())),
             agents: policy.agents().len() as u32,
             retired: false,
             resting: None,

@@ -4,7 +4,7 @@
 
 use std::os::fd::{BorrowedFd, RawFd};
 
-use aarm_common::hold::{Grant, GrantKey, Hold};
+use aarm_common::hold::{Grant, GrantKey, Hold, Lines};
 use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{STATS, Session};
 
@@ -42,6 +42,8 @@ pub trait KernelPort: Send {
     fn answer(&mut self, key: u64, since_ns: u64, allow: bool) -> Result<bool, KernelError>;
     /// See [`Kernel::forget_hold`].
     fn forget_hold(&mut self, key: u64);
+    /// See [`Kernel::lines`].
+    fn lines(&self, key: u64) -> Option<Lines>;
     /// See [`Kernel::grant`].
     fn grant(&mut self, key: GrantKey, grant: Grant) -> Result<(), KernelError>;
     /// See [`Kernel::revoke_grants`].
@@ -135,6 +137,10 @@ impl KernelPort for Kernel {
 
     fn forget_hold(&mut self, key: u64) {
         Self::forget_hold(self, key);
+    }
+
+    fn lines(&self, key: u64) -> Option<Lines> {
+        Self::lines(self, key)
     }
 
     fn grant(&mut self, key: GrantKey, grant: Grant) -> Result<(), KernelError> {

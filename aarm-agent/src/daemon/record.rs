@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use aarm_common::event::{self, Event};
-use aarm_common::op::Decision;
+use aarm_common::op::{Decision, Operation};
 use aarm_receipt::canonical::Encoded;
 use aarm_receipt::receipt::{
     Action, Decided, FileId, Identity, Network, Outcome, PolicyRef, Seen, Seq, SessionRef,
@@ -90,12 +90,16 @@ pub fn identity<'a>(e: &'a Event<'_>, session: Option<&'a Session>) -> Identity<
     }
 }
 
-/// The flags of an event by name, sorted. At most nine.
-fn flags(e: &Event<'_>, names: &mut [&'static str; 9]) -> usize {
-    let known: [(u16, &'static str); 9] = [
+/// Flags that receipts name.
+const FLAGS: usize = 10;
+
+/// The flags of an event by name, sorted.
+fn flags(e: &Event<'_>, names: &mut [&'static str; FLAGS]) -> usize {
+    let known: [(u16, &'static str); FLAGS] = [
         (event::FLAG_ABSTRACT, "abstract"),
         (event::FLAG_ALIAS, "alias"),
         (event::FLAG_ALSO_READ, "also_read"),
+        (event::FLAG_ARGS_CUT, "args_cut"),
         (event::FLAG_DIRECTORY, "directory"),
         (event::FLAG_EXCHANGE, "exchange"),
         (event::FLAG_INHERITED, "inherited"),
@@ -154,7 +158,7 @@ pub fn action(
     labels: &[String],
     out: &mut Vec<u8>,
 ) {
-    let mut names = [""; 9];
+    let mut names = [""; FLAGS];
     let n = flags(e, &mut names);
     let rule = e.rule.and_then(|r| policy.and_then(|p| p.rules.get(r as usize)));
     // A rule, or a whole policy, that no record tells of: the kernel has it from a former daemon.
@@ -167,8 +171,10 @@ pub fn action(
         tool: e.op.family().name(),
         operation: e.op.name(),
         path: e.path,
-        path2: e.path2,
-        target: if e.op.has_address() { b"" } else { e.args },
+        // Of a command line it is the working directory, which the outcome of the exec has.
+        path2: if e.op == Operation::ExecArgs { b"" } else { e.path2 },
+        target: if e.op.has_address() || e.op == Operation::ExecArgs { b"" } else { e.args },
+        argv: if e.op == Operation::ExecArgs { e.args } else { b"" },
         network: network(e),
         object: FileId { dev: e.header.object.dev, ino: e.header.object.ino, mode: e.header.object.mode },
         arg: e.header.arg,

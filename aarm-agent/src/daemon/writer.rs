@@ -165,7 +165,7 @@ impl Writer {
     fn append(&mut self, mut batch: Batch, more: &mpsc::Receiver<Batch>) -> Result<(), LogError> {
         batch.first_index = self.log.size();
         for (entry, bytes) in batch.iter() {
-            let weighty = is_weighty(entry.decision) || entry.kind == Kind::System;
+            let weighty = is_weighty(entry.decision) || matches!(entry.kind, Kind::System | Kind::Answer);
             let mut waited = false;
             loop {
                 match self.log.append(bytes, weighty) {

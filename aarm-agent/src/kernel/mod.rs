@@ -21,7 +21,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 
 use aarm_common::ABI_VERSION;
-use aarm_common::hold::{Grant, GrantKey, HOLD_STOPPED, Hold, Verdict};
+use aarm_common::hold::{Grant, GrantKey, HOLD_STOPPED, Hold, Lines, Verdict};
 use aarm_common::limits::{HOLDS_MAX, POLICY_SLOTS, SESSIONS};
 use aarm_common::op::Decision;
 use aarm_common::policy::{Hits, Policy};
@@ -89,6 +89,7 @@ pub struct Kernel {
     inherited: HashMap<MapData, InheritedKey, Inherited>,
     holds: HashMap<MapData, u64, Hold>,
     verdicts: HashMap<MapData, u64, Verdict>,
+    lines: HashMap<MapData, u64, Lines>,
     grants: HashMap<MapData, GrantKey, Grant>,
     counters: MapData,
     /// CPUs that may come, which per-CPU maps have values for.
@@ -157,6 +158,7 @@ impl Kernel {
             holds: HashMap::try_from(Map::HashMap(open(&pins, "HOLDS")?)).map_err(map_error("HOLDS"))?,
             verdicts: HashMap::try_from(Map::HashMap(open(&pins, "VERDICTS")?))
                 .map_err(map_error("VERDICTS"))?,
+            lines: HashMap::try_from(Map::HashMap(open(&pins, "LINES")?)).map_err(map_error("LINES"))?,
             grants: HashMap::try_from(Map::HashMap(open(&pins, "GRANTS")?)).map_err(map_error("GRANTS"))?,
             counters: open(&pins, "CPU")?,
             cpus: aya::util::nr_cpus().map_err(|(what, e)| KernelError::io(what)(e))?.max(1),
@@ -353,6 +355,8 @@ impl Kernel {
         self.verdicts.insert(key, verdict, 0).map_err(map_error("VERDICTS"))?;
         // The program marks the hold as stopped, sends the signal, and then looks for a verdict once more: whichever of
         // us comes first, the thread goes on.
+        // What it was decided by.
+        drop(self.lines.remove(&key));
         match still(self) {
             Some(hold) => {
                 if hold.flags & HOLD_STOPPED != 0 {
@@ -373,6 +377,12 @@ impl Kernel {
         // One that is gone already is as good.
         drop(self.holds.remove(&key));
         drop(self.verdicts.remove(&key));
+        drop(self.lines.remove(&key));
+    }
+
+    /// What the kernel found of an exec whose command line decides.
+    pub fn lines(&self, key: u64) -> Option<Lines> {
+        self.lines.get(&key, 0).ok()
     }
 
     /// Makes an answer good for further actions.

@@ -41,6 +41,7 @@ pub const MAPS: &[&str] = &[
     "RESOLVING",
     "HOLDS",
     "VERDICTS",
+    "LINES",
     "GRANTS",
 ];
 

@@ -130,6 +130,7 @@ pub const FUNCTIONS: &[Function] = &[
         at_end: false,
         optional: false,
     },
+    Function { program: "signals_taken", function: "get_signal", at_end: true, optional: false },
     begin("dentry_moves", "__d_move"),
     end("dentry_moved", "__d_move"),
     begin("mount_attaches", "__attach_mnt"),

@@ -33,8 +33,8 @@ fn valid() -> EventHeader {
 #[test]
 fn layout_is_the_one_the_version_names() {
     // Changing any of these needs a new ABI_VERSION.
-    assert_eq!(ABI_VERSION, 5);
-    assert_eq!(HEADER_BYTES, 176);
+    assert_eq!(ABI_VERSION, 6);
+    assert_eq!(HEADER_BYTES, 184);
     assert_eq!(offset_of!(EventHeader, seq), 8);
     assert_eq!(offset_of!(EventHeader, session), 24);
     assert_eq!(offset_of!(EventHeader, decision), 64);
@@ -43,8 +43,8 @@ fn layout_is_the_one_the_version_names() {
     assert_eq!(offset_of!(EventHeader, addr), 112);
     assert_eq!(offset_of!(EventHeader, comm), 128);
     assert_eq!(offset_of!(EventHeader, labels), 144);
-    assert_eq!(crate::policy::POLICY_BYTES, 2_134_832);
-    assert_eq!(size_of::<crate::state::Task>(), 552);
+    assert_eq!(crate::policy::POLICY_BYTES, 2_134_904);
+    assert_eq!(size_of::<crate::state::Task>(), 576);
 }
 
 #[test]

@@ -4,11 +4,13 @@ use aarm_common::event::{FLAG_ARGS_CUT, Kind};
 use aarm_common::limits::{ARGS_MAX, DATA_WORD};
 use aarm_common::state::{SESSION_SCANNED, Stat, TASK_IN_EXEC, session_slot};
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
-use aya_ebpf::macros::{btf_tracepoint, lsm};
-use aya_ebpf::programs::{BtfTracePointContext, LsmContext};
+use aya_ebpf::macros::{btf_tracepoint, fexit, lsm};
+use aya_ebpf::programs::{BtfTracePointContext, FExitContext, LsmContext};
 
 use super::*;
+use crate::decide::LATER;
 use crate::emit;
+use crate::line;
 use crate::maps::{POLICIES, SESSIONS, TASKS, count};
 use crate::scratch::{self, Scratch};
 use crate::session::{self, begin_if_agent, store_exe, supervised};
@@ -43,6 +45,7 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
         unsafe {
             // What was allowed of another exec is not allowed of this one.
             (*f.task).passed = 0;
+            line::asked(f.task, bprm);
             let o = Object::of_file(file);
             (*f.s).head.object = object(o.inode);
             if let Err(cause) = prepare(f) {
@@ -63,7 +66,11 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
             (*f.task).exec_image = (*f.s).hits.exe[DATA_WORD];
             (*f.task).exec_known = (*f.policy).subject_patterns;
             (*f.task).flags |= TASK_IN_EXEC;
-            decided(f, Operation::Exec, ONLY, core::ptr::null())
+            let verdict = decide(f, Operation::Exec, Shape::Object);
+            if verdict.more & LATER != 0 && opaque(line::aarm_line(f.scratch, f.slot, verdict.rule as u32) as u64) != 0 {
+                return fail_closed(f, Operation::Exec, Cause::NoMemory);
+            }
+            conclude(f, Operation::Exec, verdict)
         }
     });
     #[cfg(feature = "debug-log")]
@@ -115,7 +122,15 @@ pub fn bprm_committed_creds(_ctx: LsmContext) -> i32 {
             (*task).exe_generation = 0;
         }
         (*task).who_generation = 0;
+        line::begin(task);
     }
+    0
+}
+
+/// A task has taken its signals, and returns to its program unless there are more.
+#[fexit(function = "get_signal")]
+pub fn signals_taken(_ctx: FExitContext) -> i32 {
+    line::watch();
     0
 }
 
@@ -153,6 +168,7 @@ pub fn sched_process_exec(_ctx: BtfTracePointContext) -> i32 {
             (*s).pos = end;
         }
         emit::report(s, scratch, Kind::ExecCommitted, id);
+        line::tell(s, scratch, slot, task);
         scratch::give(s);
     }
     0

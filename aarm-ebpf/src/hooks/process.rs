@@ -10,6 +10,7 @@ use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, LsmContext};
 use super::*;
 use crate::decide::Verdict;
 use crate::emit::{self, EAGAIN};
+use crate::line;
 use crate::maps::{SESSIONS, TASKS, count};
 use crate::scratch;
 use crate::session::{self, framed, leave, session_of, subject};
@@ -89,6 +90,9 @@ pub fn task_free(ctx: LsmContext) -> i32 {
     // SAFETY: map values are checked for null before use.
     unsafe {
         let lost = spare::last(dead as u64);
+        if !task.is_null() {
+            line::forget(task);
+        }
         let counted = !task.is_null() && (*task).flags & TASK_COUNTED != 0;
         if !counted && (!task.is_null() || lost == 0) {
             return 0;

@@ -19,7 +19,7 @@ pub use report::{Report, Use};
 use aarm_common::limits::*;
 use aarm_common::op::FAMILIES;
 use aarm_common::policy::{
-    BY_NAME, Bits, Hits, MODE_AUDIT, MODE_ENFORCE, NO_SET, Policy as Table, WAIT_DEFER, WAIT_STEP_UP,
+    BY_LINE, BY_NAME, Bits, Hits, MODE_AUDIT, MODE_ENFORCE, NO_SET, Policy as Table, WAIT_DEFER, WAIT_STEP_UP,
 };
 use aarm_common::{Decision, Family, Operation};
 use ipnet::IpNet;
@@ -146,7 +146,18 @@ pub fn compile(policy: &Policy, env: &Env, generation: u32) -> Result<Compiled, 
         table.defaults[*family as usize] = policy.default_for(*family) as u8;
     }
     for (i, rule) in ordered.iter().enumerate() {
-        table.rule_decision[i] = rule.decision as u8 | if rule.allows_by_name() { BY_NAME } else { 0 };
+        let by_line = !rule.matches.line.is_empty();
+        let flag = if by_line {
+            BY_LINE
+        } else if rule.allows_by_name() {
+            BY_NAME
+        } else {
+            0
+        };
+        table.rule_decision[i] = rule.decision as u8 | flag;
+        if by_line {
+            set_bit(&mut table.by_line, i);
+        }
         if rule.asks() && !policy.waits(Some(rule), rule.decision) {
             set_bit(&mut table.at_once, i);
         }

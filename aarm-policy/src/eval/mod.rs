@@ -4,6 +4,7 @@
 //! and for the kernel. "Why was this denied" is answered by it, from the recorded action and context.
 
 mod context;
+mod line;
 mod matcher;
 mod subject;
 
@@ -13,6 +14,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::action::{Action, canonical};
+use crate::args::{FUEL, TooLong};
 use crate::env::Env;
 use crate::glob::Glob;
 use crate::host::Host;
@@ -20,6 +22,7 @@ use crate::model::{Match, Mode, Policy, Record, decision_name, operation_name};
 use crate::subject::Unknown;
 use context::Seen;
 pub use context::{Context, MAX_HISTORY, Past};
+pub use line::{Line, eval_line};
 use subject::Standing;
 
 /// Why the decision is what it is.
@@ -34,6 +37,8 @@ pub enum Cause {
     Conflict,
     /// The rule that would decide depends on what is not known of who acts.
     Unknown,
+    /// The rule that would decide asks for the command line: an exec goes on to its first instruction, and is decided there.
+    Args,
 }
 
 /// Which path of an action a facet is about.
@@ -57,7 +62,7 @@ pub struct Facet {
 }
 
 /// The facets of an action. The first one is the action itself. The strictest decision on any of them is that on the action; of
-/// several that are equally strict, the first.
+/// several that are equally strict, the first. One that asks and refuses at once is stricter than any that waits.
 pub fn facets(action: &Action) -> Vec<Facet> {
     let at = |end: End, operations: &[Operation]| -> Vec<Facet> {
         operations.iter().map(|operation| Facet { operation: *operation, end }).collect()
@@ -111,6 +116,19 @@ pub struct Considered {
     pub unknown: Option<&'static str>,
 }
 
+/// What asks about an action.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Asking {
+    /// The rule; none: a default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// STEP_UP or DEFER.
+    #[serde(serialize_with = "decision_name")]
+    pub decision: Decision,
+    /// Why.
+    pub cause: Cause,
+}
+
 /// What was decided, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
@@ -130,6 +148,9 @@ pub struct Explanation {
     /// The action waits for an answer. Otherwise STEP_UP and DEFER are refused at once.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub waits: bool,
+    /// What else has to be answered before it happens: other facets are asked about by others.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<Asking>,
     /// For a conflict, the rule that contradicts it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub conflicts_with: Option<String>,
@@ -156,6 +177,27 @@ struct Outcome {
     /// Something that the winner asks for is unknown.
     unsure: bool,
     decision: Decision,
+    /// It may wait for an answer.
+    waits: bool,
+    /// The command line decides, and is not known.
+    later: bool,
+}
+
+impl Outcome {
+    fn cause(&self) -> Cause {
+        match (self.winner, self.contradicted_by) {
+            _ if self.later => Cause::Args,
+            (Some(_), _) if self.unsure => Cause::Unknown,
+            (Some(_), Some(_)) => Cause::Conflict,
+            (Some(_), None) => Cause::Rule,
+            (None, _) => Cause::Default,
+        }
+    }
+
+    fn asking(&self, policy: &Policy) -> Asking {
+        let rule = self.winner.map(|i| policy.rules()[i].id.clone());
+        Asking { rule, decision: self.decision, cause: self.cause() }
+    }
 }
 
 /// Decides an action by a policy.
@@ -163,47 +205,54 @@ pub fn eval(policy: &Policy, env: &Env, action: &Action, context: &Context) -> E
     let seen = Seen::new(policy, context);
     let mut considered = Vec::new();
     let mut outcome: Option<Outcome> = None;
+    let mut asking: Vec<Asking> = Vec::new();
     for facet in facets(action) {
         let next = decide(policy, env, action, facet, &seen, &mut considered);
         // The strictest decides: who answers for one facet must not lift what another refuses.
-        if outcome.is_none_or(|first| strictness(next.decision) > strictness(first.decision)) {
+        let strict = |o: &Outcome| strictness(o.decision, o.waits);
+        if outcome.is_none_or(|first| strict(&next) > strict(&first)) {
             outcome = Some(next);
+        }
+        let asks = next.asking(policy);
+        if next.waits && !asking.contains(&asks) {
+            asking.push(asks);
         }
         if next.decision == Decision::Deny {
             break;
         }
     }
     // There is always a first facet: `facets` never returns none.
-    let Outcome { facet, winner, contradicted_by, unsure, decision } = outcome.unwrap_or(Outcome {
+    let outcome = outcome.unwrap_or(Outcome {
         facet: Facet { operation: action.operation, end: End::Source },
         winner: None,
         contradicted_by: None,
         unsure: false,
         decision: Decision::Deny,
+        waits: false,
+        later: false,
     });
+    let Outcome { facet, winner, contradicted_by, decision, .. } = outcome;
+    let waits = outcome.waits && policy.mode() == Mode::Enforce;
+    let first = outcome.asking(policy);
+    asking.retain(|other| waits && *other != first);
     let rule = winner.map(|i| &policy.rules()[i]);
-    // A conflict, or something unknown, is not what the rule says.
-    let own = rule.filter(|_| !unsure && contradicted_by.is_none());
     let name = rule.map(|rule| rule.id.clone());
     let allowed = decision == Decision::Allow;
     let passed = allowed || policy.mode() == Mode::Audit;
     let adds = if passed { labels_added(policy, env, action, &seen) } else { Vec::new() };
     let summarized = allowed
+        && !outcome.later
         && adds.is_empty()
         && policy.record(action.operation) == Record::Summary
         && !seen.is_counted(action.operation, name.as_deref(), passed);
     Explanation {
         decision,
         enforced: policy.mode() == Mode::Enforce,
-        cause: match (rule, contradicted_by) {
-            (Some(_), _) if unsure => Cause::Unknown,
-            (Some(_), Some(_)) => Cause::Conflict,
-            (Some(_), None) => Cause::Rule,
-            (None, _) => Cause::Default,
-        },
+        cause: first.cause,
         rule: name,
         reason: rule.and_then(|rule| rule.reason.clone()),
-        waits: policy.mode() == Mode::Enforce && policy.waits(own, decision),
+        waits,
+        also: asking,
         conflicts_with: contradicted_by.map(|i| policy.rules()[i].id.clone()),
         facet,
         adds,
@@ -212,14 +261,15 @@ pub fn eval(policy: &Policy, env: &Env, action: &Action, context: &Context) -> E
     }
 }
 
-/// The order in which decisions on the facets of one action prevail.
-pub(crate) fn strictness(decision: Decision) -> u8 {
+/// The order in which decisions on the facets of one action prevail. `waits`: of one that asks, whether it may wait.
+pub(crate) fn strictness(decision: Decision, waits: bool) -> u8 {
     match decision {
         Decision::Allow => 0,
         Decision::Modify => 1,
-        Decision::StepUp => 2,
-        Decision::Defer => 3,
-        Decision::Deny => 4,
+        Decision::StepUp if waits => 2,
+        Decision::Defer if waits => 3,
+        Decision::StepUp | Decision::Defer => 4,
+        Decision::Deny => 5,
     }
 }
 
@@ -241,6 +291,7 @@ fn decide(
     considered: &mut Vec<Considered>,
 ) -> Outcome {
     let order = policy.order();
+    let mut fuel = FUEL;
     // Whether a rule matches, and then whether something that it asks for is unknown.
     let mut matches = |i: &usize| {
         let rule = &policy.rules()[*i];
@@ -249,6 +300,13 @@ fn decide(
         }
         let mut failed = failing(&rule.matches, env, action, facet).or_else(|| seen.failing(rule));
         let mut unknown = None;
+        let mut later = false;
+        if failed.is_none() && !rule.matches.line.is_empty() {
+            match action.args.as_ref().map(|args| rule.matches.line.failing(args, &mut fuel)) {
+                Some(Ok(name)) => failed = name,
+                Some(Err(TooLong)) | None => later = true,
+            }
+        }
         if failed.is_none() {
             match subject::standing(rule, env, action, seen.subjects.as_ref()) {
                 Standing::Holds => {}
@@ -261,16 +319,27 @@ fn decide(
         }
         let matched = failed.is_none();
         considered.push(Considered { rule: rule.id.clone(), facet, matched, failed, unknown });
-        matched.then_some(unknown.is_some())
+        matched.then_some((unknown.is_some(), later))
     };
-    let found = order.iter().enumerate().find_map(|(at, i)| matches(i).map(|unsure| (at, unsure)));
+    let found = order.iter().enumerate().find_map(|(at, i)| matches(i).map(|how| (at, how)));
     let winner = found.map(|(at, _)| order[at]);
-    let unsure = found.is_some_and(|(_, unsure)| unsure);
+    let (unsure, mut later) = found.map_or((false, false), |(_, how)| how);
     // A rule that is not sure to hold refuses by itself, whatever others say.
-    let contradicted_by = found.zip(winner).filter(|_| !unsure).and_then(|((at, _), winner)| {
-        let rest = order[at + 1..].iter().copied().filter(|other| policy.conflict(winner, *other));
-        rest.into_iter().find(|other| matches(other).is_some())
-    });
+    let mut contradicted_by = None;
+    if let Some((at, _)) = found.filter(|_| !unsure && !later) {
+        for other in order[at + 1..].iter().filter(|other| policy.conflict(order[at], **other)) {
+            if let Some((_, depends)) = matches(other) {
+                contradicted_by = contradicted_by.or(Some(*other));
+                later |= depends;
+            }
+        }
+    }
+    if later {
+        // What cannot be known any more is refused.
+        let decision = if action.args.is_some() { Decision::Deny } else { Decision::Allow };
+        let contradicted_by = None;
+        return Outcome { facet, winner, contradicted_by, unsure: false, decision, waits: false, later };
+    }
     // A name opens no network that a rule refuses.
     let by_name = found.zip(winner).filter(|(_, winner)| {
         !unsure && contradicted_by.is_none() && policy.rules()[*winner].allows_by_name()
@@ -289,7 +358,10 @@ fn decide(
         (Some(winner), None) => policy.rules()[winner].decision,
         (None, _) => policy.default_for(facet.operation.family()),
     };
-    Outcome { facet, winner, contradicted_by, unsure, decision }
+    // A conflict, or something unknown, is not what the rule says.
+    let own = winner.map(|i| &policy.rules()[i]).filter(|_| !unsure && contradicted_by.is_none());
+    let waits = policy.waits(own, decision);
+    Outcome { facet, winner, contradicted_by, unsure, decision, waits, later }
 }
 
 /// The labels that an action adds to a session, if it passes.

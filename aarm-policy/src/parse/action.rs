@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::fields::{Fields, Shape, each, list, number, truth, wrong_type};
 use super::scalars::{self, MAX_UID};
 use crate::action::{Action, canonical, family_of, op_has, type_of};
+use crate::args::MAX_LINE;
 use crate::diagnostic::{Code, Diagnostic, Place, Sink};
 use crate::names;
 use crate::yaml::{self, Node, Value, shown};
@@ -22,6 +23,7 @@ const ACTION: Shape = Shape {
         "names",
         "path2",
         "names2",
+        "args",
         "exe",
         "uid",
         "ancestors",
@@ -41,7 +43,7 @@ const ACTION: Shape = Shape {
         "fast_open",
         "writes",
     ],
-    later: &["args", "env", "tool"],
+    later: &["env", "tool"],
 };
 
 const AS: Shape = Shape { what: "`as`", known: &["exe", "uid", "ancestors", "container"], later: &["tool"] };
@@ -134,6 +136,9 @@ pub(crate) fn read(node: &Node, sink: &mut Sink) -> Option<Action> {
         action.path2 = fields.need("path2", sink).and_then(|n| path(n, sink));
         action.names2 = names(&fields, "names2", op, sink);
     }
+    if let Some(node) = fields.get("args") {
+        action.args = arguments(node, sink);
+    }
     subject(&fields, &mut action, sink);
     for (name, flag) in [
         ("also_read", &mut action.also_read),
@@ -154,6 +159,26 @@ pub(crate) fn read(node: &Node, sink: &mut Sink) -> Option<Action> {
     }
     action.hosts = hosts(fields.get("host"), sink);
     (sink.errors() == before).then_some(action)
+}
+
+/// The arguments of an exec, without the program's name; null: they are unknown.
+fn arguments(node: &Node, sink: &mut Sink) -> Option<Vec<Vec<u8>>> {
+    if node.kind() == yaml::Kind::Nothing {
+        return None;
+    }
+    let items = list(node, "arguments", sink);
+    let mut found = Vec::new();
+    for item in items {
+        // Numbers are written as they are.
+        match item.written() {
+            Some(text) if !text.contains('\0') => found.push(text.as_bytes().to_vec()),
+            _ => sink.push(wrong_type(item, "an argument, as text")),
+        }
+    }
+    if found.iter().map(|word| word.len() + 1).sum::<usize>() > MAX_LINE {
+        sink.error(node.place, Code::TooLarge, format!("the arguments have more than {MAX_LINE} bytes"));
+    }
+    Some(found)
 }
 
 /// Names by which an address is known.
@@ -293,8 +318,11 @@ pub(crate) fn read_short(node: &Node, sink: &mut Sink) -> Option<Action> {
     let mut actor = Action::new(Operation::Exec);
     let mut found: Option<Action> = None;
     let mut names = None;
+    let mut args = None;
     for (key, value) in map {
-        if key.text == "as" {
+        if key.text == "args" {
+            args = Some((key.place, arguments(value, sink)));
+        } else if key.text == "as" {
             if let Some(fields) = Fields::of(value, &AS, sink) {
                 subject(&fields, &mut actor, sink);
             }
@@ -313,7 +341,13 @@ pub(crate) fn read_short(node: &Node, sink: &mut Sink) -> Option<Action> {
     {
         sink.error(*place, Code::Inapplicable, format!("`{}` has no \"host\"", action.operation.name()));
     }
+    if let (Some(action), Some((place, _))) = (&found, &args)
+        && !op_has(action.operation, "args")
+    {
+        sink.error(*place, Code::Inapplicable, format!("`{}` has no \"args\"", action.operation.name()));
+    }
     let names = names.map(|(_, names)| names).unwrap_or_default();
+    let args = args.map_or_else(|| Some(Vec::new()), |(_, args)| args);
     match found {
         Some(action) if sink.errors() == before => Some(Action {
             exe: actor.exe,
@@ -321,6 +355,7 @@ pub(crate) fn read_short(node: &Node, sink: &mut Sink) -> Option<Action> {
             ancestors: actor.ancestors,
             container: actor.container,
             hosts: names,
+            args,
             ..action
         }),
         None if sink.errors() == before => {

@@ -4,6 +4,7 @@
 //! later version of the language reads is told apart from what nothing reads.
 
 mod action;
+mod args;
 mod cases;
 mod context;
 mod data;

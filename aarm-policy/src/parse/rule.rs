@@ -1,9 +1,10 @@
 //! Reading rules, and the checks between them.
 
 use aarm_common::limits::MAX_RULES;
-use aarm_common::{Decision, Operation};
+use aarm_common::{Decision, Family, Operation};
 use std::collections::{HashMap, HashSet};
 
+use super::args;
 use super::fields::{Fields, Shape, each, list, number, text, wrong_type};
 use super::hold;
 use super::scalars;
@@ -44,6 +45,10 @@ const MATCH: Shape = Shape {
     what: "`match`",
     known: &[
         "operation",
+        "args",
+        "not_args",
+        "argv",
+        "not_argv",
         "path",
         "not_path",
         "exe",
@@ -63,12 +68,13 @@ const MATCH: Shape = Shape {
         "uid",
         "not_uid",
     ],
-    later: &["args", "not_args", "env", "not_env", "hash", "not_hash", "tool"],
+    later: &["env", "not_env", "hash", "not_hash", "tool"],
 };
 
 /// Which operations a predicate can be asked of.
 fn applies(predicate: &str, op: Operation) -> bool {
     match predicate.strip_prefix("not_").unwrap_or(predicate) {
+        "args" | "argv" => op == Operation::Exec,
         "path" => op.has_path(),
         "host" => matches!(op, Operation::Connect | Operation::Send),
         "cidr" | "port" => op.has_address(),
@@ -262,9 +268,19 @@ fn classification(node: &Node, sink: &mut Sink) -> Option<Classification> {
 fn matches(node: &Node, sink: &mut Sink) -> Option<Match> {
     let before = sink.errors();
     let fields = Fields::of(node, &MATCH, sink)?;
-    let operations = each(fields.need("operation", sink), "operations", sink, scalars::operation_name);
+    let mut operations = each(fields.need("operation", sink), "operations", sink, scalars::operation_name);
+    let line = args::line(&fields, sink);
+    if ["args", "not_args", "argv", "not_argv"].iter().any(|name| fields.get(name).is_some()) {
+        // Only running a program has a command line: of the family it is what is meant.
+        for name in &mut operations {
+            if *name == OperationName::Family(Family::Exec) {
+                *name = OperationName::Operation(Operation::Exec);
+            }
+        }
+    }
     let get = |name: &str| fields.get(name);
     let matches = Match {
+        line,
         path: each(get("path"), "globs", sink, scalars::glob),
         not_path: each(get("not_path"), "globs", sink, scalars::glob),
         exe: each(get("exe"), "globs", sink, scalars::glob),
@@ -430,6 +446,7 @@ impl Compare {
             && self.none(&wide.not_sock_type, &narrow.not_sock_type)
             && self.any(&wide.uid, &narrow.uid)
             && self.none(&wide.not_uid, &narrow.not_uid)
+            && (wide.line.is_empty() || wide.line == narrow.line)
     }
 
     /// Whether "any of `wide`" holds wherever "any of `narrow`" does.

@@ -82,8 +82,25 @@ pub(crate) fn operation_name(node: &Node, sink: &mut Sink) -> Option<OperationNa
     if found.members().any(|op| op.is_decided()) {
         return Some(found);
     }
+    if found == OperationName::Operation(Operation::ExecArgs) {
+        sink.push(
+            Diagnostic::error(
+                node.place,
+                Code::Inapplicable,
+                "`exec_args` is how receipts name a command line",
+            )
+            .help("name `exec`, and give the rule `args` or `argv`"),
+        );
+        return None;
+    }
     sink.push(not_yet(node.place, &format!("the operation `{text}`")));
     None
+}
+
+/// What receipts call `exec_args`.
+fn command_line(node: &Node) -> Diagnostic {
+    Diagnostic::error(node.place, Code::Inapplicable, "`exec_args` is how receipts name a command line")
+        .help("name `exec`, and give the rule `args` or `argv`")
 }
 
 /// One operation that this version decides; `exec` is the operation here.
@@ -94,6 +111,10 @@ pub(crate) fn operation(node: &Node, sink: &mut Sink) -> Option<Operation> {
     };
     match Operation::from_name(text) {
         Some(op) if op.is_decided() => Some(op),
+        Some(Operation::ExecArgs) => {
+            sink.push(command_line(node));
+            None
+        }
         Some(_) => {
             sink.push(not_yet(node.place, &format!("the operation `{text}`")));
             None

@@ -20,6 +20,7 @@ pub const CASES: &[Case] = &[
     ("what_cannot_wait_is_refused_and_says_so", unable),
     ("an_answer_that_is_not_fetched_at_once_stays", frozen),
     ("an_answer_is_for_what_was_asked", another),
+    ("who_answers_for_one_rule_does_not_for_another", several),
     ("many_threads_wait_and_none_is_lost", many),
 ];
 
@@ -429,6 +430,69 @@ fn unable() -> Result<()> {
     ensure!(refused["decision"]["result"] == "DENY" && refused["decision"]["rule"] == "asks", "{refused}");
     ensure!(waiting(&h)?.is_empty(), "somebody is asked");
     Ok(())
+}
+
+/// Answers with the command line, as somebody.
+fn answer_as(uid: u32, args: &[&str]) -> Result<std::process::Output> {
+    use std::os::unix::process::CommandExt;
+    let mut aarm = std::process::Command::new("/usr/local/bin/aarm");
+    Ok(aarm.arg("approvals").args(args).uid(uid).gid(uid).output()?)
+}
+
+fn several() -> Result<()> {
+    // Moving a file is also reading it, writing it, and writing where it goes.
+    let rules = "
+- { id: reads, match: { operation: open_read, path: '/tmp/h/from/**' }, decision: STEP_UP, approvers: ['uid:2001'] }
+- { id: moves, match: { operation: rename, path: '/tmp/h/to/**' }, decision: DEFER, approvers: ['uid:2002'], timeout: 5m }
+- { id: never, match: { operation: open_write, path: '/tmp/h/never/**' }, decision: STEP_UP, timeout: 0s }
+";
+    let h = host(rules, "")?;
+    for dir in ["from", "to", "never"] {
+        std::fs::create_dir_all(format!("/tmp/h/{dir}"))?;
+    }
+    for (n, refuse) in [(1, false), (2, true)] {
+        let (from, to) = (format!("/tmp/h/from/{n}"), format!("/tmp/h/to/{n}"));
+        file(&from, "content")?;
+        let mut name = String::new();
+        let a = while_waiting(&h, &["rename", &from, &to], |asked| {
+            name = id(asked)?.to_owned();
+            ensure!(asked["rule"] == "moves" && asked["also"][0]["rule"] == "reads", "{asked}");
+            ensure!(asked["also"].as_array().is_some_and(|all| all.len() == 1), "{asked}");
+            let out = answer_as(2001, &["approve", &name, "--session"])?;
+            ensure!(!out.status.success(), "one of two answers for the session");
+            let out = answer_as(2001, &["approve", &name])?;
+            let told = String::from_utf8_lossy(&out.stdout).into_owned();
+            ensure!(out.status.success() && told.contains("1 more"), "{out:?}");
+            ensure!(!answer_as(2001, &["approve", &name])?.status.success(), "2001 answers for both");
+            let left = next(&h)?;
+            ensure!(left["id"] == name.as_str() && left["also"].is_null(), "{left}");
+            ensure!(left["answered"][0]["approver"] == "uid:2001", "{left}");
+            std::thread::sleep(Duration::from_millis(300));
+            ensure!(Path::new(&from).exists(), "it happened on one answer of two");
+            let out = answer_as(2002, &[if refuse { "deny" } else { "approve" }, &name])?;
+            ensure!(out.status.success(), "{out:?}");
+            Ok(())
+        })?;
+        ensure!(Path::new(&to).exists() != refuse && (a.status == 0) != refuse, "{}", a.tell());
+        let of_hold = of_hold(&a, &name);
+        let answers: Vec<(&str, &str, u64)> = of_hold
+            .iter()
+            .filter(|r| r["kind"] == "resolution")
+            .map(|r| &r["detail"])
+            .map(|d| {
+                let text = |name: &str| d[name].as_str().unwrap_or_default();
+                (text("rule"), text("answer"), d["left"].as_u64().unwrap_or(0))
+            })
+            .collect();
+        let last = if refuse { "DENY" } else { "ALLOW" };
+        ensure!(answers == [("reads", "ALLOW", 1), ("moves", last, 0)], "{answers:?}\n{}", a.tell());
+    }
+    // What is refused at once for one of them is not asked about for another.
+    file("/tmp/h/from/3", "content")?;
+    let a = h.act(&["rename", "/tmp/h/from/3", "/tmp/h/never/3"])?;
+    ensure!(a.errno() == EPERM && Path::new("/tmp/h/from/3").exists(), "{}", a.tell());
+    ensure!(a.receipts.iter().all(|r| r["kind"] != "resolution"), "it was asked about\n{}", a.tell());
+    h.verified()
 }
 
 /// Threads that wait at once, and how often each does.

@@ -13,6 +13,7 @@ mod hold;
 mod hosts;
 mod identity;
 mod lifecycle;
+mod line;
 mod network;
 mod paths;
 mod pressure;
@@ -31,7 +32,7 @@ type Case = (&'static str, fn() -> Result<()>);
 
 /// Every case.
 pub fn all() -> Vec<Trial> {
-    let topics: [(&str, &[Case]); 23] = [
+    let topics: [(&str, &[Case]); 24] = [
         ("files", files::CASES),
         ("paths", paths::CASES),
         ("identity", identity::CASES),
@@ -43,6 +44,7 @@ pub fn all() -> Vec<Trial> {
         ("network", network::CASES),
         ("hosts", hosts::CASES),
         ("hold", hold::CASES),
+        ("line", line::CASES),
         ("session", session::CASES),
         ("audit", audit::CASES),
         ("receipts", receipts::CASES),

@@ -98,7 +98,15 @@ pub struct Played {
 /// How many rules a round's policy has: most few, so that many of them decide; now and then all that there can be.
 fn shape(number: usize) -> Shape {
     // Lineages and cgroups are the same for all that is done here: `subject` has cases of its own.
-    let host = Shape { exe: EXE, nets: NETS, when: WHEN, subject: &[], ..Shape::small(0..0) };
+    let host = Shape {
+        exe: EXE,
+        nets: NETS,
+        when: WHEN,
+        subject: &[],
+        waits: false,
+        lines: 0,
+        ..Shape::small(0..0)
+    };
     match number % 16 {
         // With the anchor that makes 512.
         7 => Shape { rules: 511..512, broad: 0, plain: true, ..host },

@@ -47,6 +47,8 @@ struct Loaded {
     rules: usize,
     agents: usize,
     tests: usize,
+    /// Rules that ask for the command line: an exec that one of them may be about stops until it is decided.
+    by_command_line: Vec<String>,
     size: aarm_policy::Report,
 }
 
@@ -96,6 +98,12 @@ fn check(path: &Path, policy: Result<Policy, Vec<Diagnostic>>, env: &Env) -> Rep
         rules: policy.rules().len(),
         agents: policy.agents().len(),
         tests: policy.tests().len(),
+        by_command_line: policy
+            .rules()
+            .iter()
+            .filter(|rule| !rule.matches.line.is_empty())
+            .map(|rule| rule.id.clone())
+            .collect(),
         size,
     };
     Report { file, valid: true, policy: Some(loaded), diagnostics }
@@ -116,7 +124,14 @@ fn print(path: &Path, source: &str, report: &Report, out: &mut Output) -> std::i
             let ok = out.paint(style::GOOD, "ok");
             let name = escape::value(&p.name);
             let (rules, tests) = (count(p.rules, "rule"), count(p.tests, "test"));
-            out.line(&format!("{file}: {ok}: {name}, {rules}, {tests}, mode {}{warnings}", p.mode))
+            out.line(&format!("{file}: {ok}: {name}, {rules}, {tests}, mode {}{warnings}", p.mode))?;
+            if p.by_command_line.is_empty() {
+                return Ok(());
+            }
+            let ids = p.by_command_line.join(", ");
+            out.line(&format!(
+                "  stops each exec that they may be about until its command line is decided: {ids}"
+            ))
         }
         None => {
             let bad = out.paint(style::BAD, &count(errors, "error"));

@@ -87,7 +87,7 @@ pub enum Command {
     /// What waits, as far as somebody may see it.
     Approvals(Answerer, oneshot::Sender<Vec<Approval>>),
     /// An answer to what waits.
-    Answer(String, Answerer, AnswerRequest, oneshot::Sender<Result<oneshot::Receiver<()>, AnswerError>>),
+    Answer(String, Answerer, AnswerRequest, oneshot::Sender<Result<Answering, AnswerError>>),
     /// List policies.
     Policies(oneshot::Sender<Vec<PolicyInfo>>),
     /// Read the policy directory again.
@@ -95,6 +95,9 @@ pub enum Command {
     /// Numbers for the status page: sessions, policies, ring fill, kernel counters.
     Numbers(oneshot::Sender<Numbers>),
 }
+
+/// An answer that was taken: tells when it is durable, and how many rules are still to be answered.
+pub type Answering = (oneshot::Receiver<()>, usize);
 
 /// See [`Command::Numbers`].
 #[derive(Debug, Default)]

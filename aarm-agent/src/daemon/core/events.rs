@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use aarm_common::event::{Event, FLAG_HELD, Kind as EventKind};
 use aarm_common::limits::SESSIONS;
-use aarm_common::op::Decision;
+use aarm_common::op::{Decision, Operation};
 use aarm_common::state::{SESSION_ENDED, SESSION_INHERITS, session_id, session_slot};
 use aarm_receipt::receipt::Seq;
 use aarm_receipt::{Body, Common};
@@ -31,12 +31,16 @@ impl Core {
         };
         self.gaps.note(e.header.cpu, e.header.seq, e.header.time_ns);
         let waits = e.kind == EventKind::Action && e.header.flags & FLAG_HELD != 0;
-        if waits {
+        let line = e.kind == EventKind::Action && e.op == Operation::ExecArgs;
+        if waits && !line {
             // Also of one that a former daemon has recorded: it still has to be answered.
             self.held(&e);
         }
         if self.p.recorded.take(e.header.cpu, e.header.seq) {
             // Recorded by a daemon that ended before it could release it.
+            if waits && line {
+                self.line(&e);
+            }
             return;
         }
         match e.kind {
@@ -46,6 +50,9 @@ impl Core {
             EventKind::SessionBegin => self.begun(&e),
             EventKind::SessionEnd => self.ended(e.header.session, Some(&e)),
             EventKind::Name => self.named(&e),
+        }
+        if line {
+            self.line(&e);
         }
     }
 
@@ -77,10 +84,7 @@ impl Core {
                 _ => s.counts.deny += 1,
             }
         }
-        if e.op == aarm_common::Operation::Exec
-            && e.decision == Decision::Allow
-            && self.execs.len() < EXECS_MAX
-        {
+        if e.op == Operation::Exec && e.decision == Decision::Allow && self.execs.len() < EXECS_MAX {
             let seq = Seq { cpu: e.header.cpu, n: e.header.seq };
             self.execs.insert(e.header.tid, Exec { seq, exe: e.path.to_vec() });
         }

@@ -3,17 +3,19 @@
 //! An answer goes to the kernel when its receipt is durable, not before; so nothing that waited goes on without one.
 
 use aarm_common::event::Event;
-use aarm_common::hold::{Grant, GrantKey};
+use aarm_common::hold::{Asks, Grant, GrantKey, Hold};
+use aarm_common::op::Operation;
 use aarm_receipt::canonical::Encoded;
 use aarm_receipt::receipt::{Identity, Resolution, Seq, hold_name};
 use aarm_receipt::{Body, Common};
 use std::borrow::Cow;
+use std::iter;
 use tokio::sync::oneshot;
 
-use super::Core;
-use crate::api::approvals::{AnswerRequest, Approval, Scope};
+use super::{Answering, Core};
+use crate::api::approvals::{AnswerRequest, Answered, Approval, Asked, Scope};
 use crate::daemon::batch::Kind;
-use crate::daemon::holds::{AnswerError, Answerer, Given, Waiting, may_answer};
+use crate::daemon::holds::{AnswerError, Answerer, Ask, Given, Waiting};
 use crate::daemon::record;
 
 /// Good for ever: until the session ends.
@@ -22,16 +24,18 @@ const EVER: u64 = u64::MAX / 4;
 const ORPHAN_NS: u64 = 5_000_000_000;
 
 /// How an answer was reached.
-struct How<'a> {
-    method: &'static str,
-    approver: &'a str,
-    scope: &'a str,
-    comment: &'a str,
+pub(super) struct How<'a> {
+    pub method: &'static str,
+    pub approver: &'a str,
+    pub scope: &'a str,
+    pub comment: &'a str,
+    /// The rule that decided, where that is not one of those that asked.
+    pub rule: Option<&'a str>,
 }
 
 impl<'a> How<'a> {
-    fn by_itself(method: &'static str) -> How<'a> {
-        How { method, approver: "", scope: "", comment: "" }
+    pub fn by_itself(method: &'static str) -> How<'a> {
+        How { method, approver: "", scope: "", comment: "", rule: None }
     }
 }
 
@@ -42,36 +46,53 @@ fn text(bytes: &[u8]) -> String {
 impl Core {
     /// An action began to wait.
     pub(super) fn held(&mut self, e: &Event<'_>) {
+        let Some(kernel) = self.new_hold(e) else { return };
+        let first = Asks { rule: e.rule, decision: e.decision, cause: e.cause };
+        let asks = iter::once(first).chain(e.also.into_iter().flatten());
+        let asks = asks.map(|asks| self.ask(e.header.policy, asks, e.header.time_ns)).collect();
+        let waiting = self.waiting(e, kernel.action, asks);
+        self.wait(waiting);
+    }
+
+    /// What waits in the kernel by an event, unless it is known already.
+    pub(super) fn new_hold(&self, e: &Event<'_>) -> Option<Hold> {
         let (key, since_ns) = (e.header.hold, e.header.time_ns);
         if self.holds.knows(key, since_ns) {
-            return;
+            return None;
         }
         // Whoever waited may have been killed, or answered by a former daemon.
-        let Some(kernel) = self.p.kernel.hold(key).filter(|h| h.since_ns == since_ns) else { return };
+        self.p.kernel.hold(key).filter(|h| h.since_ns == since_ns)
+    }
+
+    /// Asks about it.
+    pub(super) fn wait(&mut self, waiting: Waiting) {
+        self.holds.add(waiting);
+        self.p.metrics.waiting.set(self.holds.count() as i64);
+        self.dirty = true;
+    }
+
+    /// What an event says of an action that waits.
+    pub(super) fn waiting(&self, e: &Event<'_>, action: u64, asks: Vec<Ask>) -> Waiting {
+        let (key, since_ns) = (e.header.hold, e.header.time_ns);
         let session = self.sessions.get(e.header.session);
         let policy = self.policies.generation(e.header.policy);
-        let terms = self.policies.terms(e.header.policy, e.rule, e.decision, e.cause);
-        let deadline_ns = since_ns.saturating_add(terms.timeout_ns);
         let process = session.and_then(|s| s.processes.get(&e.header.pid));
-        let rule = e.rule.and_then(|r| policy.and_then(|p| p.rules.get(r as usize)));
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let labels = self.policies.labels();
-        let shown = Approval {
+        let about = Approval {
             id: text(&hold_name(key)),
             session: format!("{:016x}", e.header.session),
             uuid: session.map(|s| s.uuid_text.clone()).unwrap_or_default(),
             policy: policy.map_or_else(super::unknown_policy, |p| p.label.clone()),
-            rule: rule.map(|r| r.id.clone()),
-            reason: rule.and_then(|r| r.reason.clone()),
-            decision: e.decision.name().into(),
-            cause: e.cause.name().into(),
-            risk: terms.risk.clone(),
+            asked: Asked::default(),
+            also: Vec::new(),
+            answered: Vec::new(),
             intent: session.and_then(|s| some(&s.intent)),
             human: session.and_then(|s| some(&s.human.shown())),
             tool: e.op.family().name().into(),
             operation: e.op.name().into(),
             path: text(e.path),
-            path2: text(e.path2),
+            path2: if e.op == Operation::ExecArgs { String::new() } else { text(e.path2) },
             address: record::address(e),
             hosts: if e.op.has_address() {
                 e.args.split(|b| *b == 0).filter(|n| !n.is_empty()).map(text).collect()
@@ -89,37 +110,52 @@ impl Core {
                 .filter_map(|bit| labels.get(bit).cloned())
                 .collect(),
             requested: record::timestamp(self.clock.unix(since_ns)),
+        };
+        Waiting {
+            key,
+            since_ns,
+            session: e.header.session,
+            action,
+            owner: session.map_or(u32::MAX, |s| s.uid),
+            seq: Some((e.header.cpu, e.header.seq)),
+            gid: e.header.gid,
+            ppid: e.header.ppid,
+            asks,
+            about,
+        }
+    }
+
+    /// What a rule, or a default, asks.
+    pub(super) fn ask(&self, generation: u32, asks: Asks, since_ns: u64) -> Ask {
+        let Asks { rule, decision, cause } = asks;
+        let terms = self.policies.terms(generation, rule, decision, cause);
+        let policy = self.policies.generation(generation);
+        let rule = rule.and_then(|r| policy.and_then(|p| p.rules.get(r as usize)));
+        let deadline_ns = since_ns.saturating_add(terms.timeout_ns);
+        let shown = Asked {
+            rule: rule.map(|r| r.id.clone()),
+            reason: rule.and_then(|r| r.reason.clone()),
+            decision: decision.name().into(),
+            cause: cause.name().into(),
+            risk: terms.risk.clone(),
             deadline: record::timestamp(self.clock.unix(deadline_ns)),
             on_timeout: if terms.then_ask { "STEP_UP" } else { "DENY" }.into(),
             approvers: terms.approvers.clone(),
             escalated: false,
         };
-        self.holds.add(Waiting {
-            key,
-            since_ns,
-            session: e.header.session,
-            action: kernel.action,
-            owner: session.map_or(u32::MAX, |s| s.uid),
-            seq: Some((e.header.cpu, e.header.seq)),
-            gid: e.header.gid,
-            ppid: e.header.ppid,
-            deadline_ns,
-            terms,
-            shown,
-        });
-        self.p.metrics.waiting.set(self.holds.count() as i64);
-        self.dirty = true;
+        Ask { deadline_ns, terms, shown }
     }
 
-    /// Somebody answers. Told when the answer is durable: until then it has no effect.
+    /// Somebody answers. Told when the answer is durable: until then it has no effect. Also gives how many rules are still to be
+    /// answered, by others.
     pub(super) fn answer(
         &mut self,
         id: &str,
         who: &Answerer,
         request: &AnswerRequest,
-    ) -> Result<oneshot::Receiver<()>, AnswerError> {
+    ) -> Result<Answering, AnswerError> {
         let w = self.holds.named(id).ok_or_else(|| AnswerError::NotFound(id.to_owned()))?;
-        if !may_answer(w, who) {
+        if !w.may_answer(who) {
             // Others do not learn that it is there.
             let seen = who.uid == 0 || who.uid == w.owner;
             return Err(if seen {
@@ -131,7 +167,10 @@ impl Core {
         if self.is_stuck() {
             return Err(AnswerError::NoReceipt(self.p.log.clone()));
         }
-        let Some(w) = self.holds.take(w.key) else { return Err(AnswerError::NotFound(id.to_owned())) };
+        if request.allow && request.scope != Scope::Once && !w.is_only_for(who) {
+            return Err(AnswerError::OnlyOnce);
+        }
+        let Some(mut w) = self.holds.take(w.key) else { return Err(AnswerError::NotFound(id.to_owned())) };
         let now = crate::kernel::boot_ns();
         let (grant, scope) = match request.scope {
             _ if !request.allow => (None, "once".to_owned()),
@@ -151,7 +190,7 @@ impl Core {
         let more = grant.map(|(_, g)| g.uses);
         let like: Vec<Waiting> = match grant {
             Some(_) => {
-                let same = |o: &Waiting| o.session == w.session && o.action == w.action && may_answer(o, who);
+                let same = |o: &Waiting| o.session == w.session && o.action == w.action && o.is_only_for(who);
                 let most = usize::try_from(more.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
                 self.holds.keys(same).into_iter().take(most).filter_map(|key| self.holds.take(key)).collect()
             }
@@ -161,18 +200,64 @@ impl Core {
         let grant = grant.map(|(key, g)| (key, Grant { uses: g.uses - like.len() as u64, ..g }));
         let approver = format!("uid:{}", who.uid);
         let comment = request.comment.as_deref().unwrap_or_default();
-        let how = How { method: "approval", approver: &approver, scope: &scope, comment };
-        self.resolve(w, request.allow, grant, &how);
-        for other in like {
+        let how = How { method: "approval", approver: &approver, scope: &scope, comment, rule: None };
+        let left = self.part(&mut w, who, request.allow, &how);
+        if left == 0 {
+            self.resolve(w, request.allow, grant, &how);
+        } else {
+            self.holds.add(w);
+            self.dirty = true;
+        }
+        for mut other in like {
+            self.part(&mut other, who, request.allow, &how);
             self.resolve(other, request.allow, None, &how);
         }
         let (told, durable) = oneshot::channel();
         self.batch.waiters.push(told);
-        Ok(durable)
+        Ok((durable, left))
+    }
+
+    /// Takes somebody's answers for what he may answer, and records all but the one that has an effect, which stays the first.
+    /// How many rules are still to be answered; of a refusal none.
+    fn part(&mut self, w: &mut Waiting, who: &Answerer, allow: bool, how: &How<'_>) -> usize {
+        let mut answered = w.answered_by(who);
+        let left = if allow { w.asks.len() } else { 0 };
+        if left == 0 {
+            w.asks.splice(0..0, answered.pop());
+        }
+        for ask in answered.iter().filter(|_| allow) {
+            let rule = ask.shown.rule.clone();
+            self.record_answer(w, true, rule.as_deref(), w.asks.len(), how);
+            w.about.answered.push(Answered { rule, approver: how.approver.to_owned() });
+        }
+        left
     }
 
     /// Writes what became of a hold; it has its effect when that is durable.
-    fn resolve(&mut self, w: Waiting, allow: bool, grant: Option<(GrantKey, Grant)>, how: &How<'_>) {
+    pub(super) fn resolve(
+        &mut self,
+        w: Waiting,
+        allow: bool,
+        grant: Option<(GrantKey, Grant)>,
+        how: &How<'_>,
+    ) {
+        let asked = w.asks.first().and_then(|ask| ask.shown.rule.clone());
+        self.record_answer(&w, allow, how.rule.or(asked.as_deref()), 0, how);
+        self.p.metrics.answered(how.method, allow);
+        self.holds.given.push_back(Given { batch: self.number, waiting: w, allow, grant });
+        self.p.metrics.waiting.set(self.holds.count() as i64);
+        self.dirty = true;
+    }
+
+    /// Writes an answer. `left`: so many rules are still to be answered before it has an effect.
+    pub(super) fn record_answer(
+        &mut self,
+        w: &Waiting,
+        allow: bool,
+        rule: Option<&str>,
+        left: usize,
+        how: &How<'_>,
+    ) {
         let now = crate::kernel::boot_ns();
         let session = self.sessions.get(w.session);
         let common = Common {
@@ -182,12 +267,12 @@ impl Core {
             session: Some(match session {
                 Some(s) => Cow::Borrowed(&s.encoded),
                 None => Cow::Owned(
-                    aarm_receipt::receipt::SessionRef { id: w.session, uuid: &w.shown.uuid }.encoded(),
+                    aarm_receipt::receipt::SessionRef { id: w.session, uuid: &w.about.uuid }.encoded(),
                 ),
             }),
             seq: None,
         };
-        let exe = Encoded::text(aarm_receipt::receipt::cut(w.shown.exe.as_bytes()));
+        let exe = Encoded::text(aarm_receipt::receipt::cut(w.about.exe.as_bytes()));
         let body = Body::Resolution(Resolution {
             hold: w.key,
             of: w.seq.map(|(cpu, n)| Seq { cpu, n }),
@@ -196,28 +281,25 @@ impl Core {
             approver: how.approver,
             scope: how.scope,
             comment: how.comment,
-            rule: w.shown.rule.as_deref().unwrap_or_default(),
+            rule: rule.unwrap_or_default(),
+            left: left as u64,
             waited_ns: now.saturating_sub(w.since_ns),
             identity: Identity {
                 human: session.map(|s| s.human.encoded()),
-                uid: w.shown.uid,
+                uid: w.about.uid,
                 gid: w.gid,
-                pid: w.shown.pid,
-                tid: w.shown.tid,
+                pid: w.about.pid,
+                tid: w.about.tid,
                 ppid: w.ppid,
-                comm: w.shown.comm.as_bytes(),
-                exe: (!w.shown.exe.is_empty()).then_some(&exe),
+                comm: w.about.comm.as_bytes(),
+                exe: (!w.about.exe.is_empty()).then_some(&exe),
                 agent: session.map(|s| s.exe.encoded()),
-                cgroup: session.and_then(|s| s.processes.get(&w.shown.pid)).map(|p| p.cgroup.encoded()),
+                cgroup: session.and_then(|s| s.processes.get(&w.about.pid)).map(|p| p.cgroup.encoded()),
             },
         });
         self.batch
-            .push(w.owner, w.session, now, 0, Kind::Outcome, |out| aarm_receipt::encode(&common, &body, out));
+            .push(w.owner, w.session, now, 0, Kind::Answer, |out| aarm_receipt::encode(&common, &body, out));
         self.note_untold(w.owner, w.session, now);
-        self.p.metrics.answered(how.method, allow);
-        self.holds.given.push_back(Given { batch: self.number, waiting: w, allow, grant });
-        self.p.metrics.waiting.set(self.holds.count() as i64);
-        self.dirty = true;
     }
 
     /// Gives the kernel the answers that are durable.
@@ -261,7 +343,7 @@ impl Core {
         let kernel = &self.p.kernel;
         let gone = |w: &Waiting| {
             kernel.hold(w.key).is_none_or(|h| h.since_ns != w.since_ns)
-                || !std::path::Path::new(&format!("/proc/{}/task/{}", w.shown.pid, w.shown.tid)).exists()
+                || !std::path::Path::new(&format!("/proc/{}/task/{}", w.about.pid, w.about.tid)).exists()
         };
         for key in self.holds.keys(gone) {
             if let Some(w) = self.holds.take(key) {
@@ -289,14 +371,8 @@ impl Core {
                 seq: None,
                 gid: 0,
                 ppid: 0,
-                deadline_ns: now,
-                terms: self.policies.terms(
-                    0,
-                    None,
-                    aarm_common::Decision::Defer,
-                    aarm_common::event::Cause::Default,
-                ),
-                shown: Approval { id: text(&hold_name(key)), pid: h.pid, tid: h.tid, ..Approval::default() },
+                asks: Vec::new(),
+                about: Approval { id: text(&hold_name(key)), pid: h.pid, tid: h.tid, ..Approval::default() },
             };
             self.resolve(w, false, None, &How::by_itself("restart"));
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use aarm_common::event::{Cause, EventHeader, HEADER_BYTES, Kind as EventKind, NO_RULE};
-use aarm_common::hold::{Grant, GrantKey, Hold};
+use aarm_common::hold::{Grant, GrantKey, Hold, Lines};
 use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{STATS, Session as Slot, session_id};
 use aarm_common::{ABI_VERSION, Decision, Operation};
@@ -35,6 +35,10 @@ impl KernelPort for Kernel {
     }
 
     fn forget_hold(&mut self, _: u64) {}
+
+    fn lines(&self, _: u64) -> Option<Lines> {
+        None
+    }
 
     fn grant(&mut self, _: GrantKey, _: Grant) -> Result<(), KernelError> {
         Ok(())

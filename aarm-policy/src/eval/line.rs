@@ -1,0 +1,78 @@
+//! Deciding an exec once its command line is known.
+
+use aarm_common::limits::RULE_WORDS;
+use aarm_common::policy::Bits;
+use aarm_common::{Decision, Family};
+
+use super::{Cause, strictness};
+use crate::args::{FUEL, TooLong};
+use crate::model::Policy;
+use crate::subject::Unknown;
+
+/// What is decided of an exec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The decision.
+    pub decision: Decision,
+    /// Why; never that it depends on the command line, unless that is too long.
+    pub cause: Cause,
+    /// The rule, by its index in compiled order; none: the default.
+    pub rule: Option<u16>,
+    /// It may wait for an answer.
+    pub waits: bool,
+}
+
+impl Line {
+    /// The order in which decisions on the programs of one exec prevail, as on the facets of an action.
+    pub fn strictness(&self) -> u8 {
+        strictness(self.decision, self.waits)
+    }
+}
+
+/// Decides an exec by its command line (the words after the program's name). `matched`: the rules, in compiled order, whose other
+/// predicates and conditions hold, as the kernel found when it was asked for; `unsure`: those that something unknown makes refuse.
+pub fn eval_line(policy: &Policy, matched: &Bits, unsure: &Bits, words: Result<&[Vec<u8>], TooLong>) -> Line {
+    let is_in = |bits: &Bits, at: usize| bits.get(at / 64).is_some_and(|w| w >> (at % 64) & 1 != 0);
+    let order = policy.order();
+    let mut fuel = FUEL;
+    let mut holds = |at: usize| -> Result<bool, TooLong> {
+        let line = &policy.rules()[order[at]].matches.line;
+        if !is_in(matched, at) || line.is_empty() {
+            return Ok(is_in(matched, at));
+        }
+        Ok(line.failing(words?, &mut fuel)?.is_none())
+    };
+    let mut found = || -> Result<(Option<usize>, bool), TooLong> {
+        for at in 0..order.len().min(RULE_WORDS * 64) {
+            if holds(at)? {
+                let mut contradicted = false;
+                if !is_in(unsure, at) {
+                    for other in at + 1..order.len() {
+                        contradicted |= policy.conflict(order[at], order[other]) && holds(other)?;
+                    }
+                }
+                return Ok((Some(at), contradicted));
+            }
+        }
+        Ok((None, false))
+    };
+    let (winner, contradicted) = match found() {
+        Ok(found) => found,
+        Err(TooLong) => {
+            return Line { decision: Decision::Deny, cause: Cause::Args, rule: None, waits: false };
+        }
+    };
+    let rule = winner.map(|at| &policy.rules()[order[at]]);
+    let unsure = winner.is_some_and(|at| is_in(unsure, at));
+    let (decision, cause) = match rule {
+        Some(rule) if unsure => match &rule.subject {
+            Some(subject) if subject.unknown == Unknown::Deny => (Decision::Deny, Cause::Unknown),
+            _ => (Decision::Defer, Cause::Unknown),
+        },
+        Some(_) if contradicted => (Decision::Defer, Cause::Conflict),
+        Some(rule) => (rule.decision, Cause::Rule),
+        None => (policy.default_for(Family::Exec), Cause::Default),
+    };
+    let own = rule.filter(|_| cause == Cause::Rule);
+    Line { decision, cause, rule: winner.map(|at| at as u16), waits: policy.waits(own, decision) }
+}
