@@ -65,7 +65,7 @@ const DIFFERENTIAL: &str = "differential::";
 /// Machines of two gigabytes at a time: what two cores and a small CI can bear.
 const AT_ONCE: usize = 2;
 /// How long the suites of one kernel may take.
-const SUITE: Duration = Duration::from_secs(2400);
+const SUITE: Duration = Duration::from_secs(4200);
 /// What a slow machine still holds against the evaluator.
 const DECISIONS_A_SECOND: u64 = 30;
 
