@@ -186,7 +186,7 @@ pub struct EventHeader {
     ///
     /// [`Hold::action`]: crate::hold::Hold::action
     pub hold: u64,
-    /// What else asks about the action that waits, see [`crate::hold::Asks`]; 0 for none. The first is what decided.
+    /// What else asks about the action that waits, besides `rule`, see [`crate::hold::Asks`]; 0 for none, and after the last.
     pub also: [u16; ALSO],
 }
 

@@ -92,8 +92,8 @@ pub const GRANTS_MAX: u32 = 8192;
 /// A system call may act more than once (create, then open). What was allowed of it counts as part of the system call that is
 /// begun anew if no more than this lies in between, in nanoseconds.
 pub const SAME_CALL_NS: u64 = 10_000_000;
-/// For so long, in nanoseconds, an image whose command line decides looks for its decision before it stops: a shell with job
-/// control would see a stop, and take its job for suspended.
+/// For so long, in nanoseconds, an image whose command line decides looks for its decision before it stops: whoever waits for
+/// stopped children (a shell with job control) is told of a stop.
 pub const LINE_LOOK_NS: u64 = 30_000_000;
 /// It looks for so long without a pause, in nanoseconds: between two looks the kernel may run others.
 pub const LINE_TURN_NS: u64 = 100_000;

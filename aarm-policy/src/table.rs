@@ -341,14 +341,7 @@ fn decided(table: &Table, decision: Decision, rule: Option<u16>, facet: Operatio
 
 /// What asks, by a verdict.
 fn asks(v: &Verdict) -> Asks {
-    let cause = match v.cause {
-        Cause::Rule => aarm_common::event::Cause::Rule,
-        Cause::Default => aarm_common::event::Cause::Default,
-        Cause::Conflict => aarm_common::event::Cause::Conflict,
-        Cause::Unknown => aarm_common::event::Cause::Unknown,
-        Cause::Args => aarm_common::event::Cause::Args,
-    };
-    Asks { rule: v.rule, decision: v.decision, cause }
+    Asks { rule: v.rule, decision: v.decision, cause: v.cause.into() }
 }
 
 fn and(m: &mut Bits, with: &Bits) {

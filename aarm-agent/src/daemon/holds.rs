@@ -107,7 +107,7 @@ pub struct Waiting {
     pub gid: u32,
     /// Parent of who acts.
     pub ppid: u32,
-    /// What asks and was not answered yet; at least one.
+    /// What asks and was not answered yet. None: nobody is to be asked, and it is over at the next look.
     pub asks: Vec<Ask>,
     /// What people see, but for what asks.
     pub about: Approval,
@@ -253,8 +253,8 @@ impl Holds {
         let mut over = Vec::new();
         for w in self.waiting.values_mut() {
             let waited = now_ns.saturating_sub(w.since_ns);
-            // One that is over is over for all.
-            if w.asks.iter_mut().any(|ask| ask.is_over(now_ns, waited, &shown)) {
+            // One that is over is over for all; and where nobody is left to be asked (the kernel did not take an answer), nothing waits.
+            if w.asks.is_empty() || w.asks.iter_mut().any(|ask| ask.is_over(now_ns, waited, &shown)) {
                 over.push(w.key);
             }
         }
@@ -404,6 +404,13 @@ mod tests {
         holds.add(w);
         assert!(holds.tick(1499, |_| String::new()).is_empty());
         assert_eq!(holds.tick(1500, |_| String::new()), [0xab]);
+    }
+
+    #[test]
+    fn what_nobody_can_answer_does_not_wait_for_ever() {
+        let mut holds = Holds::default();
+        holds.add(Waiting { asks: Vec::new(), ..waiting(&[]) });
+        assert_eq!(holds.tick(1001, |_| String::new()), [0xab]);
     }
 
     #[test]

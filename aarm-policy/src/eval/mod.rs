@@ -41,6 +41,18 @@ pub enum Cause {
     Args,
 }
 
+impl From<Cause> for aarm_common::event::Cause {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Rule => Self::Rule,
+            Cause::Default => Self::Default,
+            Cause::Conflict => Self::Conflict,
+            Cause::Unknown => Self::Unknown,
+            Cause::Args => Self::Args,
+        }
+    }
+}
+
 /// Which path of an action a facet is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -67,13 +67,7 @@ impl Core {
     fn asks(&self, e: &Event<'_>, lines: &[Line]) -> Vec<Ask> {
         let mut asks: Vec<Asks> = Vec::new();
         for line in lines.iter().filter(|line| line.waits) {
-            let cause = match line.cause {
-                Cause::Rule => aarm_common::event::Cause::Rule,
-                Cause::Default => aarm_common::event::Cause::Default,
-                Cause::Conflict => aarm_common::event::Cause::Conflict,
-                Cause::Unknown | Cause::Args => aarm_common::event::Cause::Unknown,
-            };
-            let one = Asks { rule: line.rule, decision: line.decision, cause };
+            let one = Asks { rule: line.rule, decision: line.decision, cause: line.cause.into() };
             if !asks.contains(&one) {
                 asks.push(one);
             }
