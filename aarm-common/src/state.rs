@@ -375,6 +375,25 @@ pub struct Config {
     pub object: [u8; 16],
     /// Key of the hash that names actions which wait. Secret: who knew it could find two actions with one name.
     pub hold_key: [u64; 2],
+    /// Numbers that were given so far. None is given twice while the maps live, because tables, caches and sessions keep them, also
+    /// when the daemon that gave them left no word of it.
+    pub given: Given,
+    /// [`crate::policy::Policy::generation`] in each slot.
+    pub generations: [u32; POLICY_SLOTS],
+}
+
+/// How many of each are given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Given {
+    /// Generations of policies: 1 to this.
+    pub generations: u32,
+    /// Bits of labels, from 0 on.
+    pub labels: u32,
+    /// Bits of `subject`'s patterns of programs, from 0 on.
+    pub patterns: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 named_u8! {
@@ -433,7 +452,7 @@ const _: () = assert!(size_of::<Cpu>() == 8 + 8 * STATS);
 const _: () = assert!(size_of::<ObjectKey>() == 16 && size_of::<LinkedKey>() == 16);
 const _: () = assert!(size_of::<ShareKey>() == 16 && size_of::<Shared>() == 8 + 16 * SESSION_WORDS);
 const _: () = assert!(size_of::<InheritedKey>() == 24 && size_of::<Inherited>() == 8);
-const _: () = assert!(size_of::<Config>() == 48);
+const _: () = assert!(size_of::<Config>() == 64 + 4 * POLICY_SLOTS);
 const _: () =
     assert!(crate::dns::NAME_MAX.is_multiple_of(8) && size_of::<HostName>() == 24 + crate::dns::NAME_MAX);
 const _: () = assert!(size_of::<Hosts>() == 32 + size_of::<HostName>() * HOST_NAMES);

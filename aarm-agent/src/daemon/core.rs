@@ -35,7 +35,7 @@ use super::batch::{BATCH_RECEIPTS, Batch, Kind, NO_OWNER, Pool};
 use super::cgroups::Cgroups;
 use super::gaps::GapTracker;
 use super::holds::Holds;
-use super::policies::{Loaded, Policies, PolicyError};
+use super::policies::{Loaded, Policies, PolicyError, unknown as unknown_policy};
 use super::port::{EventPort, KernelPort};
 use super::record::{self, Clock};
 use super::recorded::Recorded;
@@ -169,13 +169,16 @@ impl Core {
     /// `first` writes what the log must say before anything else.
     pub fn begin(mut p: Parts, first: impl FnOnce(&mut Self)) -> Result<Self, PolicyError> {
         let records: &[_] = if p.adopted { &p.snapshot.policies } else { &[] };
-        let policies = Policies::new(
+        let mut policies = Policies::new(
             &p.policies,
             records,
             p.snapshot.next_generation,
             if p.adopted { p.snapshot.labels.clone() } else { Vec::new() },
             if p.adopted { p.snapshot.patterns.clone() } else { Vec::new() },
         );
+        if p.adopted {
+            policies.adopt(&*p.kernel)?;
+        }
         let before = std::mem::take(&mut p.snapshot.read);
         let before = if p.adopted { before } else { Vec::new() };
         if !p.adopted {
@@ -506,16 +509,6 @@ impl EventPort for NoEvents {
 
     fn position(&self) -> u64 {
         0
-    }
-}
-
-/// A policy of which nothing is known but that it decided.
-fn unknown_policy() -> PolicyLabel {
-    PolicyLabel {
-        name: "unknown".into(),
-        version: String::new(),
-        hash: String::new(),
-        mode: "enforce".into(),
     }
 }
 

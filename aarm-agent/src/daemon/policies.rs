@@ -13,6 +13,7 @@ use aarm_common::Decision;
 use aarm_common::event::Cause;
 use aarm_common::limits::{AGENT_SELECTORS, AGENTS_SLOT, MAX_LABELS, POLICY_SLOTS, SUBJECT_PATTERNS};
 use aarm_common::policy::Policy as Table;
+use aarm_common::state::Given;
 use aarm_policy::{AgentEntry, Compiled, Env, Mode, Policy, compile, compile_agents};
 use aarm_receipt::canonical::Encoded;
 
@@ -194,6 +195,16 @@ fn label(policy: &Policy) -> PolicyLabel {
     }
 }
 
+/// A policy of which nothing is known but that it decides.
+pub fn unknown() -> PolicyLabel {
+    PolicyLabel {
+        name: "unknown".into(),
+        version: String::new(),
+        hash: String::new(),
+        mode: "enforce".into(),
+    }
+}
+
 /// Parses one document and compiles it once, so that every error is found before anything is touched.
 pub fn check(file: &str, text: &[u8]) -> Result<(PolicyLabel, u32), PolicyError> {
     let document = parse(file, text)?;
@@ -255,6 +266,54 @@ impl Policies {
             patterns,
             agents: Vec::new(),
         }
+    }
+
+    /// Takes over what the kernel has and nobody left word of: what sessions are under decides on until they end, and no number is
+    /// given twice.
+    pub fn adopt(&mut self, kernel: &dyn KernelPort) -> Result<(), PolicyError> {
+        let (given, generations) = (kernel.given()?, kernel.generations()?);
+        // Written before the slot was given to another.
+        self.loaded.retain(|l| generations.get(l.slot as usize) == Some(&l.generation));
+        self.next_generation = self.next_generation.max(given.generations.wrapping_add(1)).max(1);
+        let lost = |names: &mut Vec<String>, given: u32| {
+            // No document can name these.
+            (names.len()..given as usize).for_each(|bit| names.push(format!("lost #{bit}")));
+        };
+        lost(&mut self.labels, given.labels.min(MAX_LABELS as u32));
+        lost(&mut self.patterns, given.patterns.min(SUBJECT_PATTERNS as u32));
+        for (slot, generation) in (0..).zip(generations) {
+            if slot == AGENTS_SLOT || generation == 0 || self.loaded.iter().any(|l| l.slot == slot) {
+                continue;
+            }
+            tracing::warn!("the policy in slot {slot} is one that nothing is known of; it goes on deciding");
+            let label = unknown();
+            self.loaded.push(Loaded {
+                encoded: policy_ref(&label).encoded(),
+                label,
+                audit: false,
+                file: "-".into(),
+                slot,
+                generation,
+                rules: Vec::new(),
+                terms: PolicyTerms::default(),
+                source: None,
+                agents: 0,
+                retired: true,
+                resting: None,
+            });
+        }
+        Ok(())
+    }
+
+    /// Notes in the kernel which numbers are given.
+    fn give(&self, kernel: &mut dyn KernelPort) -> Result<(), PolicyError> {
+        let given = Given {
+            generations: self.next_generation.wrapping_sub(1),
+            labels: self.labels.len() as u32,
+            patterns: self.patterns.len() as u32,
+            reserved: 0,
+        };
+        Ok(kernel.give(given)?)
     }
 
     /// What a policy says of waiting for this decision.
@@ -427,6 +486,7 @@ impl Policies {
         patterns::number(&mut self.patterns, compiled, env, &mut table)?;
         let generation = table.generation;
         let linked = links::find(policy, env, &table);
+        self.give(kernel)?;
         kernel.remember_links(generation, &linked)?;
         kernel.load_policy(slot, &table)?;
         self.loaded.push(Loaded {
@@ -565,6 +625,7 @@ impl Policies {
         } else {
             let compiled = compile_agents(&entries, env, generation)
                 .map_err(|d| PolicyError::Invalid(diagnostics("agents", d)))?;
+            self.give(kernel)?;
             kernel.load_policy(AGENTS_SLOT, &compiled.table)?;
             kernel.set_agents(true)?;
         }

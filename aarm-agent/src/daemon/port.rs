@@ -5,8 +5,9 @@
 use std::os::fd::{BorrowedFd, RawFd};
 
 use aarm_common::hold::{Grant, GrantKey, Hold, Lines};
+use aarm_common::limits::POLICY_SLOTS;
 use aarm_common::policy::{Hits, Policy};
-use aarm_common::state::{STATS, Session};
+use aarm_common::state::{Given, STATS, Session};
 
 use crate::kernel::{EventSource, Kernel, KernelError, Linked, Ring};
 
@@ -16,6 +17,12 @@ pub trait KernelPort: Send {
     fn load_policy(&mut self, slot: u32, policy: &Policy) -> Result<(), KernelError>;
     /// See [`Kernel::clear_policy`].
     fn clear_policy(&mut self, slot: u32) -> Result<(), KernelError>;
+    /// See [`Kernel::generations`].
+    fn generations(&self) -> Result<[u32; POLICY_SLOTS], KernelError>;
+    /// See [`Kernel::given`].
+    fn given(&self) -> Result<Given, KernelError>;
+    /// See [`Kernel::give`].
+    fn give(&mut self, given: Given) -> Result<(), KernelError>;
     /// See [`Kernel::set_agents`].
     fn set_agents(&mut self, enabled: bool) -> Result<(), KernelError>;
     /// See [`Kernel::register`].
@@ -85,6 +92,18 @@ impl KernelPort for Kernel {
 
     fn clear_policy(&mut self, slot: u32) -> Result<(), KernelError> {
         Self::clear_policy(self, slot)
+    }
+
+    fn generations(&self) -> Result<[u32; POLICY_SLOTS], KernelError> {
+        Self::generations(self)
+    }
+
+    fn given(&self) -> Result<Given, KernelError> {
+        Self::given(self)
+    }
+
+    fn give(&mut self, given: Given) -> Result<(), KernelError> {
+        Self::give(self, given)
     }
 
     fn set_agents(&mut self, enabled: bool) -> Result<(), KernelError> {

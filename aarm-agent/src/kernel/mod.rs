@@ -26,7 +26,7 @@ use aarm_common::limits::{HOLDS_MAX, POLICY_SLOTS, SESSIONS};
 use aarm_common::op::Decision;
 use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{
-    Config, Cpu, Inherited, InheritedKey, LinkedKey, SESSION_ENDED, STATS, Session, Spare, Stat,
+    Config, Cpu, Given, Inherited, InheritedKey, LinkedKey, SESSION_ENDED, STATS, Session, Spare, Stat,
     TASK_COUNTED, TASK_OUTSIDE, Task, session_id, session_slot,
 };
 use aya::maps::{Array, HashMap, Map, MapData, MapError, Queue};
@@ -184,6 +184,8 @@ impl Kernel {
                 Some(c) => c.hold_key,
                 None => hold_key()?,
             },
+            given: found.filter(|_| ready).map_or_else(Given::default, |c| c.given),
+            generations: found.filter(|_| ready).map_or([0; POLICY_SLOTS], |c| c.generations),
         };
         kernel.config.set(0, config, 0).map_err(map_error("CONFIG"))?;
         Ok(kernel)
@@ -213,7 +215,27 @@ impl Kernel {
         if slot as usize >= POLICY_SLOTS {
             return Err(KernelError::Slot(slot));
         }
-        self.policies.set(slot, policy, 0).map_err(map_error("POLICIES"))
+        self.policies.set(slot, policy, 0).map_err(map_error("POLICIES"))?;
+        let mut config = self.config.get(&0, 0).map_err(map_error("CONFIG"))?;
+        config.generations[slot as usize] = policy.generation;
+        self.config.set(0, config, 0).map_err(map_error("CONFIG"))
+    }
+
+    /// The generation in each slot of the policy table; 0: it is empty.
+    pub fn generations(&self) -> Result<[u32; POLICY_SLOTS], KernelError> {
+        Ok(self.config.get(&0, 0).map_err(map_error("CONFIG"))?.generations)
+    }
+
+    /// Numbers that were given so far, by whichever daemon.
+    pub fn given(&self) -> Result<Given, KernelError> {
+        Ok(self.config.get(&0, 0).map_err(map_error("CONFIG"))?.given)
+    }
+
+    /// Notes that these are given; what uses them comes after.
+    pub fn give(&mut self, given: Given) -> Result<(), KernelError> {
+        let mut config = self.config.get(&0, 0).map_err(map_error("CONFIG"))?;
+        config.given = given;
+        self.config.set(0, config, 0).map_err(map_error("CONFIG"))
     }
 
     /// Empties a slot: sessions still on it are denied everything.

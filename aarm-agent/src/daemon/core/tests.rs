@@ -2,20 +2,29 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Instant;
 
 use aarm_common::event::{Cause, EventHeader, HEADER_BYTES, Kind as EventKind, NO_RULE};
 use aarm_common::hold::{Grant, GrantKey, Hold, Lines};
+use aarm_common::limits::POLICY_SLOTS;
 use aarm_common::policy::{Hits, Policy};
-use aarm_common::state::{STATS, Session as Slot, session_id};
+use aarm_common::state::{Given, STATS, Session as Slot, session_id};
 use aarm_common::{ABI_VERSION, Decision, Operation};
 
 use super::*;
 use crate::daemon::writer::QUEUE;
 use crate::kernel::{KernelError, Linked};
 
-/// A kernel with one session that is under way.
-struct Kernel;
+/// A kernel with one session that is under way, under the policy in slot 1.
+#[derive(Clone, Default)]
+struct Kernel(Arc<Mutex<Numbers>>);
+
+#[derive(Default)]
+struct Numbers {
+    given: Given,
+    generations: [u32; POLICY_SLOTS],
+}
 
 impl KernelPort for Kernel {
     fn learns_names(&self) -> bool {
@@ -46,11 +55,28 @@ impl KernelPort for Kernel {
 
     fn revoke_grants(&mut self, _: Option<u64>, _: u64) {}
 
-    fn load_policy(&mut self, _: u32, _: &Policy) -> Result<(), KernelError> {
+    fn load_policy(&mut self, slot: u32, policy: &Policy) -> Result<(), KernelError> {
+        let mut n = self.0.lock().unwrap();
+        assert!(policy.generation <= n.given.generations, "what is not given is not used");
+        n.generations[slot as usize] = policy.generation;
         Ok(())
     }
 
-    fn clear_policy(&mut self, _: u32) -> Result<(), KernelError> {
+    fn clear_policy(&mut self, slot: u32) -> Result<(), KernelError> {
+        self.0.lock().unwrap().generations[slot as usize] = 0;
+        Ok(())
+    }
+
+    fn generations(&self) -> Result<[u32; POLICY_SLOTS], KernelError> {
+        Ok(self.0.lock().unwrap().generations)
+    }
+
+    fn given(&self) -> Result<Given, KernelError> {
+        Ok(self.0.lock().unwrap().given)
+    }
+
+    fn give(&mut self, given: Given) -> Result<(), KernelError> {
+        self.0.lock().unwrap().given = given;
         Ok(())
     }
 
@@ -64,7 +90,7 @@ impl KernelPort for Kernel {
 
     fn session(&self, slot: u32) -> Result<Slot, KernelError> {
         let there = u32::from(slot == 1);
-        Ok(Slot { generation: there, tasks: there.into(), ..Slot::default() })
+        Ok(Slot { generation: there, tasks: there.into(), policy: 1, ..Slot::default() })
     }
 
     fn move_session(&mut self, _: u32, _: u32) -> Result<(), KernelError> {
@@ -157,6 +183,10 @@ struct Running {
 }
 
 fn start(dir: &Path, adopted: bool) -> Running {
+    start_on(Kernel::default(), dir, adopted)
+}
+
+fn start_on(kernel: Kernel, dir: &Path, adopted: bool) -> Running {
     // SAFETY: no preconditions; the result is checked.
     let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
     assert!(fd >= 0);
@@ -165,7 +195,7 @@ fn start(dir: &Path, adopted: bool) -> Running {
     let (to, batches) = mpsc::channel(QUEUE);
     let (metrics, progress) = (Metrics::new().unwrap(), Arc::new(Progress::default()));
     let parts = Parts {
-        kernel: Box::new(Kernel),
+        kernel: Box::new(kernel),
         events: Box::new(Opens { fd, there: OPENS, read: 0 }),
         adopted,
         snapshot: Snapshot::load(dir).unwrap().unwrap_or_default(),
@@ -245,4 +275,37 @@ fn a_log_that_takes_nothing_stops_neither_answers_nor_the_end() {
         second.progress.batches.store(batch.number, Ordering::Release);
     }
     assert_eq!((receipts, allowed(&second)), (OPENS, OPENS));
+}
+
+#[test]
+fn a_lost_snapshot_gives_no_number_twice_and_no_slot_that_a_session_is_under() {
+    const POLICY: &str = "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: { name: p, version: '1' }\nspec:\n  data:\n    - { label: SECRET, level: PUBLIC, on: { read: ['/s'] } }\n";
+    let kernel = Kernel::default();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("policies")).unwrap();
+    std::fs::write(dir.path().join("policies/p.yaml"), POLICY).unwrap();
+    let stop = |r: Running| {
+        r.stop.send(true).unwrap();
+        r.ended.blocking_recv().unwrap().unwrap();
+    };
+    stop(start_on(kernel.clone(), dir.path(), false));
+    let (first, given) = {
+        let n = kernel.0.lock().unwrap();
+        (n.generations, n.given)
+    };
+    assert!(first[1] != 0 && given.labels == 1, "{first:?} {given:?}");
+
+    // The state directory is lost, and with it the numbers; the session goes on under what is in slot 1.
+    let other = tempfile::tempdir().unwrap();
+    std::fs::create_dir(other.path().join("policies")).unwrap();
+    std::fs::write(other.path().join("policies/p.yaml"), POLICY).unwrap();
+    let r = start_on(kernel.clone(), other.path(), true);
+    let session = ask(&r, |a| Command::Sessions(false, a)).remove(0);
+    assert_eq!(session.policy.name, "unknown", "no other policy is said to be that of the session");
+    stop(r);
+    let n = kernel.0.lock().unwrap();
+    assert_eq!(n.generations[1], first[1], "what the session is under stays");
+    let new = n.generations.iter().filter(|g| **g > given.generations).count();
+    assert_eq!(new, 1, "{:?}", n.generations);
+    assert_eq!(n.given.labels, 2, "the bit of the lost label is that of no other");
 }
