@@ -20,8 +20,9 @@ use aarm_agent::kernel::{KernelError, Linked, boot_ns};
 use aarm_agent::metrics::Metrics;
 use aarm_common::event::{Cause, EventHeader, HEADER_BYTES, Kind, NO_RULE};
 use aarm_common::hold::{Grant, GrantKey, Hold, Lines};
+use aarm_common::limits::POLICY_SLOTS;
 use aarm_common::policy::{Hits, Policy};
-use aarm_common::state::{ObjectId, STATS, Session, session_id};
+use aarm_common::state::{Given, ObjectId, Redirect, STATS, Session, session_id};
 use aarm_common::{ABI_VERSION, Decision, Operation};
 use aarm_receipt::canonical::Encoded;
 use aarm_receipt::{Keys, LogWriter, Options};
@@ -110,8 +111,24 @@ struct Tables {
 struct Kernel(Arc<Tables>);
 
 impl KernelPort for Kernel {
-    fn learns_names(&self) -> bool {
+    fn has_cgroups(&self) -> bool {
         true
+    }
+
+    fn generations(&self) -> Result<[u32; POLICY_SLOTS], KernelError> {
+        Ok([0; POLICY_SLOTS])
+    }
+
+    fn given(&self) -> Result<Given, KernelError> {
+        Ok(Given::default())
+    }
+
+    fn give(&mut self, _: Given) -> Result<(), KernelError> {
+        Ok(())
+    }
+
+    fn redirected(&self, _: u64) -> Option<Redirect> {
+        None
     }
 
     fn hold(&self, _: u64) -> Option<Hold> {
@@ -278,6 +295,8 @@ fn measure(dir: &Path, rules: usize, events: u64, all: bool) -> Result<Figures, 
         host: Encoded::text(b"aarm-vm/0b4b9b38-0000-4000-8000-1c697a0e7a3c"),
         coalesce: Duration::from_millis(5),
         batches,
+        jobs: mpsc::channel(1).0,
+        resolvers: Vec::new(),
         progress: Arc::clone(&progress),
         pool: pool.clone(),
         metrics: Arc::clone(&metrics),

@@ -115,8 +115,8 @@ impl Metrics {
         actions.resize_with(OPERATIONS, Default::default);
         for op in Operation::ALL.iter().filter(|op| op.is_decided()) {
             let row = &mut actions[*op as usize];
-            for decision in [Decision::Allow, Decision::Deny, Decision::StepUp, Decision::Defer] {
-                row[decision as usize] = Some(table.with_label_values(&[op.name(), decision.name()]));
+            for decision in Decision::ALL {
+                row[*decision as usize] = Some(table.with_label_values(&[op.name(), decision.name()]));
             }
             row[OUTCOME_AUDIT] = Some(table.with_label_values(&[op.name(), AUDITED]));
         }
@@ -183,9 +183,8 @@ impl Metrics {
     }
 
     /// Counts what became of a hold.
-    pub fn answered(&self, method: &str, allow: bool) {
-        let answer = if allow { Decision::Allow } else { Decision::Deny };
-        self.answers.with_label_values(&[method, answer.name()]).inc();
+    pub fn answered(&self, method: &str, answer: &str) {
+        self.answers.with_label_values(&[method, answer]).inc();
     }
 
     /// Takes over the kernel's counters. They only grow while the maps live.

@@ -71,6 +71,8 @@ named_u8! {
         /// The rule that would decide an exec asks for its command line. An exec so far goes on to its first instruction, waits there
         /// (`exec_args`), and is decided; anything else that it would do before that is refused.
         Args = 13 => "args",
+        /// It would have to be changed to happen, and cannot be: refused.
+        CannotModify = 14 => "cannot_modify",
     }
 }
 

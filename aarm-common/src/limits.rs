@@ -124,3 +124,10 @@ const _: () = assert!(RING_ACTION_LIMIT < RING_BYTES as u64);
 const _: () = assert!(SESSIONS.is_multiple_of(64) && SESSION_SHARES_MAX <= SHARES_MAX);
 const _: () = assert!(DFA_STATES <= u16::MAX as usize);
 const _: () = assert!(HIT_SETS <= u16::MAX as usize);
+
+/// Addresses that the rules of one policy can redirect to.
+pub const REDIRECTS: usize = 32;
+/// Threads at once between a decision to redirect and its effect.
+pub const REDIRECTING_MAX: u32 = 4096;
+/// Sockets whose original destination is kept; the oldest is forgotten for a new one.
+pub const REDIRECTED_MAX: u32 = 16384;

@@ -186,6 +186,54 @@ pub struct CgroupEntry {
     pub set: u32,
 }
 
+/// An address and port, of IP of either version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Target {
+    /// Network order; IPv4 in the first four bytes.
+    pub addr: [u8; 16],
+    /// `AF_INET` or `AF_INET6`; 0: none.
+    pub family: u16,
+    /// Host order.
+    pub port: u16,
+    /// Zero.
+    pub reserved: u32,
+}
+
+impl From<core::net::SocketAddr> for Target {
+    fn from(to: core::net::SocketAddr) -> Self {
+        let mut addr = [0; 16];
+        let family = match to.ip() {
+            core::net::IpAddr::V4(v4) => {
+                addr[..4].copy_from_slice(&v4.octets());
+                AF_INET
+            }
+            core::net::IpAddr::V6(v6) => {
+                addr = v6.octets();
+                AF_INET6
+            }
+        };
+        Self { addr, family, port: to.port(), reserved: 0 }
+    }
+}
+
+impl Target {
+    /// The same for people.
+    pub fn socket_addr(&self) -> Option<core::net::SocketAddr> {
+        let [a, b, c, d, ..] = self.addr;
+        match self.family {
+            AF_INET => Some(([a, b, c, d], self.port).into()),
+            AF_INET6 => Some((self.addr, self.port).into()),
+            _ => None,
+        }
+    }
+}
+
+/// Address families as the kernel numbers them.
+pub const AF_INET: u16 = 2;
+/// See [`AF_INET`].
+pub const AF_INET6: u16 = 10;
+
 /// Policy mode: decide and enforce.
 pub const MODE_ENFORCE: u32 = 1;
 /// Policy mode: decide and record, block nothing.
@@ -248,6 +296,10 @@ pub struct Policy {
     pub guards: Bits,
     /// Decision of each rule, as [`crate::Decision`], and [`BY_NAME`] or [`BY_LINE`].
     pub rule_decision: [u8; MAX_RULES],
+    /// Of a rule that decides MODIFY of a connection: its place in [`Policy::redirects`], from 1 on; else 0.
+    pub rule_redirect: [u8; MAX_RULES],
+    /// Where connections are redirected to.
+    pub redirects: [Target; REDIRECTS],
     /// For the agents matcher: the policy slot that a selector's sessions run under.
     pub rule_slot: [u8; MAX_RULES],
     /// Set of the rules that contradict a rule with the same right (same group and explicit priority, other
@@ -323,6 +375,8 @@ const _: () = {
         + FAMILIES
         + 6 * 8
         + size_of::<Network>() * RESOLVERS
+        + size_of::<Target>() * REDIRECTS
+        + MAX_RULES
         + 4 * MAX_RULES
         + 8 * MAX_DATA
         + size_of::<LabelCondition>() * LABEL_CONDITIONS

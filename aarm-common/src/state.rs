@@ -2,7 +2,7 @@
 
 use crate::limits::*;
 use crate::op::{OPERATIONS, named_u8};
-use crate::policy::Bits;
+use crate::policy::{Bits, Target};
 
 /// Identity of a file: unique on this host while the inode lives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -87,6 +87,8 @@ pub struct Task {
     pub line_hold: u64,
     /// The rule that asks for the command line first.
     pub line_rule: u64,
+    /// Not 0: there may be something of this thread in `REDIRECTING`.
+    pub redirecting: u64,
     /// Where programs put the key of the path they look for.
     pub key: [u64; 7],
 }
@@ -382,6 +384,32 @@ pub struct Config {
     pub generations: [u32; POLICY_SLOTS],
 }
 
+/// A connection, or a datagram, that goes somewhere else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Redirect {
+    /// Where it was to go.
+    pub original: Target,
+    /// Where it goes.
+    pub target: Target,
+    /// The session whose it is.
+    pub session: u64,
+    /// When it was decided, in boot-time nanoseconds.
+    pub time_ns: u64,
+    /// Address of the kernel's socket.
+    pub socket: u64,
+}
+
+/// A socket whose datagrams go somewhere else (map `ANSWERING`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct AnsweringKey {
+    /// The socket's cookie.
+    pub socket: u64,
+    /// Where they go, and where answers come from.
+    pub target: Target,
+}
+
 /// How many of each are given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -443,7 +471,7 @@ pub const STATS: usize = 32;
 
 const _: () = assert!(Stat::ALL.len() <= STATS);
 const _: () = assert!(size_of::<ObjectId>() == 16);
-const _: () = assert!(size_of::<Task>() == 32 + 5 * 8 * RULE_WORDS + 23 * 8);
+const _: () = assert!(size_of::<Task>() == 32 + 5 * 8 * RULE_WORDS + 24 * 8);
 const _: () =
     assert!(MOVES_TRUSTED < MOVES_ENTRIES && MOVES_BEGUN < MOVES_ENTRIES && MOVES_DONE < MOVES_ENTRIES);
 const _: () = assert!(size_of::<Spare>() == 40);
@@ -452,6 +480,7 @@ const _: () = assert!(size_of::<Cpu>() == 8 + 8 * STATS);
 const _: () = assert!(size_of::<ObjectKey>() == 16 && size_of::<LinkedKey>() == 16);
 const _: () = assert!(size_of::<ShareKey>() == 16 && size_of::<Shared>() == 8 + 16 * SESSION_WORDS);
 const _: () = assert!(size_of::<InheritedKey>() == 24 && size_of::<Inherited>() == 8);
+const _: () = assert!(size_of::<Redirect>() == 72 && size_of::<AnsweringKey>() == 32);
 const _: () = assert!(size_of::<Config>() == 64 + 4 * POLICY_SLOTS);
 const _: () =
     assert!(crate::dns::NAME_MAX.is_multiple_of(8) && size_of::<HostName>() == 24 + crate::dns::NAME_MAX);
@@ -478,4 +507,6 @@ mod pod {
     unsafe impl aya::Pod for super::Inherited {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Config {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Redirect {}
 }

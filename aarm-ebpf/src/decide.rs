@@ -42,6 +42,7 @@ impl Verdict {
                 settled::ANSWERED => Cause::Answered,
                 settled::GRANTED => Cause::Granted,
                 settled::CANNOT => Cause::CannotWait,
+                settled::UNCHANGED => Cause::CannotModify,
                 _ => Cause::NoMemory,
             }
         } else if self.more & UNSURE != 0 {
@@ -149,6 +150,9 @@ unsafe fn reached(s: *mut Scratch, p: *const Policy, decision: u32, rule: u32, c
         Cause::Unknown => v |= UNSURE as u32,
         _ => {}
     }
+    if decision == Decision::Allow as u32 {
+        return v;
+    }
     if decision != Decision::StepUp as u32 && decision != Decision::Defer as u32 {
         return v | rank(decision) << RANK;
     }
@@ -232,7 +236,7 @@ pub extern "C" fn aarm_decide(scratch: u32, slot: u32, op: u32, shape: u32) -> u
     }
 }
 
-/// The decision where `rule` allows because of a name: an answer of a resolver, true or forged, opens no network that a rule
+/// The decision where `rule` lets happen because of a name: an answer of a resolver, true or forged, opens no network that a rule
 /// refuses.
 #[inline(always)]
 unsafe fn guarded(s: *mut Scratch, p: *const Policy, op: usize, shape: u32, rule: u32) -> u32 {
@@ -243,7 +247,7 @@ unsafe fn guarded(s: *mut Scratch, p: *const Policy, op: usize, shape: u32, rule
             let m = matching(s, p, op, shape, w) & (*p).guards[w];
             if m != 0 {
                 let guard = opaque((w as u64) << 6 | m.trailing_zeros() as u64) as u32 & RULE_MASK;
-                let decision = (*p).rule_decision[guard as usize];
+                let decision = (*p).rule_decision[guard as usize] & !BY_NAME;
                 if decision != Decision::Allow as u8 {
                     return reached(s, p, decision as u32, guard, Cause::Rule);
                 }
@@ -252,7 +256,9 @@ unsafe fn guarded(s: *mut Scratch, p: *const Policy, op: usize, shape: u32, rule
         }
         w += 1;
     }
-    Decision::Allow as u32 | rule << 16 | rank(Decision::Allow as u32) << RANK
+    // SAFETY: a valid map value; rules are numbered below the table's length.
+    let own = unsafe { (*p).rule_decision[(rule & RULE_MASK) as usize] & !BY_NAME } as u32;
+    own | rule << 16 | rank(own) << RANK
 }
 
 /// An exec that is let through to its first instruction.
@@ -312,10 +318,10 @@ pub unsafe fn select_agent(p: *const Policy, s: *const Scratch, uid: u16) -> Opt
     }
 }
 
-/// Whether a verdict refuses the action, at least for now. Everything that is not ALLOW does.
+/// Whether a verdict refuses the action, at least for now. Everything that is neither ALLOW nor MODIFY does.
 #[inline(always)]
 pub fn refuses(v: Verdict) -> bool {
-    v.decision != Decision::Allow as u8
+    v.decision != Decision::Allow as u8 && v.decision != Decision::Modify as u8
 }
 
 /// The stricter verdict of two facets of an action: DENY, then what asks and refuses at once, then DEFER, STEP_UP and ALLOW. Who
@@ -332,6 +338,7 @@ const fn rank(decision: u32) -> u32 {
     0x321_505 >> ((decision & 7) * 4) & 0xf
 }
 
+const _: () = assert!(rank(Decision::Allow as u32) == 0);
 /// The rank of one that does.
 const AT_ONCE: u32 = 4;
 /// DENY, whatever for.

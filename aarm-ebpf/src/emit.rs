@@ -156,10 +156,10 @@ unsafe fn publish(s: *mut Scratch, scratch: u32) -> i32 {
         if (*h).kind == Kind::Action as u8 {
             let stat = if (*h).flags & FLAG_HELD != 0 {
                 Stat::Held
-            } else if (*h).decision == Decision::Allow as u8 {
-                Stat::Allowed
             } else if (*h).flags & FLAG_AUDIT != 0 {
                 Stat::Audited
+            } else if (*h).decision == Decision::Allow as u8 || (*h).decision == Decision::Modify as u8 {
+                Stat::Allowed
             } else {
                 Stat::Denied
             };
@@ -234,7 +234,8 @@ unsafe fn recorded(f: &Frame, op: Operation, v: Verdict, cause: Cause, tell: boo
         (*h).rule = v.rule;
         (*h).cause = cause as u8;
         (*h).adds = adds;
-        if audit && refuses(v) {
+        // What would have been refused, or changed.
+        if audit && v.decision != Decision::Allow as u8 {
             (*h).flags |= FLAG_AUDIT;
         }
         let sent = tell && has_room() && aarm_emit(f.scratch) == 0;

@@ -4,8 +4,8 @@
 #![no_main]
 #![allow(non_snake_case)]
 
-use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, fentry, fexit, lsm};
-use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, FExitContext, LsmContext, SkBuffContext};
+use aya_ebpf::macros::{btf_tracepoint, cgroup_skb, cgroup_sock_addr, fentry, fexit, lsm};
+use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, FExitContext, LsmContext, SkBuffContext, SockAddrContext};
 
 /// Declares one empty program for each hook.
 macro_rules! empty {
@@ -77,6 +77,25 @@ pub fn dns_queries(_ctx: SkBuffContext) -> i32 {
 #[cgroup_skb(ingress)]
 pub fn dns_answers(_ctx: SkBuffContext) -> i32 {
     1
+}
+
+/// Declares one empty program for each kind of address.
+macro_rules! empty_on_addresses {
+    ($($name:ident: $kind:ident)+) => { $(
+        #[cgroup_sock_addr($kind)]
+        pub fn $name(_ctx: SockAddrContext) -> i32 {
+            1
+        }
+    )+ };
+}
+
+empty_on_addresses! {
+    redirect_connect4: connect4
+    redirect_connect6: connect6
+    redirect_sendmsg4: sendmsg4
+    redirect_sendmsg6: sendmsg6
+    redirect_recvmsg4: recvmsg4
+    redirect_recvmsg6: recvmsg6
 }
 
 #[panic_handler]

@@ -65,6 +65,8 @@ pub mod settled {
     pub const NO_ROOM: u8 = 5;
     /// There is no room for its event: it has no receipt.
     pub const UNTOLD: u8 = 6;
+    /// Its rule changes it, and it cannot be changed. Not for [`settle`](super::settle) to say.
+    pub const UNCHANGED: u8 = 7;
 }
 
 /// The bit of what [`aarm_hold`] returns that says ALLOW.

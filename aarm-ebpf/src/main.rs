@@ -34,6 +34,7 @@ mod line;
 mod known;
 mod maps;
 mod names;
+mod redirect;
 mod scratch;
 mod session;
 mod shares;

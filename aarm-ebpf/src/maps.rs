@@ -2,12 +2,13 @@
 
 use aarm_common::hold::{Grant, GrantKey, Hold, Lines, Verdict};
 use aarm_common::limits::{
-    CARRIED_MAX, GRANTS_MAX, HOLDS_MAX, HOSTS_MAX, INHERITED_MAX, LINKED_MAX, POLICY_SLOTS, RING_BYTES,
+    CARRIED_MAX, GRANTS_MAX, HOLDS_MAX, HOSTS_MAX, INHERITED_MAX, LINKED_MAX, POLICY_SLOTS, REDIRECTED_MAX, REDIRECTING_MAX,
+    RING_BYTES,
     SESSIONS as SESSION_SLOTS, SHARED_MAX, SHARES_MAX, SPARES_MAX,
 };
-use aarm_common::policy::{Hits, Policy};
+use aarm_common::policy::{Hits, Policy, Target};
 use aarm_common::state::{
-    Config, Cpu, HostKey, Hosts, Inherited, InheritedKey, LinkedKey, MOVES_ENTRIES, ObjectKey, Resolving, STATS, Session,
+    AnsweringKey, Config, Cpu, HostKey, Hosts, Inherited, InheritedKey, LinkedKey, MOVES_ENTRIES, ObjectKey, Redirect, Resolving, STATS, Session,
     ShareKey, Shared, Spare, Stat, Task,
 };
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
@@ -181,6 +182,18 @@ pub static LINES: HashMap<u64, Lines> = HashMap::with_max_entries(HOLDS_MAX, BPF
 /// Answers that are good for more than one action: written by the daemon.
 #[map]
 pub static GRANTS: HashMap<GrantKey, Grant> = HashMap::with_max_entries(GRANTS_MAX, BPF_F_NO_PREALLOC);
+/// Threads between a decision to redirect and its effect, by the task's address, see `redirect`.
+#[map]
+pub static REDIRECTING: HashMap<u64, Redirect> = HashMap::with_max_entries(REDIRECTING_MAX, BPF_F_NO_PREALLOC);
+/// Where sockets were to be connected, by the number of their inode: the daemon tells it to whom they are connected.
+#[map]
+pub static REDIRECTED: LruHashMap<u64, Redirect> = LruHashMap::with_max_entries(REDIRECTED_MAX, 0);
+/// Where datagrams were to go, by the socket and by where answers come from.
+#[map]
+pub static ANSWERING: LruHashMap<AnsweringKey, Target> = LruHashMap::with_max_entries(REDIRECTED_MAX, 0);
+/// Not 0: some policy redirects. A global, because to look at it is all that most connections of a host pay.
+#[unsafe(no_mangle)]
+pub static mut REDIRECTS: u64 = 0;
 /// Scratch buffers, `scratch::PER_CPU` for each CPU; the daemon sets the size when it creates the map.
 #[map]
 pub static SCRATCH: Array<Scratch> = Array::with_max_entries(crate::scratch::PER_CPU, 0);

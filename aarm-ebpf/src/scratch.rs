@@ -8,7 +8,7 @@ use aarm_common::event::EventHeader;
 use aarm_common::hold::Hold;
 use aarm_common::limits::EVENT_MAX;
 use aarm_common::policy::{Bits, Hits};
-use aarm_common::state::Stat;
+use aarm_common::state::{Redirect, Stat};
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 
 use crate::decide::Scalars;
@@ -84,6 +84,8 @@ pub struct Scratch {
     pub action: u64,
     /// What is put into `HOLDS`.
     pub waits: Hold,
+    /// Where the action is redirected to.
+    pub redirect: Redirect,
     /// State of the hash that names an action which waits.
     pub sip: Sip,
     /// Globs that match the names walked. Zeros while `hit` is 0.

@@ -3,8 +3,8 @@
 //! The kernel's tables do not see a command line: it is read when the new image is in place, before its first instruction, and
 //! what a rule asks of it is decided then. The program's own name for itself, `argv[0]`, is never asked for: it may be anything.
 
-use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Most words in one predicate.
@@ -50,7 +50,8 @@ impl fmt::Display for BadPattern {
 }
 
 /// A pattern of one word: `*` is any text, `?` any one byte, `\` takes the next character as it is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "String")]
 pub struct Word {
     text: String,
     atoms: Vec<Atom>,
@@ -84,7 +85,7 @@ impl Word {
     }
 
     /// Whether it describes the word as a whole.
-    fn matches(&self, word: &[u8], fuel: &mut u64) -> Result<bool, TooLong> {
+    pub(crate) fn matches(&self, word: &[u8], fuel: &mut u64) -> Result<bool, TooLong> {
         let (mut p, mut w) = (0, 0);
         // Where to go on after the last `*`, should what follows not fit: one byte later each time.
         let mut retry: Option<(usize, usize)> = None;
@@ -107,6 +108,14 @@ impl Word {
             }
         }
         Ok(self.atoms[p..].iter().all(|atom| *atom == Atom::Any))
+    }
+}
+
+impl TryFrom<String> for Word {
+    type Error = BadPattern;
+
+    fn try_from(text: String) -> Result<Self, BadPattern> {
+        Self::parse(&text)
     }
 }
 

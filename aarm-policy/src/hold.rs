@@ -11,6 +11,10 @@ use crate::when::Span;
 pub const MAX_APPROVERS: usize = 32;
 /// Longest name of a user or group.
 pub const MAX_APPROVER: usize = 64;
+/// Most resolvers of one rule.
+pub const MAX_RESOLVERS: usize = 8;
+/// Longest name of a resolver.
+pub const MAX_RESOLVER: usize = 64;
 /// Longest wait.
 pub const MAX_WAIT: Span = Span(24 * 3_600_000_000_000);
 /// How long a STEP_UP waits where nothing is said.
@@ -142,6 +146,15 @@ pub struct RuleHold {
     /// How much is at stake.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub risk: Option<Risk>,
+    /// Who is asked before people are, one after the other.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resolve: Vec<String>,
+}
+
+/// Whether text can be the name of a resolver: `[a-z0-9-]{1,64}`.
+pub fn is_resolver_name(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    (1..=MAX_RESOLVER).contains(&text.len()) && text.bytes().all(allowed)
 }
 
 /// `spec.hold`: what holds where rules say nothing.
@@ -174,6 +187,8 @@ pub struct Hold {
     pub escalate: Option<Escalate>,
     /// How much is at stake.
     pub risk: Option<Risk>,
+    /// Who is asked before people are.
+    pub resolve: Vec<String>,
 }
 
 impl Policy {
@@ -193,6 +208,7 @@ impl Policy {
             on_timeout: own.and_then(|own| own.on_timeout).unwrap_or_default(),
             escalate: own.and_then(|own| own.escalate.clone()),
             risk: own.and_then(|own| own.risk).or(spec.risk),
+            resolve: own.map(|own| own.resolve.clone()).unwrap_or_default(),
         }
     }
 

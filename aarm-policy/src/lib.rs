@@ -30,6 +30,7 @@ mod glob;
 mod hold;
 mod host;
 mod model;
+mod modify;
 mod names;
 mod parse;
 #[cfg(feature = "random")]
@@ -54,14 +55,15 @@ pub use eval::{
 };
 pub use glob::{Atom, ByteSet, Component, Glob, GlobError, MAX_ALTERNATIVES, MAX_GLOB, Pattern, Start};
 pub use hold::{
-    Approver, DEFER_WAIT, Escalate, Hold, HoldDefaults, MAX_APPROVER, MAX_APPROVERS, MAX_WAIT, OnTimeout,
-    Risk, RuleHold, STEP_UP_WAIT,
+    Approver, DEFER_WAIT, Escalate, Hold, HoldDefaults, MAX_APPROVER, MAX_APPROVERS, MAX_RESOLVER,
+    MAX_RESOLVERS, MAX_WAIT, OnTimeout, Risk, RuleHold, STEP_UP_WAIT, is_resolver_name,
 };
 pub use host::{Host, HostError, MAX_HOST};
 pub use model::{
     API_VERSION, AgentSelector, Classification, DEFAULT_RULE, Expect, Given, KIND, Match, Mode,
     OperationName, Policy, Range, Record, Rule, TestCase, built_in_default,
 };
+pub use modify::{Changed, MAX_CHANGES, Modify, Replace, Resource};
 pub use parse::{MAX_ID, MAX_LABEL, MAX_TESTS};
 pub use reference::operations_md;
 pub use subject::{CONTAINERS, Subject, Unknown, renumber_programs};

@@ -8,6 +8,7 @@ use aarm_common::{Decision, Family, Operation};
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use crate::action::Action;
 use crate::args::CommandLine;
@@ -16,6 +17,7 @@ use crate::diagnostic::{Diagnostic, Place};
 use crate::glob::Glob;
 use crate::hold::{HoldDefaults, RuleHold};
 use crate::host::Host;
+use crate::modify::Modify;
 use crate::subject::Subject;
 use crate::when::{Span, When};
 
@@ -139,6 +141,9 @@ pub struct Rule {
     /// What it says of waiting.
     #[serde(flatten)]
     pub hold: RuleHold,
+    /// What it changes: of MODIFY, and of nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub modify: Option<Modify>,
     /// Its group in the precedence.
     pub classification: Classification,
     /// Its place within the group, larger first; absent counts as 0.
@@ -270,9 +275,14 @@ impl Serialize for OperationName {
 }
 
 impl Policy {
-    /// Whether some rule asks for the command line of an exec.
+    /// Whether some exec is decided at the first instruction of the new image.
     pub fn asks_for_lines(&self) -> bool {
-        self.rules().iter().any(|rule| !rule.matches.line.is_empty())
+        self.rules().iter().any(Rule::is_by_line)
+    }
+
+    /// Whether some connection is redirected.
+    pub fn redirects(&self) -> bool {
+        self.rules().iter().any(|rule| rule.redirect().is_some())
     }
 }
 
@@ -282,9 +292,20 @@ impl Rule {
         matches!(self.decision, Decision::StepUp | Decision::Defer)
     }
 
-    /// Whether it allows because of a name: then a network that another rule refuses stays refused.
+    /// Whether what it says of an exec is said at the first instruction of the new image: it asks for the command line, or changes what
+    /// the program gets.
+    pub fn is_by_line(&self) -> bool {
+        !self.matches.line.is_empty() || self.decision == Decision::Modify && self.redirect().is_none()
+    }
+
+    /// Where it redirects to.
+    pub fn redirect(&self) -> Option<SocketAddr> {
+        self.modify.as_ref().and_then(|modify| modify.redirect)
+    }
+
+    /// Whether it lets happen because of a name: then a network that another rule refuses stays refused.
     pub(crate) fn allows_by_name(&self) -> bool {
-        self.decision == Decision::Allow && !self.matches.host.is_empty()
+        matches!(self.decision, Decision::Allow | Decision::Modify) && !self.matches.host.is_empty()
     }
 
     /// Whether it is looked at where a rule allows by name: it refuses networks or asks about them, or allows whatever the name.
@@ -490,6 +511,11 @@ impl Policy {
             (rule.classification, std::cmp::Reverse(rule.priority.unwrap_or(0)))
         });
         order
+    }
+
+    /// A rule by its index in compiled order.
+    pub fn compiled(&self, index: u16) -> Option<&Rule> {
+        self.order().get(index as usize).map(|i| &self.spec.rules[*i])
     }
 
     /// What is decided when no rule matches.

@@ -476,6 +476,7 @@ pub fn policy(shape: Shape) -> impl Strategy<Value = String> {
                     2 if waits(m) => "STEP_UP",
                     3 if waits(m) => "DEFER",
                     1 => "DENY",
+                    5..8 if changes(m).is_some() => "MODIFY",
                     _ if *deny => "DENY",
                     _ => "ALLOW",
                 };
@@ -490,6 +491,8 @@ pub fn policy(shape: Shape) -> impl Strategy<Value = String> {
                 };
                 let at_once = *extra == 2 && decision == "STEP_UP" && i % 3 == 0;
                 let more = if at_once { more + ", timeout: 0s" } else { more };
+                let modify = changes(m).filter(|_| decision == "MODIFY");
+                let more = modify.map_or(more.clone(), |modify| format!("{more}, modify: {{{modify}}}"));
                 let when = when.map_or(String::new(), |when| format!(", when: {{{when}}}"));
                 // The user may be asked for once.
                 let subject = subject.filter(|s| !s.contains("uid") || !m.contains("uid:"));
@@ -500,6 +503,17 @@ pub fn policy(shape: Shape) -> impl Strategy<Value = String> {
             }
             text
         })
+}
+
+/// What can be changed of all operations that a match names.
+fn changes(m: &str) -> Option<&'static str> {
+    let names = m.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map_or("", |(names, _)| names);
+    let all = |of: &[&str]| names.split(',').all(|name| of.contains(&name.trim()));
+    match () {
+        () if all(&["exec"]) => Some("limits: {core: 0}"),
+        () if all(&["connect", "send"]) => Some("redirect: \"127.0.0.1:3128\""),
+        () => None,
+    }
 }
 
 /// Nothing waits.

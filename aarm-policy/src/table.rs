@@ -128,7 +128,7 @@ pub fn decide(table: &Table, action: &Action, context: &TableContext) -> Verdict
     asking.retain(|other| verdict.waits && *other != asks(&verdict));
     verdict.also.iter_mut().zip(asking).for_each(|(to, one)| *to = Some(one));
     let allowed = verdict.decision == Decision::Allow;
-    let passed = allowed || table.mode == MODE_AUDIT;
+    let passed = allowed || verdict.decision == Decision::Modify || table.mode == MODE_AUDIT;
     if passed {
         let on = (0..MAX_DATA).filter(|i| touched >> i & 1 == 1);
         verdict.adds = on.fold(0, |labels, i| labels | table.data_labels[i]) & !context.labels;
@@ -314,7 +314,7 @@ fn outcome(table: &Table, m: &Bits, unsure: &Bits, op: Operation) -> Verdict {
             let mut guards = *m;
             and(&mut guards, &table.guards);
             let guard = lowest(&guards).filter(|g| table.rule_decision[*g] != Decision::Allow as u8);
-            let found = guard.map_or(Decision::Allow, |g| decision(table.rule_decision[g]));
+            let found = decision(table.rule_decision[guard.unwrap_or(rule)] & !BY_NAME);
             return decided(table, found, Some(guard.unwrap_or(rule) as u16), op, Cause::Rule);
         }
         false => (decision(table.rule_decision[rule]), Cause::Rule),

@@ -95,6 +95,7 @@ fn agree(
                 !by_eval.waits && matches!(by_eval.decision, Decision::StepUp | Decision::Defer),
             ),
             ("command line", by_eval.cause == Cause::Args),
+            ("redirected", by_eval.decision == Decision::Modify),
             ("host", without(|a| a.hosts.clear())),
             ("failed host", by_eval.considered.iter().any(|c| c.failed == Some("host"))),
         ] {

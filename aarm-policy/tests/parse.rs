@@ -229,14 +229,12 @@ fn the_head_is_checked() {
 fn later_parts_of_the_language_are_not_supported_yet() {
     let rule = |r: &str| with_spec(&format!("  rules:\n    - {{id: a, match: {{operation: read}}, {r}}}"));
     for (text, what) in [
-        (rule("decision: MODIFY"), "the decision MODIFY"),
         (rule("decision: DENY, when: {intent: {any: [deploy]}}"), "`intent` in `when`"),
         (rule("decision: DENY, when: {drift: {over: 1}}"), "`drift` in `when`"),
         (rule("decision: DENY, when: {declared: {tool: x}}"), "`declared` in `when`"),
         (rule("decision: DENY, when: {identity: {role: x}}"), "`identity` in `when`"),
         (rule("decision: DENY, subject: {declared: a}"), "`declared` in `subject`"),
-        (rule("decision: DENY, resolve: [dns]"), "`resolve` in a rule"),
-        (rule("decision: DENY, modify: {}"), "`modify` in a rule"),
+        (rule("decision: DEFER, resolve: [dns]"), "the resolver `dns`"),
         (rule("decision: DENY, overridable: true"), "`overridable` in a rule"),
         (with_match("operation: exec, env: [A]"), "`env` in `match`"),
         (with_match("operation: tool"), "the operation `tool`"),
@@ -246,6 +244,72 @@ fn later_parts_of_the_language_are_not_supported_yet() {
     ] {
         refused(&text, Code::NotSupportedYet, &format!("{what} is not supported yet"));
     }
+}
+
+#[test]
+fn who_is_asked_before_people_are() {
+    let rule =
+        |r: &str| with_spec(&format!("  rules:\n    - {{id: a, match: {{operation: open_read}}, {r}}}"));
+    let p = ok(&rule("decision: DEFER, resolve: [hash, reputation], on_timeout: STEP_UP"));
+    assert_eq!(p.rules()[0].hold.resolve, ["hash", "reputation"]);
+    for (r, code, shown) in [
+        (
+            "decision: DENY, resolve: [hash]",
+            Code::Inapplicable,
+            "`resolve` says nothing about a rule that decides DENY",
+        ),
+        ("decision: STEP_UP, resolve: [hash]", Code::Inapplicable, "decides STEP_UP"),
+        ("decision: DEFER, resolve: [Hash]", Code::BadValue, "\"Hash\" is no name of a resolver"),
+        ("decision: DEFER, resolve: []", Code::BadValue, "an empty list"),
+        ("decision: DEFER, resolve: [a, b, c, d, e, f, g, h, i]", Code::TooMany, "9 resolvers; at most 8"),
+    ] {
+        refused(&rule(r), code, shown);
+    }
+}
+
+#[test]
+fn what_is_changed() {
+    let rule = |operation: &str, modify: &str| {
+        with_spec(&format!(
+            "  rules:\n    - {{id: a, match: {{operation: {operation}}}, decision: MODIFY, modify: {modify}}}"
+        ))
+    };
+    let of = |text: &str| ok(text).rules()[0].modify.clone().expect("it changes something");
+    let m = of(&rule(
+        "exec",
+        "{scrub_env: [\"AWS_*\", \"*_KEY\"], limits: {nofile: 64, as: 2GiB}, args: [{replace: -n, with: x}]}",
+    ));
+    let limits: Vec<_> = m.limits.iter().map(|(r, n)| (r.name(), r.number(), *n)).collect();
+    assert_eq!(limits, [("nofile", 7, 64), ("as", 9, 2 << 30)]);
+    assert!(m.scrubs(b"AWS_X", &mut 100).unwrap() && !m.scrubs(b"PATH", &mut 100).unwrap());
+    assert_eq!(m.replaces(b"-n", &mut 100), Ok(Some("x")));
+    assert_eq!(of(&rule("[connect, send]", "{redirect: \"[::1]:53\"}")).redirect.unwrap().port(), 53);
+    // Of the family, what is run.
+    assert!(ok(&rule("exec", "{limits: {core: 0}}")).asks_for_lines());
+    assert!(!ok(&rule("connect", "{redirect: \"127.0.0.1:1\"}")).asks_for_lines());
+    for (operation, modify, shown) in [
+        ("connect", "{scrub_env: [A]}", "\"scrub_env\" changes programs, and nothing of `connect`"),
+        ("exec", "{redirect: \"127.0.0.1:1\"}", "\"redirect\" changes connections, and nothing of `exec`"),
+        ("network", "{redirect: \"127.0.0.1:1\"}", "nothing of `socket`"),
+        ("connect", "{redirect: localhost}", "\"localhost\" is no address and port to redirect to"),
+        ("connect", "{redirect: \"127.0.0.1:0\"}", "is no address and port"),
+        ("connect", "{redirect: \"0.0.0.0:80\"}", "is no address and port"),
+        ("connect", "{redirect: \"[::ffff:127.0.0.1]:80\"}", "is no address and port"),
+        ("connect", "{redirect: \"[fe80::1%2]:80\"}", "is no address and port"),
+        ("exec", "{}", "`modify` changes nothing"),
+        ("exec", "{limits: {nofiles: 1}}", "unknown limit \"nofiles\""),
+        ("exec", "{limits: {nofile: 1KiB}}", "\"1KiB\" is no limit of nofile"),
+        ("exec", "{limits: {as: -1}}", "\"-1\" is no limit of as"),
+        ("exec", "{limits: {as: 99999999999TiB}}", "is no limit of as"),
+        ("exec", "{args: [{replace: a}]}", "needs the field \"with\""),
+    ] {
+        let all = errors(&rule(operation, modify));
+        assert!(all.len() == 1 && all[0].to_string().contains(shown), "{modify}: {all:#?}");
+    }
+    let rule = |r: &str| with_spec(&format!("  rules:\n    - {{id: a, match: {{operation: exec}}, {r}}}"));
+    refused(&rule("decision: MODIFY"), Code::MissingField, "needs the field \"modify\"");
+    refused(&rule("decision: DENY, modify: {limits: {core: 0}}"), Code::Inapplicable, "decides DENY");
+    refused(&with_spec("  defaults: {exec: MODIFY}"), Code::NotSupportedYet, "the decision MODIFY");
 }
 
 #[test]

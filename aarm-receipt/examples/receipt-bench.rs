@@ -52,6 +52,7 @@ fn receipt(r: &Repeated, n: u64, out: &mut Vec<u8>) {
     };
     let decision = Decided {
         hold: 0,
+        redirect: None,
         result: "ALLOW",
         audit: false,
         cause: "default",

@@ -10,8 +10,9 @@
 //! | `seq` | from the kernel | `cpu` and the number `n` of the event there |
 //! | `action` | action | tool (family), operation, object: what was attempted |
 //! | `context` | action | `labels` of the session when it was decided, what the action `adds`, history `conditions` that held (bits), conditions on who acts (`subjects`) that held and that were `unknown` (bits) |
-//! | `decision` | action | result, mode, rule, reason, cause, facet, policy (name, version, hash), time taken; `hold`: the name of the hold that it waits in (STEP_UP and DEFER), or that was answered |
-//! | `detail` | resolution | what became of a hold: `answer` (ALLOW or DENY), `method`, for answers of people `approver` and `scope`, `of` (the event that began it), time waited; `left`: so many other rules are still to be answered before it happens |
+//! | `decision` | action | result, mode, rule, reason, cause, facet, policy (name, version, hash), time taken; of MODIFY `modified`: where to it was redirected; `hold`: the name of the hold that it waits in (STEP_UP and DEFER), or that was answered |
+//! | `detail` | attempt | a resolver that was asked about a hold: what it `found` (ALLOW, DENY, `unknown`, `failed`), its `text` and `facts` |
+//! | `detail` | resolution | what became of a hold: `answer` (ALLOW, MODIFY or DENY), `modified`: what was changed of a program before its first instruction, before and after, but of variables the names only (`more`: so many are not listed), `method`, for answers of people `approver` and `scope`, `of` (the event that began it), time waited; `left`: so many other rules are still to be answered before it happens |
 //! | `identity` | of processes | human (a claim), user, process, program, agent (the session's first program), `cgroup` where the process was when it was born or last ran a program |
 //! | `outcome` | outcome | what became of an action, as far as it was observed |
 //! | `detail` | all others | what the kind is about |
@@ -25,6 +26,7 @@
 mod parse;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::canonical::{self, Encoded, Object};
@@ -43,6 +45,7 @@ pub const CGROUP_MAX: usize = 1024;
 /// Every kind of receipt.
 pub const KINDS: &[&str] = &[
     "action",
+    "attempt",
     "gap",
     "name",
     "outcome",
@@ -109,7 +112,7 @@ pub struct Resolution<'a> {
     pub hold: u64,
     /// The event that it began with.
     pub of: Option<Seq>,
-    /// `ALLOW` or `DENY`.
+    /// `ALLOW`, `MODIFY` or `DENY`.
     pub answer: &'a str,
     /// How it was reached: `approval`, `timeout`, `gone`, `restart`.
     pub method: &'a str,
@@ -125,8 +128,43 @@ pub struct Resolution<'a> {
     pub left: u64,
     /// How long it waited.
     pub waited_ns: u64,
+    /// What was changed.
+    pub modified: Option<Modified<'a>>,
     /// Who waited.
     pub identity: Identity<'a>,
+}
+
+/// What a resolver found out.
+#[derive(Clone, Copy, Debug)]
+pub struct Attempt<'a> {
+    /// Name of the hold.
+    pub hold: u64,
+    /// Which resolver.
+    pub resolver: &'a str,
+    /// `ALLOW`, `DENY`, `unknown` or `failed`.
+    pub found: &'a str,
+    /// What is to say of it.
+    pub text: &'a str,
+    /// What it says besides.
+    pub facts: &'a BTreeMap<String, String>,
+    /// How long it took.
+    pub took_ns: u64,
+}
+
+/// Most members of each list of [`Modified`]; the others are counted.
+pub const MODIFIED_MAX: usize = 48;
+/// Most bytes of a text in it; longer ones are cut.
+pub const MODIFIED_TEXT_MAX: usize = 128;
+
+/// What was changed of a program before its first instruction.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Modified<'a> {
+    /// Names of variables that it did not get.
+    pub env: &'a [String],
+    /// Limits, before and after.
+    pub limits: &'a [(String, u64, u64)],
+    /// Words of its command line by their place, before and after.
+    pub args: &'a [(u64, String, String)],
 }
 
 /// Who acted.
@@ -225,6 +263,8 @@ pub struct Decided<'a> {
     pub reason: Option<&'a str>,
     /// Name of the hold that it waits in, or that was answered; 0: none.
     pub hold: u64,
+    /// Where to it was redirected: an address and port.
+    pub redirect: Option<&'a str>,
     /// The policy, by [`PolicyRef::encoded`].
     pub policy: &'a Encoded,
     /// Nanoseconds it took.
@@ -361,6 +401,8 @@ pub enum Body<'a> {
     },
     /// What became of an action that waited.
     Resolution(Resolution<'a>),
+    /// A resolver tried to find out how to decide one.
+    Attempt(Attempt<'a>),
     /// Events that are missing.
     Gap {
         /// On which CPU.
@@ -578,6 +620,7 @@ pub fn encode(c: &Common<'_>, body: &Body<'_>, out: &mut Vec<u8>) {
         Body::Summary { .. } => ("summary", None),
         Body::Name { .. } => ("name", None),
         Body::Resolution(r) => ("resolution", Some(&r.identity)),
+        Body::Attempt(_) => ("attempt", None),
         Body::Gap { .. } => ("gap", None),
         Body::Recovery { .. } => ("recovery", None),
         Body::Policy { .. } => ("policy", None),
@@ -686,12 +729,57 @@ fn decision(o: &mut Object<'_>, d: &Decided<'_>) {
             o.bytes(key!("hold"), &hold_name(d.hold));
         }
         o.name(key!("mode"), mode(d.audit));
+        if let Some(to) = d.redirect {
+            o.object(key!("modified"), |o| o.bytes(key!("redirect"), to.as_bytes()));
+        }
         o.encoded(key!("policy"), d.policy);
         o.bytes_if_any(key!("reason"), cut(d.reason.unwrap_or_default().as_bytes()));
         o.name(key!("result"), d.result);
         o.bytes_if_any(key!("rule"), d.rule.unwrap_or_default().as_bytes());
         o.number(key!("took_ns"), d.took_ns.into());
     });
+}
+
+fn modified(o: &mut Object<'_>, m: &Modified<'_>) {
+    let short = |text: &'_ str| text.as_bytes()[..text.len().min(MODIFIED_TEXT_MAX)].to_vec();
+    let mut more = 0;
+    let mut counted = |n: usize| {
+        more += n.saturating_sub(MODIFIED_MAX) as u64;
+        n != 0
+    };
+    if counted(m.args.len()) {
+        let out = o.key(key!("args"));
+        for (i, (at, before, after)) in m.args.iter().take(MODIFIED_MAX).enumerate() {
+            out.push(if i == 0 { b'[' } else { b',' });
+            let mut o = Object::begin(out);
+            o.bytes(key!("after"), &short(after));
+            o.number(key!("at"), *at);
+            o.bytes(key!("before"), &short(before));
+            o.end();
+        }
+        out.push(b']');
+    }
+    if counted(m.env.len()) {
+        let out = o.key(key!("env"));
+        for (i, name) in m.env.iter().take(MODIFIED_MAX).enumerate() {
+            out.push(if i == 0 { b'[' } else { b',' });
+            canonical::bytes(out, &short(name));
+        }
+        out.push(b']');
+    }
+    if counted(m.limits.len()) {
+        let out = o.key(key!("limits"));
+        for (i, (name, before, after)) in m.limits.iter().take(MODIFIED_MAX).enumerate() {
+            out.push(if i == 0 { b'[' } else { b',' });
+            let mut o = Object::begin(out);
+            o.number(key!("after"), *after);
+            o.number(key!("before"), *before);
+            o.bytes(key!("name"), &short(name));
+            o.end();
+        }
+        out.push(b']');
+    }
+    o.number_if_any(key!("more"), Some(more).filter(|n| *n != 0));
 }
 
 fn detail(o: &mut Object<'_>, body: &Body<'_>) {
@@ -742,10 +830,32 @@ fn detail(o: &mut Object<'_>, body: &Body<'_>) {
             o.bytes(key!("hold"), &hold_name(r.hold));
             o.number_if_any(key!("left"), Some(r.left).filter(|n| *n != 0));
             o.name(key!("method"), r.method);
+            if let Some(m) = &r.modified {
+                o.object(key!("modified"), |o| modified(o, m));
+            }
             seq(o, key!("of"), r.of);
             o.bytes_if_any(key!("rule"), r.rule.as_bytes());
             o.bytes_if_any(key!("scope"), r.scope.as_bytes());
             o.number(key!("waited_ns"), r.waited_ns);
+        }
+        Body::Attempt(a) => {
+            if !a.facts.is_empty() {
+                let out = o.key(key!("facts"));
+                // Names come from outside: pairs, because members must be in one order.
+                for (i, (name, fact)) in a.facts.iter().enumerate() {
+                    out.push(if i == 0 { b'[' } else { b',' });
+                    let mut o = Object::begin(out);
+                    o.bytes(key!("fact"), cut(fact.as_bytes()));
+                    o.bytes(key!("name"), cut(name.as_bytes()));
+                    o.end();
+                }
+                out.push(b']');
+            }
+            o.name(key!("found"), a.found);
+            o.bytes(key!("hold"), &hold_name(a.hold));
+            o.name(key!("resolver"), a.resolver);
+            o.bytes_if_any(key!("text"), cut(a.text.as_bytes()));
+            o.number(key!("took_ns"), a.took_ns);
         }
         Body::Name { name, addresses, resolver, seconds } => {
             use std::io::Write;
@@ -826,6 +936,7 @@ mod tests {
             identity: Identity { comm: path, ..Identity::default() },
             decision: Decided {
                 hold: 0x1f,
+                redirect: Some("127.0.0.1:3128"),
                 result: "DENY",
                 audit: false,
                 cause: "rule",
@@ -887,6 +998,7 @@ mod tests {
     fn every_kind_parses_back_and_equals_an_independent_rfc_8785() {
         let cgroup = Encoded::text(b"/a.slice/b\xff");
         let who = Identity { comm: b"sh", cgroup: Some(&cgroup), ..Identity::default() };
+        let facts = BTreeMap::from([("score".to_owned(), "9".to_owned())]);
         let p = PolicyRef { name: "n", version: "1", hash: "00" };
         let (host, policy) = (Encoded::text(b"h"), p.encoded());
         let bodies = [
@@ -918,6 +1030,11 @@ mod tests {
                 comment: "go on",
                 rule: "ask",
                 left: 2,
+                modified: Some(Modified {
+                    env: &["A".to_owned()],
+                    limits: &[("nofile".to_owned(), u64::MAX, 64)],
+                    args: &[(3, "before".to_owned(), "after".to_owned())],
+                }),
                 waited_ns: 5,
                 identity: who,
             }),
@@ -929,6 +1046,14 @@ mod tests {
                 audit: true,
                 identity: who,
             },
+            Body::Attempt(Attempt {
+                hold: 3,
+                resolver: "reputation",
+                found: "unknown",
+                text: "never seen",
+                facts: &facts,
+                took_ns: 9,
+            }),
             Body::SessionClose { allowed: 1, denied: 2, audited: 3, refused: 4 },
             Body::Process { what: "fork", child: Some(3), status: None, identity: who },
             Body::Gap { cpu: None, missing: 2, why: "ring full", detail: b"\0" },

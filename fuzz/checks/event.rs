@@ -2,12 +2,25 @@
 //!
 //! Included by the fuzz target and by the test that replays its corpus.
 
-use aarm_common::event::{Cause, DecodeError, Event, GAP_MAX, HEADER_BYTES, Kind, NO_RULE};
+use aarm_common::event::{Cause, DecodeError, Event, EventHeader, GAP_MAX, HEADER_BYTES, Kind, NO_RULE};
 use aarm_common::limits::{ARGS_MAX, EVENT_MAX, MAX_RULES, PATH_MAX};
 use aarm_common::{ABI_VERSION, Decision, Operation};
+use std::mem::offset_of;
 
-/// Panics if something does not hold.
+/// Panics if something does not hold: of the bytes as they are, and with the version and length that they should have, so that what is
+/// in the corpus does not end at either when the version changes.
 pub fn check(input: &[u8]) {
+    as_it_is(input);
+    let mut made = input.to_vec();
+    if made.len() >= HEADER_BYTES {
+        let (version, len) = (offset_of!(EventHeader, version), offset_of!(EventHeader, len));
+        made[version..version + 2].copy_from_slice(&ABI_VERSION.to_ne_bytes());
+        made[len..len + 4].copy_from_slice(&(input.len() as u32).to_ne_bytes());
+        as_it_is(&made);
+    }
+}
+
+fn as_it_is(input: &[u8]) {
     let event = match Event::decode(input) {
         Ok(event) => event,
         Err(e) => return refused(input, e),

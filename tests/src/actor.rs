@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
-use crate::resolver;
+use crate::{reach, resolver};
 
 /// Exit status for a technique that does not exist or lacks arguments.
 const USAGE: u8 = 200;
@@ -72,7 +72,7 @@ fn socket(family: i32, kind: i32, protocol: i32) -> Result<i32, i32> {
 }
 
 /// A socket address in the kernel's form.
-fn sockaddr(address: &str) -> Result<(libc::sockaddr_storage, u32), i32> {
+pub(crate) fn sockaddr(address: &str) -> Result<(libc::sockaddr_storage, u32), i32> {
     let address = address.to_socket_addrs().ok().and_then(|mut a| a.next()).ok_or(libc::EINVAL)?;
     // SAFETY: an all-zero sockaddr_storage is valid, and larger than either kind written into it.
     unsafe {
@@ -573,6 +573,15 @@ fn attempt(args: &[String]) -> Option<Result<i32, i32>> {
         "listen" => bind(a(0)?, true),
         "unix" => unix_client(a(0)?, libc::SOCK_STREAM),
         "unix-send" => unix_client(a(0)?, libc::SOCK_DGRAM),
+        "tell" => reach::tell(a(0)?, a(1)?),
+        "datagrams" => reach::datagrams(rest, false),
+        "datagrams-connected" => reach::datagrams(rest, true),
+        "send-both" => {
+            let (one, two) = (a(0)?, a(1)?);
+            send_to(one).and_then(|_| send_to(two))
+        }
+        "raw-connect" => reach::raw(a(0)?),
+        "disconnect" => reach::disconnect(a(0)?),
         "ask" => resolver::ask(rest),
         "ask-elsewhere" => resolver::ask_elsewhere(rest),
         "raw" => socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP),

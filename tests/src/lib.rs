@@ -11,8 +11,10 @@
 //! [`differential`], which asks the evaluator.
 
 pub mod actor;
+pub mod asks;
 pub mod cases;
 pub mod differential;
 pub mod escapes;
 pub mod host;
+pub mod reach;
 pub mod resolver;

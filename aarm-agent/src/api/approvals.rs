@@ -9,6 +9,7 @@
 //! Root sees everything, a user what his sessions wait for and what he may answer. Who may answer is for the policy to say, and
 //! nobody inside a session ever may.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
@@ -89,8 +90,48 @@ pub struct Approval {
     /// Labels of the session when it asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
+    /// What the session did last, oldest first; all of it is in the log (`aarm receipts --session`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prior: Vec<PriorAction>,
+    /// What resolvers found out so far, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attempts: Vec<Attempt>,
+    /// What they say of it besides.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub facts: BTreeMap<String, String>,
     /// When it began to wait, RFC 3339.
     pub requested: String,
+}
+
+/// What a session did before.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PriorAction {
+    /// RFC 3339.
+    pub time: String,
+    /// What was done.
+    pub operation: String,
+    /// A path, or an address and port; the end of a long one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub object: String,
+    /// What it got.
+    pub decision: String,
+    /// The rule that decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+}
+
+/// What a resolver found out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Which.
+    pub resolver: String,
+    /// `ALLOW`, `DENY`, `unknown` or `failed`.
+    pub found: String,
+    /// What is to say of it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
 }
 
 /// What asks about an action.
@@ -170,7 +211,7 @@ pub struct AnswerRequest {
 pub struct AnswerResponse {
     /// The approval.
     pub id: String,
-    /// `ALLOW` or `DENY`.
+    /// `ALLOW`, `MODIFY` (it happens, changed as a rule says), or `DENY`: also where it was allowed and could not be changed so.
     pub answer: String,
     /// How many rules are still to be answered, by others, before it happens.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -251,12 +292,12 @@ pub async fn answer(
     }
     // Whoever acts for an agent answers nothing, whatever user it runs as.
     api.outside(&peer).await?;
-    let (who, allow) = (answerer(&peer), request.allow);
-    let (told, left) = api.ask(|a| Command::Answer(id.clone(), who, request, a)).await??;
-    if !api.durable(told).await {
+    let who = answerer(&peer);
+    let given = api.ask(|a| Command::Answer(id.clone(), who, request, a)).await??;
+    if !api.durable(given.durable).await {
         return Err(AnswerError::NoReceipt(api.config.log.clone()).into());
     }
-    Ok(Json(AnswerResponse { id, answer: if allow { "ALLOW" } else { "DENY" }.into(), left }))
+    Ok(Json(AnswerResponse { id, answer: given.answer.into(), left: given.left }))
 }
 
 fn answerer(peer: &Peer) -> Answerer {

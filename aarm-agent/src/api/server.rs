@@ -81,6 +81,11 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
     /// Groups, when it connected.
     pub fn groups(&self) -> Vec<u32> {
         self.groups.to_vec()
@@ -161,7 +166,8 @@ impl Refusal {
         Self(status, ErrorBody { error, diagnostics: Vec::new() })
     }
 
-    fn internal(message: impl std::fmt::Display) -> Self {
+    /// The daemon is at fault.
+    pub fn internal(message: impl std::fmt::Display) -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             ErrorCode::Internal,
@@ -307,9 +313,15 @@ fn body<T: DeserializeOwned + Default>(bytes: &[u8]) -> Answer<T> {
 
 /// A body, strictly, which must be there.
 pub fn strict<T: DeserializeOwned>(bytes: &[u8]) -> Answer<T> {
-    serde_json::from_slice(bytes).map_err(|e| {
-        Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, format!("request body: {e}"), None)
-    })
+    let bad = |why: &dyn std::fmt::Display| {
+        Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, format!("request body: {why}"), None)
+    };
+    let found = serde_json::from_slice(bytes).map_err(|e| bad(&e))?;
+    // A list of the members' values would be taken for them.
+    match bytes.trim_ascii_start().first() {
+        Some(b'{') => Ok(found),
+        _ => Err(bad(&"it is no object")),
+    }
 }
 
 /// A query, strictly.
@@ -491,6 +503,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/sessions/{id}", get(session))
         .route("/v1/approvals", get(super::approvals::list))
         .route("/v1/approvals/{id}", get(super::approvals::show).post(super::approvals::answer))
+        .route("/v1/redirects", get(super::redirects::original))
         .route("/v1/watch", get(super::streams::watch))
         .route("/v1/receipts", get(super::streams::receipts))
         .route("/v1/policies", get(list_policies))

@@ -309,6 +309,19 @@ fn show(a: &Approval, out: &mut Output) -> std::io::Result<()> {
         let who = value(&one.approvers.join(", "));
         lines.push(("also", format!("{rule}: {who}, until {}", clock.seconds(&one.deadline))));
     }
+    for one in &a.prior {
+        let rule = one.rule.as_deref().map_or(String::new(), |rule| format!(" ({})", value(rule)));
+        let what =
+            format!("{} {}: {}{rule}", value(&one.operation), value(&one.object), value(&one.decision));
+        lines.push(("before", format!("{} {what}", clock.seconds(&one.time))));
+    }
+    for one in &a.attempts {
+        let detail = if one.detail.is_empty() { String::new() } else { format!(": {}", value(&one.detail)) };
+        lines.push(("asked", format!("{}: {}{detail}", value(&one.resolver), value(&one.found))));
+    }
+    for (name, fact) in &a.facts {
+        lines.push(("fact", format!("{}: {}", value(name), value(fact))));
+    }
     for one in &a.answered {
         let rule = value(one.rule.as_deref().unwrap_or("(default)"));
         lines.push(("answered", format!("{rule}: {}", value(&one.approver))));

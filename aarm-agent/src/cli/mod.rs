@@ -14,6 +14,7 @@ mod escape;
 mod exit;
 mod explain;
 mod files;
+mod original;
 mod output;
 mod policy;
 mod receipts;
@@ -77,6 +78,7 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     Policy(policy::PolicyArgs),
     Status(status::StatusArgs),
+    Original(original::OriginalArgs),
     Completions(completions::CompletionsArgs),
 }
 
@@ -114,6 +116,7 @@ fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Doctor(args) => doctor::run(&args, global, &mut out),
         Command::Policy(args) => policy::run(&args, global, &mut out),
         Command::Status(args) => status::run(&args, global, &mut out),
+        Command::Original(args) => original::run(&args, global, &mut out),
         Command::Completions(args) => completions::run(&args, &mut out),
     }?;
     match out.flush() {

@@ -66,6 +66,8 @@ impl Deciding {
         let recorded = decision["rule"].as_str();
         let same = if asked {
             matches!(explanation.decision, Decision::StepUp | Decision::Defer)
+        } else if decision["cause"] == "cannot_modify" {
+            explanation.decision == Decision::Modify
         } else {
             decision["result"] == explanation.decision.name()
         };

@@ -4,6 +4,7 @@
 //! out of bounds is an error with its place, and the daemon does not start on it. Must never: touch anything
 //! the settings name; [`Config::load`] reads the one file it is given.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -87,7 +88,43 @@ pub struct Config {
     pub receipts: Receipts,
     /// How events are read.
     pub events: Events,
+    /// Who can be asked about deferred actions, by the name that policies use.
+    pub resolvers: BTreeMap<String, Resolver>,
 }
+
+/// Who can be asked: a program or a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Resolver {
+    /// The program, by its absolute path, and its arguments.
+    pub command: Option<Vec<String>>,
+    /// The service's address.
+    pub http: Option<String>,
+    /// Milliseconds that it may take.
+    pub timeout_ms: u64,
+    /// The user that the program runs as.
+    pub user: String,
+    /// The program may use the network.
+    pub network: bool,
+    /// File with the secret that requests to the service are signed with.
+    pub secret: Option<PathBuf>,
+}
+
+impl Default for Resolver {
+    fn default() -> Self {
+        Self {
+            command: None,
+            http: None,
+            timeout_ms: 5000,
+            user: "nobody".into(),
+            network: false,
+            secret: None,
+        }
+    }
+}
+
+/// Most resolvers.
+const RESOLVERS_MAX: usize = 64;
 
 /// The API socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,6 +195,7 @@ impl Default for Config {
             run: Run::default(),
             receipts: Receipts::default(),
             events: Events::default(),
+            resolvers: BTreeMap::new(),
         }
     }
 }
@@ -325,6 +363,14 @@ impl Config {
                 return wrong(field, format!("must be an absolute path, not `{}`", value.display()));
             }
         }
+        if self.resolvers.len() > RESOLVERS_MAX {
+            return wrong("resolvers", format!("at most {RESOLVERS_MAX}, not {}", self.resolvers.len()));
+        }
+        for (name, resolver) in &self.resolvers {
+            if let Err(message) = resolver.check(name) {
+                return wrong("resolvers", format!("`{name}`: {message}"));
+            }
+        }
         if self.socket.path.as_os_str().len() > SOCKET_PATH_MAX {
             return wrong("socket.path", format!("must have at most {SOCKET_PATH_MAX} bytes"));
         }
@@ -340,6 +386,35 @@ impl Config {
             if value < low || value > high {
                 return wrong(field, format!("must be from {low} to {high}, not {value}"));
             }
+        }
+        Ok(())
+    }
+}
+
+impl Resolver {
+    fn check(&self, name: &str) -> Result<(), String> {
+        if !aarm_policy::is_resolver_name(name) || super::resolve::BUILT_IN.contains(&name) {
+            return Err("a name has 1 to 64 of a-z, 0-9 and -, and is none that aarm has itself".into());
+        }
+        match (&self.command, &self.http) {
+            (Some(words), None) => {
+                if !words.first().is_some_and(|program| program.starts_with('/')) {
+                    return Err("`command` begins with the absolute path of a program".into());
+                }
+                if self.secret.is_some() {
+                    return Err("`secret` is for a service that is asked over http".into());
+                }
+            }
+            (None, Some(url)) => {
+                super::post::address(url).map_err(|e| e.to_string())?;
+            }
+            _ => return Err("it has either `command` or `http`".into()),
+        }
+        if self.secret.as_ref().is_some_and(|path| !path.is_absolute()) {
+            return Err("`secret` is an absolute path".into());
+        }
+        if !(10..=600_000).contains(&self.timeout_ms) {
+            return Err(format!("timeout_ms must be from 10 to 600000, not {}", self.timeout_ms));
         }
         Ok(())
     }
@@ -381,7 +456,9 @@ mod tests {
              socket: { path: /r/s, mode: \"0660\", max_connections: 7 }\n\
              metrics: { listen: off }\nrun: { user_policies: true, default_policy: x }\n\
              receipts: { sync_ms: 5, sync_count: 9, checkpoint_ms: 500, heartbeat_s: 10, segment_mib: 2 }\n\
-             events: { coalesce_ms: 0 }\n",
+             events: { coalesce_ms: 0 }\n\
+             resolvers: { rep: { command: [/bin/rep, -q], user: u, network: true, timeout_ms: 9000 }, \
+             risk: { http: \"https://r.example/x\", secret: /etc/s } }\n",
         )
         .unwrap();
         assert_eq!(c.socket.mode, Mode(0o660));
@@ -390,6 +467,8 @@ mod tests {
         assert_eq!(c.receipts.segment_bytes(), 2 << 20);
         assert_eq!(c.receipts.sync(), Duration::from_millis(5));
         assert_eq!(c.events.coalesce_ms, 0);
+        assert_eq!(c.resolvers["rep"].command.as_deref(), Some(&["/bin/rep".to_owned(), "-q".into()][..]));
+        assert_eq!((c.resolvers["risk"].timeout_ms, c.resolvers["rep"].network), (5000, true));
     }
 
     #[test]
@@ -424,6 +503,14 @@ mod tests {
             ("receipts: { segment_mib: 1025 }\n", "receipts.segment_mib"),
             ("events: { coalesce_ms: 101 }\n", "events.coalesce_ms"),
             ("socket: { max_connections: 0 }\n", "socket.max_connections"),
+            ("resolvers: { a: {} }\n", "resolvers"),
+            ("resolvers: { hash: { command: [/x] } }\n", "resolvers"),
+            ("resolvers: { A: { command: [/x] } }\n", "resolvers"),
+            ("resolvers: { a: { command: [x] } }\n", "resolvers"),
+            ("resolvers: { a: { command: [] } }\n", "resolvers"),
+            ("resolvers: { a: { http: \"ftp://x/\" } }\n", "resolvers"),
+            ("resolvers: { a: { command: [/x], http: \"http://x/\" } }\n", "resolvers"),
+            ("resolvers: { a: { command: [/x], timeout_ms: 1 } }\n", "resolvers"),
         ] {
             match parse(text) {
                 Err(ConfigError::Value { field, .. }) => assert_eq!(field, name),

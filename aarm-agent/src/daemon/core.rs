@@ -11,6 +11,7 @@ mod events;
 mod hold;
 mod keep;
 mod line;
+mod resolve;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ use super::policies::{Loaded, Policies, PolicyError, unknown as unknown_policy};
 use super::port::{EventPort, KernelPort};
 use super::record::{self, Clock};
 use super::recorded::Recorded;
+use super::resolve::Job;
 use super::sessions::{Session, Sessions};
 use super::snapshot::{Numbers as Read, Snapshot, Untold};
 use super::writer::Progress;
@@ -90,6 +92,10 @@ pub struct Parts {
     pub coalesce: Duration,
     /// To the writer.
     pub batches: mpsc::Sender<Batch>,
+    /// To the resolvers.
+    pub jobs: mpsc::Sender<Job>,
+    /// Names of resolvers that policies can ask.
+    pub resolvers: Vec<String>,
     /// How far the writer is.
     pub progress: Arc<Progress>,
     /// Empty batches.
@@ -175,6 +181,7 @@ impl Core {
             p.snapshot.next_generation,
             if p.adopted { p.snapshot.labels.clone() } else { Vec::new() },
             if p.adopted { p.snapshot.patterns.clone() } else { Vec::new() },
+            p.resolvers.clone(),
         );
         if p.adopted {
             policies.adopt(&*p.kernel)?;

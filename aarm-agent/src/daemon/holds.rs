@@ -11,7 +11,7 @@ use aarm_common::Decision;
 use aarm_common::event::Cause;
 use aarm_common::hold::{Grant, GrantKey};
 use aarm_common::limits::HOLDS_MAX;
-use aarm_policy::{Approver, Hold, OnTimeout, Policy, RuleInfo};
+use aarm_policy::{Approver, Hold, Modify, OnTimeout, Policy, RuleInfo};
 use serde::{Deserialize, Serialize};
 
 use crate::api::approvals::{Approval, Asked};
@@ -29,6 +29,9 @@ pub struct Terms {
     pub escalate: Option<(u64, Vec<String>)>,
     /// How much is at stake.
     pub risk: Option<String>,
+    /// Who is asked before people are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resolve: Vec<String>,
 }
 
 /// What a policy says of waiting.
@@ -51,6 +54,7 @@ impl Default for PolicyTerms {
             then_ask: false,
             escalate: None,
             risk: None,
+            resolve: Vec::new(),
         };
         Self { rules: Vec::new(), step_up: terms(600), defer: terms(30) }
     }
@@ -65,6 +69,7 @@ impl From<Hold> for Terms {
             then_ask: hold.on_timeout == OnTimeout::StepUp,
             escalate: hold.escalate.map(|e| (e.after.0, words(&e.approvers))),
             risk: hold.risk.map(|risk| risk.name().to_owned()),
+            resolve: hold.resolve,
         }
     }
 }
@@ -109,6 +114,15 @@ pub struct Waiting {
     pub ppid: u32,
     /// What asks and was not answered yet. None: nobody is to be asked, and it is over at the next look.
     pub asks: Vec<Ask>,
+    /// The file that it is about: device, in the kernel's encoding, and inode.
+    #[serde(default)]
+    pub object: Option<(u32, u64)>,
+    /// A resolver is trying. Not of the next daemon.
+    #[serde(skip)]
+    pub seeking: bool,
+    /// What is changed of it, should it happen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub modify: Vec<Modify>,
     /// What people see, but for what asks.
     pub about: Approval,
 }
@@ -120,6 +134,9 @@ pub struct Ask {
     pub deadline_ns: u64,
     /// What was agreed.
     pub terms: Terms,
+    /// Resolvers that have not tried yet, and the one that does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chain: Vec<String>,
     /// What people see.
     pub shown: Asked,
 }
@@ -227,6 +244,11 @@ impl Holds {
         self.waiting.values().chain(self.given.iter().map(|g| &g.waiting))
     }
 
+    /// One by its key.
+    pub fn get_mut(&mut self, key: u64) -> Option<&mut Waiting> {
+        self.waiting.get_mut(&key)
+    }
+
     /// How many wait.
     pub fn count(&self) -> usize {
         self.waiting.len()
@@ -275,13 +297,19 @@ impl Ask {
         if now_ns < self.deadline_ns {
             return false;
         }
-        if self.terms.then_ask {
-            self.terms.then_ask = false;
-            self.deadline_ns = now_ns.saturating_add(self.terms.timeout_ns);
-            self.shown.deadline = shown(self.deadline_ns);
-            self.shown.on_timeout = "DENY".into();
+        !self.ask_people(now_ns, shown)
+    }
+
+    /// Nothing has found it out: whether people are asked now, for as long again.
+    pub fn ask_people(&mut self, now_ns: u64, shown: impl Fn(u64) -> String) -> bool {
+        if !self.terms.then_ask {
             return false;
         }
+        self.terms.then_ask = false;
+        self.chain.clear();
+        self.deadline_ns = now_ns.saturating_add(self.terms.timeout_ns);
+        self.shown.deadline = shown(self.deadline_ns);
+        self.shown.on_timeout = "DENY".into();
         true
     }
 }
@@ -340,6 +368,7 @@ mod tests {
         Ask {
             deadline_ns: 2000,
             terms: Terms { approvers: list.clone(), timeout_ns: 1000, ..Terms::default() },
+            chain: Vec::new(),
             shown: Asked { approvers: list, ..Asked::default() },
         }
     }
@@ -355,6 +384,9 @@ mod tests {
             gid: 0,
             ppid: 1,
             asks: vec![ask(approvers)],
+            modify: Vec::new(),
+            object: None,
+            seeking: false,
             about: Approval { id: "00000000000000ab".into(), ..Approval::default() },
         }
     }

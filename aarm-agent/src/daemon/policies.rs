@@ -80,6 +80,8 @@ pub struct RuleName {
     pub id: String,
     /// Reason.
     pub reason: Option<String>,
+    /// Where it redirects to.
+    pub redirect: Option<String>,
 }
 
 /// One compilation in the kernel.
@@ -143,6 +145,8 @@ pub struct Policies {
     labels: Vec<String>,
     /// The same of `subject`'s patterns of programs, because lineages outlive policies.
     patterns: Vec<String>,
+    /// Names of resolvers that can be asked.
+    resolvers: Vec<String>,
     /// What the agents matcher was last made of, to see changes of cgroups.
     agents: Vec<(u32, Vec<aarm_policy::CgroupId>)>,
 }
@@ -159,15 +163,25 @@ fn environment() -> Result<Env, PolicyError> {
     Ok(env.with_resolv_conf(&servers))
 }
 
-/// The error of a policy that asks for names where none are learnt.
-fn nameless(file: &str) -> Diagnostic {
-    Diagnostic {
+/// The error of a policy that asks for what needs the root of the cgroups, where there is none.
+fn rootless(file: &str, table: &Table, kernel: &dyn KernelPort) -> Option<Diagnostic> {
+    let what = match (table.resolver_count > 0, table.redirects[0].family != 0) {
+        _ if kernel.has_cgroups() => return None,
+        (false, false) => return None,
+        (true, _) => {
+            "rules ask for names of hosts, and this host has no unified cgroup hierarchy, at whose root answers of resolvers are read"
+        }
+        (false, true) => {
+            "rules redirect connections, and this host has no unified cgroup hierarchy, at whose root that is done"
+        }
+    };
+    Some(Diagnostic {
         file: file.to_owned(),
         line: 0,
         column: 0,
-        message: "rules ask for names of hosts, and this host has no unified cgroup hierarchy, at whose root answers of resolvers are read".into(),
+        message: what.into(),
         help: Some("mount -t cgroup2 none /sys/fs/cgroup/unified, and start aarm-agent again".into()),
-    }
+    })
 }
 
 /// Diagnostics of one document in the API's form.
@@ -229,6 +243,7 @@ impl Policies {
         next_generation: u32,
         labels: Vec<String>,
         patterns: Vec<String>,
+        resolvers: Vec<String>,
     ) -> Self {
         let label = |r: &PolicyRecord| PolicyLabel {
             name: r.name.clone(),
@@ -248,7 +263,11 @@ impl Policies {
                 rules: r
                     .rules
                     .iter()
-                    .map(|(id, reason)| RuleName { id: id.clone(), reason: reason.clone() })
+                    .map(|(id, reason, redirect)| RuleName {
+                        id: id.clone(),
+                        reason: reason.clone(),
+                        redirect: redirect.clone(),
+                    })
                     .collect(),
                 terms: serde_json::from_slice(&r.terms).unwrap_or_default(),
                 source: None,
@@ -264,6 +283,7 @@ impl Policies {
             next_generation: next_generation.max(1),
             labels,
             patterns,
+            resolvers,
             agents: Vec::new(),
         }
     }
@@ -341,7 +361,7 @@ impl Policies {
                 inputs: [0; 32],
                 retired: l.retired,
                 agents: l.agents,
-                rules: l.rules.iter().map(|r| (r.id.clone(), r.reason.clone())).collect(),
+                rules: l.rules.iter().map(|r| (r.id.clone(), r.reason.clone(), r.redirect.clone())).collect(),
             })
             .collect();
         (records, self.next_generation)
@@ -466,6 +486,29 @@ impl Policies {
         if problems.is_empty() { Ok(documents) } else { Err(PolicyError::Invalid(problems)) }
     }
 
+    /// The errors of a policy that asks resolvers which nobody has set up.
+    fn strangers(&self, file: &str, policy: &Policy) -> Vec<Diagnostic> {
+        let asked =
+            policy.rules().iter().flat_map(|rule| rule.hold.resolve.iter().map(move |name| (rule, name)));
+        let known: Vec<&str> = self.resolvers.iter().map(String::as_str).collect();
+        asked
+            .filter(|(_, name)| !known.contains(&name.as_str()))
+            .map(|(rule, name)| Diagnostic {
+                file: file.to_owned(),
+                line: rule.place.line,
+                column: rule.place.column,
+                message: format!(
+                    "rule \"{}\" asks the resolver `{name}`, which this host does not have",
+                    rule.id
+                ),
+                help: Some(format!(
+                    "set it up as `resolvers: {{ {name}: … }}` in the daemon's settings; there are {}",
+                    known.join(", ")
+                )),
+            })
+            .collect()
+    }
+
     fn free_slot(&self) -> Result<u32, PolicyError> {
         (0..POLICY_SLOTS as u32)
             .filter(|s| *s != AGENTS_SLOT)
@@ -499,7 +542,11 @@ impl Policies {
             rules: compiled
                 .rules
                 .iter()
-                .map(|r| RuleName { id: r.id.clone(), reason: r.reason.clone() })
+                .map(|r| RuleName {
+                    id: r.id.clone(),
+                    reason: r.reason.clone(),
+                    redirect: r.redirect.map(|to| to.to_string()),
+                })
                 .collect(),
             terms: PolicyTerms::new(policy, &compiled.rules),
             source: policy.asks_for_lines().then(|| Arc::new(policy.clone())),
@@ -523,12 +570,13 @@ impl Policies {
         let mut problems = Vec::new();
         let mut compiled = Vec::new();
         for d in &documents {
+            problems.extend(self.strangers(&d.file, &d.policy));
             let generation = self.take_generation();
             match compile(&d.policy, &env, generation) {
-                Ok(c) if c.table.resolver_count > 0 && !kernel.learns_names() => {
-                    problems.push(nameless(&d.file))
-                }
-                Ok(c) => compiled.push(c),
+                Ok(c) => match rootless(&d.file, &c.table, kernel) {
+                    Some(problem) => problems.push(problem),
+                    None => compiled.push(c),
+                },
                 Err(found) => problems.extend(diagnostics(&d.file, found)),
             }
         }
@@ -641,12 +689,16 @@ impl Policies {
         text: &[u8],
     ) -> Result<(u32, u32), PolicyError> {
         let document = parse(file, text)?;
+        let strangers = self.strangers(file, &document.policy);
+        if !strangers.is_empty() {
+            return Err(PolicyError::Invalid(strangers));
+        }
         let env = environment()?;
         let generation = self.take_generation();
         let compiled = compile(&document.policy, &env, generation)
             .map_err(|d| PolicyError::Invalid(diagnostics(file, d)))?;
-        if compiled.table.resolver_count > 0 && !kernel.learns_names() {
-            return Err(PolicyError::Invalid(vec![nameless(file)]));
+        if let Some(problem) = rootless(file, &compiled.table, kernel) {
+            return Err(PolicyError::Invalid(vec![problem]));
         }
         let generation = self.place(kernel, &document.policy, &env, "-", &compiled)?;
         let slot = self.loaded.last().map_or(AGENTS_SLOT, |l| l.slot);

@@ -7,7 +7,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 use aarm_common::hold::{Grant, GrantKey, Hold, Lines};
 use aarm_common::limits::POLICY_SLOTS;
 use aarm_common::policy::{Hits, Policy};
-use aarm_common::state::{Given, STATS, Session};
+use aarm_common::state::{Given, Redirect, STATS, Session};
 
 use crate::kernel::{EventSource, Kernel, KernelError, Linked, Ring};
 
@@ -55,8 +55,10 @@ pub trait KernelPort: Send {
     fn grant(&mut self, key: GrantKey, grant: Grant) -> Result<(), KernelError>;
     /// See [`Kernel::revoke_grants`].
     fn revoke_grants(&mut self, session: Option<u64>, now_ns: u64);
-    /// See [`Kernel::learns_names`].
-    fn learns_names(&self) -> bool;
+    /// See [`Kernel::redirected`].
+    fn redirected(&self, inode: u64) -> Option<Redirect>;
+    /// See [`Kernel::has_cgroups`].
+    fn has_cgroups(&self) -> bool;
     /// See [`Kernel::stats`].
     fn stats(&self) -> Result<[u64; STATS], KernelError>;
 }
@@ -170,8 +172,12 @@ impl KernelPort for Kernel {
         Self::revoke_grants(self, session, now_ns);
     }
 
-    fn learns_names(&self) -> bool {
-        Self::learns_names(self)
+    fn redirected(&self, inode: u64) -> Option<Redirect> {
+        Self::redirected(self, inode)
+    }
+
+    fn has_cgroups(&self) -> bool {
+        Self::has_cgroups(self)
     }
 
     fn stats(&self) -> Result<[u64; STATS], KernelError> {

@@ -4,7 +4,7 @@
 //! understood becomes a `gap` receipt.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use aarm_common::event::{self, Event};
 use aarm_common::op::{Decision, Operation};
@@ -119,8 +119,14 @@ fn flags(e: &Event<'_>, names: &mut [&'static str; FLAGS]) -> usize {
 
 /// The address of an action, if it has one: `203.0.113.9:443`, `[2001:db8::1]:443`.
 pub fn address(e: &Event<'_>) -> Option<String> {
+    reached(e).map(|address| address.to_string())
+}
+
+/// The address of an action, if it has one.
+#[inline]
+pub fn reached(e: &Event<'_>) -> Option<SocketAddr> {
     let n = network(e)?;
-    Some(std::net::SocketAddr::new(n.addr?, n.port).to_string())
+    Some(SocketAddr::new(n.addr?, n.port))
 }
 
 fn network<'a>(e: &Event<'a>) -> Option<Network<'a>> {
@@ -189,6 +195,7 @@ pub fn action(
             reason: rule.and_then(|r| r.reason.as_deref()),
             policy: policy.map_or(&nothing, |p| &p.encoded),
             hold: e.header.hold,
+            redirect: rule.filter(|_| e.decision == Decision::Modify).and_then(|r| r.redirect.as_deref()),
             took_ns: e.header.took_ns,
         },
         context: Seen {

@@ -8,6 +8,7 @@ use aarm_common::state::{self, session_slot};
 use aarm_receipt::canonical::Encoded;
 use aarm_receipt::receipt::{SessionRef, cut};
 
+use super::prior::History;
 use crate::api::types::{ActionCounts, PolicyLabel, ProcessInfo, SessionInfo, SessionStart};
 
 /// Sessions that ended and are still shown.
@@ -112,6 +113,8 @@ pub struct Session {
     pub summarized: u64,
     /// Processes by id.
     pub processes: Processes,
+    /// What it did last, as far as this daemon saw it.
+    pub history: History,
 }
 
 impl Session {
@@ -136,6 +139,7 @@ impl Session {
             refused_told: 0,
             summarized: 0,
             processes: Processes::default(),
+            history: History::default(),
         }
     }
 

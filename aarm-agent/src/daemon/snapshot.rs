@@ -20,7 +20,7 @@ use bincode::{Decode, Encode};
 /// Largest payload, in bytes. A thousand sessions with the longest texts fit.
 pub const SNAPSHOT_MAX: usize = 32 << 20;
 /// Version of the payload.
-pub const SNAPSHOT_VERSION: u32 = 4;
+pub const SNAPSHOT_VERSION: u32 = 5;
 const MAGIC: &[u8; 8] = b"AARMSNAP";
 const HEADER: usize = 20;
 const FILE: &str = "snapshot";
@@ -173,7 +173,7 @@ pub struct PolicyRecord {
     /// Agent selectors.
     pub agents: u32,
     /// Rule ids and reasons by the kernel's index.
-    pub rules: Vec<(String, Option<String>)>,
+    pub rules: Vec<(String, Option<String>, Option<String>)>,
 }
 
 fn config() -> impl bincode::config::Config {
@@ -332,7 +332,10 @@ mod tests {
             holds: vec![b"{}".to_vec()],
             policies: vec![PolicyRecord {
                 slot: 1,
-                rules: vec![("no-keys".into(), Some("why".into())), ("x".into(), None)],
+                rules: vec![
+                    ("no-keys".into(), Some("why".into()), None),
+                    ("x".into(), None, Some("127.0.0.1:1".into())),
+                ],
                 ..PolicyRecord::default()
             }],
         }

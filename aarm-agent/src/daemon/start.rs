@@ -18,7 +18,7 @@ use super::policies::PolicyError;
 use super::recorded::Recorded;
 use super::snapshot::{self, Snapshot, SnapshotError};
 use super::writer::{self, Intake, Progress, Rhythm, Writer};
-use super::{notify, record};
+use super::{notify, record, resolve};
 use crate::api::server::{self, Api, SocketError};
 use crate::kernel::{Kernel, KernelError, KernelOptions};
 use crate::metrics::{self, Metrics};
@@ -190,6 +190,9 @@ fn serve(
     let (durable, _) = broadcast::channel(writer::WATCH_QUEUE);
     let progress = Arc::new(Progress::default());
     let pool = Pool::default();
+    let (jobs, to_resolve) = mpsc::channel(resolve::QUEUE);
+    let mut resolvers: Vec<String> = config.resolvers.keys().cloned().collect();
+    resolvers.extend(resolve::BUILT_IN.iter().map(|name| (*name).to_owned()));
     let parts = Parts {
         kernel: Box::new(kernel),
         events: Box::new(events),
@@ -203,6 +206,8 @@ fn serve(
         host: Encoded::text(host().as_bytes()),
         coalesce: std::time::Duration::from_millis(config.events.coalesce_ms),
         batches,
+        jobs,
+        resolvers,
         progress: Arc::clone(&progress),
         pool: pool.clone(),
         metrics: Arc::clone(&metrics),
@@ -253,6 +258,7 @@ fn serve(
     metrics.set_ready(true);
     metrics.beat(crate::kernel::boot_ns());
     let ended = runtime.block_on(async {
+        tokio::spawn(resolve::serve(to_resolve, config.resolvers.clone(), commands.clone()));
         let serving = tokio::spawn(server::serve(listener, api));
         let scraped = metrics_listener.map(|l| tokio::spawn(metrics::serve(l, Arc::clone(&metrics))));
         let watchdog = tokio::spawn(watchdog(Arc::clone(&metrics)));

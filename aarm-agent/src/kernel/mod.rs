@@ -26,8 +26,8 @@ use aarm_common::limits::{HOLDS_MAX, POLICY_SLOTS, SESSIONS};
 use aarm_common::op::Decision;
 use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{
-    Config, Cpu, Given, Inherited, InheritedKey, LinkedKey, SESSION_ENDED, STATS, Session, Spare, Stat,
-    TASK_COUNTED, TASK_OUTSIDE, Task, session_id, session_slot,
+    Config, Cpu, Given, Inherited, InheritedKey, LinkedKey, Redirect, SESSION_ENDED, STATS, Session, Spare,
+    Stat, TASK_COUNTED, TASK_OUTSIDE, Task, session_id, session_slot,
 };
 use aya::maps::{Array, HashMap, Map, MapData, MapError, Queue};
 use aya::{Btf, EbpfLoader};
@@ -91,6 +91,9 @@ pub struct Kernel {
     verdicts: HashMap<MapData, u64, Verdict>,
     lines: HashMap<MapData, u64, Lines>,
     grants: HashMap<MapData, GrantKey, Grant>,
+    redirected: HashMap<MapData, u64, Redirect>,
+    /// Whether some policy redirects.
+    globals: Array<MapData, u64>,
     counters: MapData,
     /// CPUs that may come, which per-CPU maps have values for.
     cpus: usize,
@@ -160,6 +163,10 @@ impl Kernel {
                 .map_err(map_error("VERDICTS"))?,
             lines: HashMap::try_from(Map::HashMap(open(&pins, "LINES")?)).map_err(map_error("LINES"))?,
             grants: HashMap::try_from(Map::HashMap(open(&pins, "GRANTS")?)).map_err(map_error("GRANTS"))?,
+            redirected: HashMap::try_from(Map::LruHashMap(open(&pins, "REDIRECTED")?))
+                .map_err(map_error("REDIRECTED"))?,
+            globals: Array::try_from(Map::Array(open(&pins, pins::GLOBALS.1)?))
+                .map_err(map_error("GLOBALS"))?,
             counters: open(&pins, "CPU")?,
             cpus: aya::util::nr_cpus().map_err(|(what, e)| KernelError::io(what)(e))?.max(1),
             events: Some(EventSource::open(open(&pins, "EVENTS")?)?),
@@ -214,6 +221,9 @@ impl Kernel {
     pub fn load_policy(&mut self, slot: u32, policy: &Policy) -> Result<(), KernelError> {
         if slot as usize >= POLICY_SLOTS {
             return Err(KernelError::Slot(slot));
+        }
+        if policy.redirects[0].family != 0 {
+            self.globals.set(0, 1, 0).map_err(map_error("GLOBALS"))?;
         }
         self.policies.set(slot, policy, 0).map_err(map_error("POLICIES"))?;
         let mut config = self.config.get(&0, 0).map_err(map_error("CONFIG"))?;
@@ -351,6 +361,11 @@ impl Kernel {
         Ok(())
     }
 
+    /// Where the socket with this inode number was to be connected last, before it was redirected.
+    pub fn redirected(&self, inode: u64) -> Option<Redirect> {
+        self.redirected.get(&inode, 0).ok()
+    }
+
     /// What waits for its answer, by key. One that has it, and whose thread has not come for it yet (it may be stopped by somebody
     /// else), is not among them.
     pub fn holds(&self) -> Vec<(u64, Hold)> {
@@ -422,7 +437,7 @@ impl Kernel {
     }
 
     /// Whether sessions can learn names of hosts: answers of resolvers are read at the root of the unified cgroup hierarchy.
-    pub fn learns_names(&self) -> bool {
+    pub fn has_cgroups(&self) -> bool {
         programs::cgroup_root().is_some()
     }
 
@@ -485,7 +500,8 @@ fn pinned_config(pins: &Pins) -> Result<Option<Config>, KernelError> {
 fn load(pins: &Pins, object: &[u8], types: &btf::Btf) -> Result<aya::Ebpf, KernelError> {
     let offsets = offsets::resolve(types)?;
     let cpus = aya::util::nr_cpus().map_err(|(what, e)| KernelError::io(what)(e))?;
-    let paths: Vec<_> = pins::MAPS.iter().map(|name| (*name, pins.map(name))).collect();
+    let names = pins::MAPS.iter().map(|name| (*name, *name)).chain([pins::GLOBALS]);
+    let paths: Vec<_> = names.map(|(name, pinned)| (name, pins.map(pinned))).collect();
     let mut loader = EbpfLoader::new();
     loader.allow_unsupported_maps().map_max_entries("SCRATCH", cpus as u32 * SCRATCH_PER_CPU);
     for (name, path) in &paths {

@@ -43,7 +43,13 @@ pub const MAPS: &[&str] = &[
     "VERDICTS",
     "LINES",
     "GRANTS",
+    "REDIRECTING",
+    "REDIRECTED",
+    "ANSWERING",
 ];
+
+/// The programs' variables, as the object calls them and as they are pinned: bpffs refuses names with a dot.
+pub const GLOBALS: (&str, &str) = (".bss", "GLOBALS");
 
 /// The tree of pins.
 #[derive(Clone, Debug)]

@@ -3,8 +3,11 @@
 use std::fs::File;
 
 use aya::programs::cgroup_skb::CgroupSkbLink;
+use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
 use aya::programs::links::{CgroupAttachMode, FdLink};
-use aya::programs::{BtfTracePoint, CgroupSkb, CgroupSkbAttachType, FEntry, FExit, Lsm, ProgramError};
+use aya::programs::{
+    BtfTracePoint, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, FEntry, FExit, Lsm, ProgramError,
+};
 use aya::{Btf, Ebpf};
 
 use super::error::KernelError;
@@ -145,11 +148,22 @@ pub const FUNCTIONS: &[Function] = &[
 pub const PACKETS: &[(&str, CgroupSkbAttachType)] =
     &[("dns_answers", CgroupSkbAttachType::Ingress), ("dns_queries", CgroupSkbAttachType::Egress)];
 
+/// Programs on the addresses that sockets of all cgroups reach for, by which connections are redirected; see [`cgroup_root`].
+pub const ADDRESSES: &[&str] = &[
+    "redirect_connect4",
+    "redirect_connect6",
+    "redirect_sendmsg4",
+    "redirect_sendmsg6",
+    "redirect_recvmsg4",
+    "redirect_recvmsg6",
+];
+
 /// Where the unified hierarchy of cgroups may be mounted: alone, or beside the older ones.
 const CGROUP_ROOTS: &[&str] = &["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 const CGROUP2_SUPER_MAGIC: i64 = 0x6367_7270;
 
-/// The root of the unified hierarchy. Without one no names are learnt, and a policy that needs them is refused.
+/// The root of the unified hierarchy. Without one no names are learnt and nothing is redirected, and a policy that needs either is
+/// refused.
 pub fn cgroup_root() -> Option<File> {
     use std::os::fd::AsRawFd;
     CGROUP_ROOTS.iter().filter_map(|path| File::open(path).ok()).find(|dir| {
@@ -165,8 +179,9 @@ pub fn cgroup_root() -> Option<File> {
 /// session can leak.
 pub fn names(kernel: &super::btf::Btf) -> impl Iterator<Item = &'static str> {
     let there = |name: &&&str| !is_optional(name) || kernel.has_function(&format!("bpf_lsm_{name}"));
-    let packets = if cgroup_root().is_some() { PACKETS } else { &[] };
-    let packets = packets.iter().map(|(name, _)| *name);
+    let (packets, addresses) =
+        if cgroup_root().is_some() { (PACKETS, ADDRESSES) } else { (&[][..], &[][..]) };
+    let packets = packets.iter().map(|(name, _)| *name).chain(addresses.iter().copied());
     let functions =
         FUNCTIONS.iter().filter(|f| !f.optional || kernel.has_function(f.function)).map(|f| &f.program);
     TRACEPOINTS.iter().chain(functions).chain(LSM.iter().rev().filter(there)).copied().chain(packets)
@@ -203,6 +218,14 @@ pub fn attach(object: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<FdLink
         // Links of cgroups are descriptors since 5.7.
         return FdLink::try_from(link)
             .map_err(|e| KernelError::io(format!("cannot pin {name}"))(std::io::Error::other(e)));
+    } else if ADDRESSES.contains(&name) {
+        let root = cgroup_root().ok_or(KernelError::NoProgram(name))?;
+        let p: &mut CgroupSockAddr = program.try_into().map_err(refused)?;
+        p.load().map_err(refused)?;
+        let id = p.attach(root, CgroupAttachMode::Single).map_err(refused)?;
+        let link: CgroupSockAddrLink = p.take_link(id).map_err(refused)?;
+        return FdLink::try_from(link)
+            .map_err(|e| KernelError::io(format!("cannot pin {name}"))(std::io::Error::other(e)));
     } else {
         let p: &mut Lsm = program.try_into().map_err(refused)?;
         p.load(hook(name), btf).map_err(refused)?;
@@ -221,7 +244,7 @@ mod tests {
     fn the_floor_has_a_program_for_each_of_ours() {
         let floor = include_str!("../../../aarm-ebpf/src/floor.rs");
         let words: Vec<&str> = floor.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
-        let packets = PACKETS.iter().map(|(name, _)| name);
+        let packets = PACKETS.iter().map(|(name, _)| name).chain(ADDRESSES);
         for name in TRACEPOINTS.iter().chain(FUNCTIONS.iter().map(|f| &f.program)).chain(LSM).chain(packets) {
             assert!(words.contains(name), "floor.rs has no {name}");
         }

@@ -10,6 +10,7 @@ mod moves;
 mod network;
 mod privileged;
 mod process;
+mod redirects;
 mod routes;
 
 use aarm_common::event::{Cause, FLAG_ALIAS, FLAG_DIRECTORY, FLAG_LINKED};

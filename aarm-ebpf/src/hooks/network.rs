@@ -3,17 +3,20 @@
 //! Addresses are the kernel's copies, so another thread cannot change them after the decision. IPv4-mapped
 //! IPv6 addresses are IPv4. Unix sockets are decided by the object behind the name, not by the name.
 
-use aarm_common::event::{FLAG_ABSTRACT, FLAG_INHERITED};
+use aarm_common::event::{FLAG_ABSTRACT, FLAG_INHERITED, NO_RULE};
+use aarm_common::op::Decision;
+use aarm_common::policy::MODE_AUDIT;
 use aarm_common::state::ObjectKey;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use aya_ebpf::macros::lsm;
 use aya_ebpf::programs::LsmContext;
 
 use super::*;
-use crate::decide::{v4_set, v6_set};
+use crate::decide::{DENIED, Verdict, v4_set, v6_set};
 use crate::emit;
 use crate::hosts;
 use crate::maps::CARRIED;
+use crate::redirect;
 use crate::scratch::Scratch;
 use crate::session::{framed, subject, supervised};
 
@@ -143,11 +146,49 @@ pub unsafe fn socket_action(
             };
         }
         let mut verdict = decide(f, op, shape);
-        if let Some(also) = also {
-            verdict = stricter(verdict, decide(f, also, shape));
+        if !reaches_out(op) {
+            return conclude(f, op, verdict);
         }
-        conclude(f, op, verdict)
+        // What changes it does so whatever the other facet gets, if it happens.
+        let mut changes = if verdict.decision == Decision::Modify as u8 { verdict.rule } else { NO_RULE };
+        if let Some(also) = also {
+            let second = decide(f, also, shape);
+            if second.decision == Decision::Modify as u8 {
+                changes = second.rule;
+            }
+            verdict = stricter(verdict, second);
+        }
+        redirect::forget(f.task, current());
+        if changes == NO_RULE || (*p).mode == MODE_AUDIT || !sk.is_null() && !redirect::reaches(f.s, sk) {
+            return conclude(f, op, verdict);
+        }
+        if sk.is_null() || !redirect::begin(f, op, sk, changes) {
+            verdict = Verdict {
+                decision: Decision::Deny as u8,
+                rule: changes,
+                more: DENIED,
+                settled: hold::settled::UNCHANGED,
+                ..verdict
+            };
+        }
+        let result = conclude(f, op, verdict);
+        if result != 0 {
+            redirect::forget(f.task, current());
+            return result;
+        }
+        // From here on it is about who is reached.
+        let to = &raw const (*f.s).redirect.target;
+        (*h).addr = (*to).addr;
+        (*h).family = (*to).family;
+        (*h).port = (*to).port;
+        result
     }
+}
+
+/// Operations on an address that is reached for.
+#[inline(always)]
+fn reaches_out(op: Operation) -> bool {
+    op as u8 == Operation::Connect as u8 || op as u8 == Operation::Send as u8
 }
 
 #[lsm(hook = "socket_create")]

@@ -12,6 +12,7 @@ use crate::decide::Verdict;
 use crate::emit::{self, EAGAIN};
 use crate::line;
 use crate::maps::{SESSIONS, TASKS, count};
+use crate::redirect;
 use crate::scratch;
 use crate::session::{self, framed, leave, session_of, subject};
 use crate::spare;
@@ -92,6 +93,7 @@ pub fn task_free(ctx: LsmContext) -> i32 {
         let lost = spare::last(dead as u64);
         if !task.is_null() {
             line::forget(task);
+            redirect::forget(task, dead);
         }
         let counted = !task.is_null() && (*task).flags & TASK_COUNTED != 0;
         if !counted && (!task.is_null() || lost == 0) {

@@ -115,6 +115,7 @@ pub fn compile_agents(
             reason: None,
             decision: Decision::Allow,
             hold: None,
+            redirect: None,
             line: entry.selector.place.line,
         })
         .collect();

@@ -19,11 +19,13 @@ pub use report::{Report, Use};
 use aarm_common::limits::*;
 use aarm_common::op::FAMILIES;
 use aarm_common::policy::{
-    BY_LINE, BY_NAME, Bits, Hits, MODE_AUDIT, MODE_ENFORCE, NO_SET, Policy as Table, WAIT_DEFER, WAIT_STEP_UP,
+    BY_LINE, BY_NAME, Bits, Hits, MODE_AUDIT, MODE_ENFORCE, NO_SET, Policy as Table, Target, WAIT_DEFER,
+    WAIT_STEP_UP,
 };
 use aarm_common::{Decision, Family, Operation};
 use ipnet::IpNet;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use crate::conditions::Conditions;
@@ -32,7 +34,7 @@ use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::env::Env;
 use crate::glob::Glob;
 use crate::hold::Hold;
-use crate::model::{Match, Mode, Policy};
+use crate::model::{Match, Mode, Policy, Rule};
 use crate::subject::Subjects;
 use dfa::{Dfa, MAX_WORK};
 use nfa::{Nfa, Predicate, TooBig};
@@ -66,6 +68,8 @@ pub struct RuleInfo {
     pub decision: Decision,
     /// Of STEP_UP and DEFER: what holds while it waits for an answer.
     pub hold: Option<Hold>,
+    /// Where it redirects to.
+    pub redirect: Option<SocketAddr>,
     /// Its line in the document.
     pub line: u32,
 }
@@ -146,7 +150,7 @@ pub fn compile(policy: &Policy, env: &Env, generation: u32) -> Result<Compiled, 
         table.defaults[*family as usize] = policy.default_for(*family) as u8;
     }
     for (i, rule) in ordered.iter().enumerate() {
-        let by_line = !rule.matches.line.is_empty();
+        let by_line = rule.is_by_line();
         let flag = if by_line {
             BY_LINE
         } else if rule.allows_by_name() {
@@ -165,6 +169,7 @@ pub fn compile(policy: &Policy, env: &Env, generation: u32) -> Result<Compiled, 
             set_bit(&mut table.guards, i);
         }
     }
+    let mut errors = redirects(&mut table, &ordered);
     for (decision, flag) in [(Decision::StepUp, WAIT_STEP_UP), (Decision::Defer, WAIT_DEFER)] {
         table.defaults_wait |= if policy.waits(None, decision) { flag } else { 0 };
     }
@@ -172,7 +177,7 @@ pub fn compile(policy: &Policy, env: &Env, generation: u32) -> Result<Compiled, 
     entries.iter().for_each(|entry| set_bit(&mut table.cgroup_free, entry.bit));
     let mut sets = Sets::default();
     let mut report = Report::default();
-    let mut errors = session::fill(&mut table, policy, &order, &mut sets, &mut report);
+    errors.extend(session::fill(&mut table, policy, &order, &mut sets, &mut report));
     errors.extend(hosts::resolvers(&mut table, policy, env));
     errors.extend(subject::fill(&mut table, &subjects, &ordered, &mut sets, &mut report));
     let report = fill(&mut table, &entries, env, sets, report, errors)?;
@@ -187,6 +192,7 @@ pub fn compile(policy: &Policy, env: &Env, generation: u32) -> Result<Compiled, 
             id: r.id.clone(),
             reason: r.reason.clone(),
             decision: r.decision,
+            redirect: r.redirect(),
             hold: r.asks().then(|| policy.hold(Some(r), r.decision)),
             line: r.place.line,
         })
@@ -233,6 +239,26 @@ fn fill(
     report.sets = Use::new(sets.needed(), RULE_SETS);
     paths(table, entries, env, &mut report, &mut errors);
     if errors.is_empty() { Ok(report) } else { Err(errors) }
+}
+
+/// Where rules redirect to.
+fn redirects(table: &mut Table, rules: &[&Rule]) -> Vec<Diagnostic> {
+    let mut targets: Vec<Target> = Vec::new();
+    for (i, rule) in rules.iter().enumerate() {
+        let Some(to) = rule.redirect() else { continue };
+        let target = Target::from(to);
+        let at = targets.iter().position(|known| *known == target).unwrap_or_else(|| {
+            targets.push(target);
+            targets.len() - 1
+        });
+        if at >= REDIRECTS {
+            let message = format!("more than {REDIRECTS} different addresses to redirect to");
+            return vec![Diagnostic::error(rule.place, Code::TooMany, message)];
+        }
+        table.redirects[at] = target;
+        table.rule_redirect[i] = at as u8 + 1;
+    }
+    Vec::new()
 }
 
 /// User ids, addresses, ports, protocols, families and types.

@@ -61,7 +61,8 @@ impl Context {
 
     /// What an action changes, once it is decided: labels if it passes, and what is counted.
     pub fn apply(&mut self, policy: &Policy, action: &Action, decided: &Explanation) {
-        let passed = decided.decision == Decision::Allow || policy.mode() == Mode::Audit;
+        let passed =
+            matches!(decided.decision, Decision::Allow | Decision::Modify) || policy.mode() == Mode::Audit;
         self.labels.extend(decided.adds.iter().cloned());
         self.history.push(Past {
             operation: action.operation,

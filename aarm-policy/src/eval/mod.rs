@@ -250,7 +250,7 @@ pub fn eval(policy: &Policy, env: &Env, action: &Action, context: &Context) -> E
     let rule = winner.map(|i| &policy.rules()[i]);
     let name = rule.map(|rule| rule.id.clone());
     let allowed = decision == Decision::Allow;
-    let passed = allowed || policy.mode() == Mode::Audit;
+    let passed = allowed || decision == Decision::Modify || policy.mode() == Mode::Audit;
     let adds = if passed { labels_added(policy, env, action, &seen) } else { Vec::new() };
     let summarized = allowed
         && !outcome.later
@@ -313,7 +313,7 @@ fn decide(
         let mut failed = failing(&rule.matches, env, action, facet).or_else(|| seen.failing(rule));
         let mut unknown = None;
         let mut later = false;
-        if failed.is_none() && !rule.matches.line.is_empty() {
+        if failed.is_none() && rule.is_by_line() {
             match action.args.as_ref().map(|args| rule.matches.line.failing(args, &mut fuel)) {
                 Some(Ok(name)) => failed = name,
                 Some(Err(TooLong)) | None => later = true,

@@ -50,9 +50,9 @@ fn arg(node: &Node, sink: &mut Sink) -> Option<Arg> {
     fields.need("any", sink).and_then(|node| word(node, sink)).map(Arg::Any)
 }
 
-fn word(node: &Node, sink: &mut Sink) -> Option<Word> {
+pub(crate) fn word(node: &Node, sink: &mut Sink) -> Option<Word> {
     let Some(text) = node.text() else {
-        sink.push(wrong_type(node, "a word of the command line, as text"));
+        sink.push(wrong_type(node, "a word, as text"));
         return None;
     };
     match Word::parse(text) {

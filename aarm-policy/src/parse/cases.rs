@@ -77,7 +77,7 @@ fn step(node: &Node, labels: &[Label], sink: &mut Sink) -> Option<Given> {
 
 fn expect(node: &Node, rules: &[String], sink: &mut Sink) -> Option<Expect> {
     let fields = Fields::of(node, &EXPECT, sink)?;
-    let decision = fields.need("decision", sink).and_then(|n| scalars::decision(n, sink));
+    let decision = fields.need("decision", sink).and_then(|n| scalars::rule_decision(n, sink));
     let rule = match fields.get("rule") {
         Some(n) => Some(rule_name(n, rules, sink)?),
         None => None,

@@ -2,18 +2,21 @@
 
 use aarm_common::{Decision, Operation};
 
-use super::fields::{Fields, Shape, each, text, wrong_type};
+use super::fields::{Fields, Shape, each, not_yet, text, wrong_type};
 use super::scalars;
 use crate::diagnostic::{Code, Diagnostic, Place, Sink};
 use crate::hold::{
-    Approver, Escalate, HoldDefaults, MAX_APPROVER, MAX_APPROVERS, MAX_WAIT, OnTimeout, Risk, RuleHold,
+    Approver, Escalate, HoldDefaults, MAX_APPROVER, MAX_APPROVERS, MAX_RESOLVER, MAX_RESOLVERS, MAX_WAIT,
+    OnTimeout, Risk, RuleHold, is_resolver_name,
 };
 use crate::model::OperationName;
 use crate::when::Span;
 use crate::yaml::{Node, shown};
 
 /// Fields of a rule that are about waiting.
-const FIELDS: [&str; 5] = ["approvers", "escalate", "timeout", "on_timeout", "risk"];
+const FIELDS: [&str; 6] = ["approvers", "escalate", "timeout", "on_timeout", "risk", "resolve"];
+/// Resolvers that a later version has.
+const LATER: [&str; 3] = ["dns", "intent", "declared"];
 
 const ESCALATE: Shape = Shape { what: "`escalate`", known: &["after", "approvers"], later: &["to"] };
 const HOLD: Shape =
@@ -54,6 +57,7 @@ pub(crate) fn of_rule(fields: &Fields<'_>, decision: Option<Decision>, sink: &mu
         on_timeout: fields.get("on_timeout").and_then(|n| on_timeout(n, decision, sink)),
         escalate: fields.get("escalate").and_then(|n| escalate(n, sink)),
         risk: fields.get("risk").and_then(|n| risk(n, sink)),
+        resolve: resolvers(fields.get("resolve"), decision, sink),
     };
     if let (Some(escalate), Some(timeout), Some(node)) =
         (&hold.escalate, hold.timeout, fields.get("escalate"))
@@ -111,6 +115,49 @@ fn approvers(node: Option<&Node>, sink: &mut Sink) -> Vec<Approver> {
         && found.len() > MAX_APPROVERS
     {
         sink.error(node.place, Code::TooMany, format!("{} approvers; at most {MAX_APPROVERS}", found.len()));
+    }
+    found
+}
+
+/// Who is asked before people are.
+fn resolvers(node: Option<&Node>, decision: Option<Decision>, sink: &mut Sink) -> Vec<String> {
+    let found = each(node, "resolvers", sink, |node, sink| {
+        let Some(text) = node.text() else {
+            sink.push(wrong_type(node, "the name of a resolver, as text"));
+            return None;
+        };
+        if LATER.contains(&text) {
+            sink.push(not_yet(node.place, &format!("the resolver `{text}`")));
+            return None;
+        }
+        if !is_resolver_name(text) {
+            sink.push(
+                Diagnostic::error(
+                    node.place,
+                    Code::BadValue,
+                    format!("\"{}\" is no name of a resolver", shown(text)),
+                )
+                .help(format!(
+                    "1 to {MAX_RESOLVER} of a-z, 0-9 and -: hash, or one of the daemon's settings"
+                )),
+            );
+            return None;
+        }
+        Some(text.to_owned())
+    });
+    let Some(node) = node else { return found };
+    if found.len() > MAX_RESOLVERS {
+        sink.error(node.place, Code::TooMany, format!("{} resolvers; at most {MAX_RESOLVERS}", found.len()));
+    }
+    if decision == Some(Decision::StepUp) {
+        sink.push(
+            Diagnostic::error(
+                node.place,
+                Code::Inapplicable,
+                "`resolve` says nothing about a rule that decides STEP_UP",
+            )
+            .help("STEP_UP is for people to answer; a DEFER with `on_timeout: STEP_UP` asks them last"),
+        );
     }
     found
 }

@@ -10,6 +10,7 @@ mod context;
 mod data;
 mod fields;
 mod hold;
+mod modify;
 mod rule;
 mod scalars;
 mod subject;

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use super::args;
 use super::fields::{Fields, Shape, each, list, number, text, wrong_type};
 use super::hold;
+use super::modify;
 use super::scalars;
 use super::subject::subject;
 use super::when::{Known, when};
@@ -37,8 +38,10 @@ const RULE: Shape = Shape {
         "timeout",
         "on_timeout",
         "risk",
+        "modify",
+        "resolve",
     ],
-    later: &["resolve", "modify", "fail", "overridable"],
+    later: &["fail", "overridable"],
 };
 
 const MATCH: Shape = Shape {
@@ -146,12 +149,18 @@ fn rule(fields: &Fields<'_>, known: &Known<'_>, sink: &mut Sink) -> Option<Rule>
     let before = sink.errors();
     let mut matches = fields.need("match", sink).and_then(|n| matches(n, sink));
     let subject = fields.get("subject").and_then(|n| subject(n, matches.as_mut(), sink));
-    let decision = fields.need("decision", sink).and_then(|n| scalars::decision(n, sink));
+    let decision = fields.need("decision", sink).and_then(|n| scalars::rule_decision(n, sink));
     let hold = hold::of_rule(fields, decision, sink);
     if let (Some(decision), Some(m)) = (decision, &matches) {
         let place = fields.get("decision").map_or(fields.place(), |n| n.place);
         hold::check(decision, &m.operations, place, sink);
     }
+    if let (Some(Decision::Modify), Some(m)) = (decision, &mut matches) {
+        // What is changed of a program is changed of one that is run.
+        only_exec(&mut m.operations);
+    }
+    let operations = matches.as_ref().map(|m| m.operations.as_slice()).unwrap_or_default();
+    let modify = modify::of_rule(fields, decision, operations, sink);
     let when = fields.get("when").map(|n| when(n, known, sink));
     let classification = match fields.get("classification") {
         Some(n) => classification(n, sink),
@@ -182,6 +191,7 @@ fn rule(fields: &Fields<'_>, known: &Known<'_>, sink: &mut Sink) -> Option<Rule>
         subject,
         decision: decision?,
         hold,
+        modify,
         classification: classification?,
         priority,
         reason,
@@ -203,10 +213,10 @@ fn check_classification(
         Classification::ContextDependentDefer => ("context_dependent_defer", &[Decision::Defer][..], true),
         // Asking restricts as refusing does, and lifts as allowing does: it is for the author to say which is meant.
         Classification::ContextDependentDeny => {
-            ("context_dependent_deny", &[Decision::Deny, Decision::StepUp][..], true)
+            ("context_dependent_deny", &[Decision::Deny, Decision::StepUp, Decision::Modify][..], true)
         }
         Classification::ContextDependentAllow => {
-            ("context_dependent_allow", &[Decision::Allow, Decision::StepUp][..], true)
+            ("context_dependent_allow", &[Decision::Allow, Decision::StepUp, Decision::Modify][..], true)
         }
         Classification::Static => ("static", &[][..], false),
     };
@@ -272,11 +282,7 @@ fn matches(node: &Node, sink: &mut Sink) -> Option<Match> {
     let line = args::line(&fields, sink);
     if ["args", "not_args", "argv", "not_argv"].iter().any(|name| fields.get(name).is_some()) {
         // Only running a program has a command line: of the family it is what is meant.
-        for name in &mut operations {
-            if *name == OperationName::Family(Family::Exec) {
-                *name = OperationName::Operation(Operation::Exec);
-            }
-        }
+        only_exec(&mut operations);
     }
     let get = |name: &str| fields.get(name);
     let matches = Match {
@@ -293,6 +299,15 @@ fn matches(node: &Node, sink: &mut Sink) -> Option<Match> {
     let matches = address_predicates(&fields, matches, sink);
     check_applicable(&fields, &matches.operations, sink);
     (sink.errors() == before && !matches.operations.is_empty()).then_some(matches)
+}
+
+/// Of the family exec, only running a program is meant.
+fn only_exec(operations: &mut [OperationName]) {
+    for name in operations {
+        if *name == OperationName::Family(Family::Exec) {
+            *name = OperationName::Operation(Operation::Exec);
+        }
+    }
 }
 
 /// Every predicate must mean something for every operation the rule names: silently ignoring it for some

@@ -37,7 +37,12 @@ pub(crate) fn unknown_word<'a>(
     }
 }
 
-/// A decision that a rule of this version can have.
+/// A decision that a rule, or a test of one, can have.
+pub(crate) fn rule_decision(node: &Node, sink: &mut Sink) -> Option<Decision> {
+    one_of(node, Decision::ALL, sink)
+}
+
+/// A decision that a default can have: what is to be changed is for a rule to say.
 pub(crate) fn decision(node: &Node, sink: &mut Sink) -> Option<Decision> {
     one_of(node, &[Decision::Allow, Decision::Deny, Decision::StepUp, Decision::Defer], sink)
 }

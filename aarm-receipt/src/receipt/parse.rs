@@ -52,7 +52,7 @@ fn members(kind: &str) -> impl Iterator<Item = (&'static str, bool)> {
 /// Texts that are left out rather than empty.
 const MAY_BE_ABSENT: &[&str] = &[
     "agent", "approver", "cgroup", "comment", "cwd", "exe", "found", "human", "intent", "path", "path2",
-    "program", "reason", "rule", "scope", "target",
+    "program", "reason", "rule", "scope", "target", "text",
 ];
 
 /// Members of `context`.
@@ -83,8 +83,10 @@ fn absent_is_left_out(value: &serde_json::Value) -> bool {
         Value::Object(members) => members.iter().all(|(key, v)| match v {
             Value::String(text) => !text.is_empty() || !MAY_BE_ABSENT.contains(&key.as_str()),
             Value::Array(items) if items.is_empty() => {
-                !["adds", "addresses", "flags", "hosts", "labels"].contains(&key.as_str())
+                !["adds", "addresses", "args", "env", "facts", "flags", "hosts", "labels", "limits"]
+                    .contains(&key.as_str())
             }
+            Value::Object(members) if members.is_empty() => key != "modified",
             v => absent_is_left_out(v),
         }),
         _ => true,

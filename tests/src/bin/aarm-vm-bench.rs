@@ -376,7 +376,7 @@ fn targets(s: &Value) -> Vec<(String, f64, f64)> {
         target(
             "outside: fork+exec over empty programs, %",
             over_floor("fork+exec") / floor("fork+exec") * 100.0,
-            0.5,
+            1.0,
         ),
         target("inside: first open recorded, kernel side", over("kernel-20", "bare", "first open"), 4000.0),
         target("inside: known open recorded, kernel side", over("kernel-20", "bare", "open+close"), 2000.0),

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::Case;
+use crate::asks::{answer, id, next, waiting, while_it_waits};
 use crate::host::{Attempt, Host, ME, file, policy};
 
 pub const CASES: &[Case] = &[
@@ -24,56 +25,11 @@ pub const CASES: &[Case] = &[
     ("many_threads_wait_and_none_is_lost", many),
 ];
 
-/// For a request to appear, under emulation.
-const APPEARS: Duration = Duration::from_secs(60);
 const EPERM: i32 = 1;
-
-/// What waits.
-fn waiting(h: &Host) -> Result<Vec<Value>> {
-    let out = h.aarm(&["approvals", "--json"])?;
-    ensure!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    let list: Value = serde_json::from_slice(&out.stdout)?;
-    Ok(list["approvals"].as_array().context("no list")?.clone())
-}
-
-/// The next thing that waits.
-fn next(h: &Host) -> Result<Value> {
-    let deadline = Instant::now() + APPEARS;
-    while Instant::now() < deadline {
-        if let Some(found) = waiting(h)?.into_iter().next() {
-            return Ok(found);
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    bail!("nothing waits")
-}
-
-fn id(a: &Value) -> Result<&str> {
-    a["id"].as_str().context("no id")
-}
-
-/// Answers with the command line.
-fn answer(h: &Host, args: &[&str]) -> Result<()> {
-    let out = h.aarm(&[&["approvals"], args].concat())?;
-    ensure!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
-    Ok(())
-}
 
 /// Runs a technique, and something else while it waits.
 fn while_waiting(h: &Host, technique: &[&str], then: impl FnOnce(&Value) -> Result<()>) -> Result<Attempt> {
-    std::thread::scope(|scope| {
-        let attempt = scope.spawn(|| h.act(technique));
-        let done = next(h).and_then(|a| then(&a));
-        if done.is_err() {
-            // Whatever still waits would keep us.
-            for a in waiting(h)? {
-                let _ = answer(h, &["deny", id(&a)?]);
-            }
-        }
-        let attempt = attempt.join().map_err(|_| anyhow::anyhow!("the attempt panicked"))??;
-        done.with_context(|| attempt.tell())?;
-        Ok(attempt)
-    })
+    while_it_waits(h, &[&[ME, "actor"], technique].concat(), then)
 }
 
 /// The receipts of the attempt that have to do with its hold.

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::Case;
+use crate::asks::{self, next, waiting, while_it_waits};
 use crate::host::{Attempt, Host, ME, document, file, policy};
 
 pub const CASES: &[Case] = &[
@@ -120,49 +121,14 @@ fn decided(h: &Host) -> Result<()> {
     Ok(())
 }
 
-/// What waits.
-fn waiting(h: &Host) -> Result<Vec<Value>> {
-    let out = h.aarm(&["approvals", "--json"])?;
-    let list: Value = serde_json::from_slice(&out.stdout)?;
-    Ok(list["approvals"].as_array().context("no list")?.clone())
-}
-
-fn next(h: &Host) -> Result<Value> {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while Instant::now() < deadline {
-        if let Some(found) = waiting(h)?.into_iter().next() {
-            return Ok(found);
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    bail!("nothing waits")
-}
-
+/// Answers as people do.
 fn answer(h: &Host, how: &str, asked: &Value) -> Result<()> {
-    let out = h.aarm(&["approvals", how, asked["id"].as_str().context("no id")?])?;
-    ensure!(out.status.success(), "{out:?}");
-    Ok(())
-}
-
-/// Runs a command, and something while it waits.
-fn while_waiting(h: &Host, command: &[&str], then: impl FnOnce(&Value) -> Result<()>) -> Result<Attempt> {
-    std::thread::scope(|scope| {
-        let attempt = scope.spawn(|| h.run(&[], command));
-        let done = next(h).and_then(|asked| then(&asked));
-        if done.is_err() {
-            for a in waiting(h)? {
-                let _ = answer(h, "deny", &a);
-            }
-        }
-        let attempt = attempt.join().map_err(|_| anyhow::anyhow!("the attempt panicked"))??;
-        done.with_context(|| attempt.tell())?;
-        Ok(attempt)
-    })
+    asks::answer(h, &[how, asks::id(asked)?])
 }
 
 fn asked(h: &Host) -> Result<()> {
     for (how, dir) in [("approve", "/tmp/l/yes"), ("deny", "/tmp/l/no")] {
-        let a = while_waiting(h, &[TOOL, "mkdir", dir], |asked| {
+        let a = while_it_waits(h, &[TOOL, "mkdir", dir], |asked| {
             ensure!(asked["rule"] == "ask-mkdir" && asked["operation"] == "exec_args", "{asked}");
             ensure!(asked["argv"] == serde_json::json!([TOOL, "mkdir", dir]), "{asked}");
             ensure!(asked["decision"] == "STEP_UP" && asked["exe"] == TOOL, "{asked}");
@@ -178,7 +144,7 @@ fn asked(h: &Host) -> Result<()> {
 }
 
 fn continued(h: &Host) -> Result<()> {
-    let a = while_waiting(h, &[TOOL, "mkdir", "/tmp/l/early"], |asked| {
+    let a = while_it_waits(h, &[TOOL, "mkdir", "/tmp/l/early"], |asked| {
         let pid = asked["pid"].as_i64().context("no pid")? as i32;
         for _ in 0..2000 {
             // SAFETY: no memory is involved.
@@ -203,7 +169,7 @@ fn continued(h: &Host) -> Result<()> {
     })?;
     ensure!(!Path::new("/tmp/l/orphan").exists(), "{}", run.tell());
     // Killed while it waits: it is gone, and a receipt says so.
-    let a = while_waiting(h, &[TOOL, "mkdir", "/tmp/l/killed"], |asked| {
+    let a = while_it_waits(h, &[TOOL, "mkdir", "/tmp/l/killed"], |asked| {
         let pid = asked["pid"].as_i64().context("no pid")? as i32;
         // SAFETY: no memory is involved.
         ensure!(unsafe { libc::kill(pid, libc::SIGKILL) } == 0);

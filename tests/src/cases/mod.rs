@@ -1,5 +1,6 @@
 //! The cases, by what a user relies on. A case's name is `topic::what_holds`.
 
+mod aarm;
 mod audit;
 mod badinput;
 mod cli;
@@ -14,11 +15,13 @@ mod hosts;
 mod identity;
 mod lifecycle;
 mod line;
+mod modify;
 mod network;
 mod paths;
 mod pressure;
 mod programs;
 mod receipts;
+mod resolve;
 mod session;
 mod shares;
 mod subject;
@@ -32,7 +35,7 @@ type Case = (&'static str, fn() -> Result<()>);
 
 /// Every case.
 pub fn all() -> Vec<Trial> {
-    let topics: [(&str, &[Case]); 24] = [
+    let topics: [(&str, &[Case]); 27] = [
         ("files", files::CASES),
         ("paths", paths::CASES),
         ("identity", identity::CASES),
@@ -45,6 +48,9 @@ pub fn all() -> Vec<Trial> {
         ("hosts", hosts::CASES),
         ("hold", hold::CASES),
         ("line", line::CASES),
+        ("modify", modify::CASES),
+        ("resolve", resolve::CASES),
+        ("aarm", aarm::CASES),
         ("session", session::CASES),
         ("audit", audit::CASES),
         ("receipts", receipts::CASES),

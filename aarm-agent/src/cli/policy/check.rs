@@ -47,7 +47,7 @@ struct Loaded {
     rules: usize,
     agents: usize,
     tests: usize,
-    /// Rules that ask for the command line: an exec that one of them may be about stops until it is decided.
+    /// Rules that ask for the command line, or change what a program gets: an exec that one of them may be about stops until it is decided.
     by_command_line: Vec<String>,
     size: aarm_policy::Report,
 }
@@ -101,7 +101,7 @@ fn check(path: &Path, policy: Result<Policy, Vec<Diagnostic>>, env: &Env) -> Rep
         by_command_line: policy
             .rules()
             .iter()
-            .filter(|rule| !rule.matches.line.is_empty())
+            .filter(|rule| rule.is_by_line())
             .map(|rule| rule.id.clone())
             .collect(),
         size,
@@ -130,7 +130,7 @@ fn print(path: &Path, source: &str, report: &Report, out: &mut Output) -> std::i
             }
             let ids = p.by_command_line.join(", ");
             out.line(&format!(
-                "  stops each exec that they may be about until its command line is decided: {ids}"
+                "  stops each exec that they may be about until it is decided, before its first instruction: {ids}"
             ))
         }
         None => {

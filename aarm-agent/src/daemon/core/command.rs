@@ -1,14 +1,17 @@
 //! What the core can be asked, and its answers.
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use tokio::sync::oneshot;
 
 use crate::api::approvals::{AnswerRequest, Approval};
+use crate::api::redirects::Original;
 use crate::api::types::{PolicyInfo, PolicyLabel, ReloadResponse, SessionInfo};
 use crate::daemon::holds::{AnswerError, Answerer};
 use crate::daemon::policies::PolicyError;
+use crate::daemon::resolve::Attempted;
 use crate::kernel::KernelError;
 
 /// A new session, as asked for.
@@ -88,6 +91,10 @@ pub enum Command {
     Approvals(Answerer, oneshot::Sender<Vec<Approval>>),
     /// An answer to what waits.
     Answer(String, Answerer, AnswerRequest, oneshot::Sender<Result<Answering, AnswerError>>),
+    /// Where the socket with this inode number was to be connected, and where it was redirected to.
+    Redirected(u64, oneshot::Sender<Option<(Original, SocketAddr)>>),
+    /// A resolver's attempt is over.
+    Attempted(Attempted),
     /// List policies.
     Policies(oneshot::Sender<Vec<PolicyInfo>>),
     /// Read the policy directory again.
@@ -97,7 +104,14 @@ pub enum Command {
 }
 
 /// An answer that was taken: tells when it is durable, and how many rules are still to be answered.
-pub type Answering = (oneshot::Receiver<()>, usize);
+pub struct Answering {
+    /// Told when the answer is durable.
+    pub durable: oneshot::Receiver<()>,
+    /// How many rules are still to be answered, by others.
+    pub left: usize,
+    /// The answer as receipts have it.
+    pub answer: &'static str,
+}
 
 /// See [`Command::Numbers`].
 #[derive(Debug, Default)]

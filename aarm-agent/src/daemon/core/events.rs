@@ -73,14 +73,14 @@ impl Core {
         self.decided.observe(f64::from(e.header.took_ns) / 1e9);
         let id = e.header.session;
         let counted = self.before.get(e.header.cpu as usize).is_some_and(|b| b.contains(e.header.seq));
-        if let Some(s) = self.sessions.get_mut(id)
-            && !counted
-        {
+        if let Some(s) = self.sessions.get_mut(id) {
+            s.history.note(e);
             match e.decision {
+                _ if counted => {}
                 // It is counted when it is answered.
                 _ if e.header.flags & FLAG_HELD != 0 => {}
                 _ if e.is_audit() => s.counts.audit += 1,
-                Decision::Allow => s.counts.allow += 1,
+                Decision::Allow | Decision::Modify => s.counts.allow += 1,
                 _ => s.counts.deny += 1,
             }
         }

@@ -4,24 +4,56 @@
 
 use aarm_common::event::Event;
 use aarm_common::hold::{Asks, Grant, GrantKey, Hold};
-use aarm_common::op::Operation;
+use aarm_common::op::{Decision, Operation};
+use aarm_policy::Changed;
 use aarm_receipt::canonical::Encoded;
-use aarm_receipt::receipt::{Identity, Resolution, Seq, hold_name};
+use aarm_receipt::receipt::{Identity, Modified, Resolution, Seq, hold_name};
 use aarm_receipt::{Body, Common};
 use std::borrow::Cow;
 use std::iter;
 use tokio::sync::oneshot;
 
 use super::{Answering, Core};
-use crate::api::approvals::{AnswerRequest, Answered, Approval, Asked, Scope};
+use crate::api::approvals::{AnswerRequest, Answered, Approval, Asked, PriorAction, Scope};
 use crate::daemon::batch::Kind;
 use crate::daemon::holds::{AnswerError, Answerer, Ask, Given, Waiting};
-use crate::daemon::record;
+use crate::daemon::image;
+use crate::daemon::prior::Prior;
+use crate::daemon::record::{self, Clock};
+use crate::daemon::sessions::Session;
 
 /// Good for ever: until the session ends.
 const EVER: u64 = u64::MAX / 4;
 /// What the kernel holds and nobody has told us of is looked at when it is so old.
 const ORPHAN_NS: u64 = 5_000_000_000;
+
+/// What becomes of what waited.
+pub(super) enum Answer {
+    Allow,
+    Deny,
+    /// It happens, but for this.
+    Modify(Changed),
+}
+
+impl Answer {
+    pub fn allows(&self) -> bool {
+        !matches!(self, Self::Deny)
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Allow => Decision::Allow.name(),
+            Self::Deny => Decision::Deny.name(),
+            Self::Modify(_) => Decision::Modify.name(),
+        }
+    }
+}
+
+impl From<bool> for Answer {
+    fn from(allow: bool) -> Self {
+        if allow { Self::Allow } else { Self::Deny }
+    }
+}
 
 /// How an answer was reached.
 pub(super) struct How<'a> {
@@ -41,6 +73,23 @@ impl<'a> How<'a> {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What all receipts of something that waits have.
+pub(super) fn common_of<'a>(
+    clock: Clock,
+    host: &'a Encoded,
+    session: Option<&'a Session>,
+    w: &Waiting,
+    now: u64,
+) -> Common<'a> {
+    let session = match session {
+        Some(s) => Cow::Borrowed(&s.encoded),
+        None => {
+            Cow::Owned(aarm_receipt::receipt::SessionRef { id: w.session, uuid: &w.about.uuid }.encoded())
+        }
+    };
+    Common { time_ns: clock.unix(now), boot_ns: now, host, session: Some(session), seq: None }
 }
 
 impl Core {
@@ -66,9 +115,11 @@ impl Core {
 
     /// Asks about it.
     pub(super) fn wait(&mut self, waiting: Waiting) {
+        let key = waiting.key;
         self.holds.add(waiting);
         self.p.metrics.waiting.set(self.holds.count() as i64);
         self.dirty = true;
+        self.seek(key);
     }
 
     /// What an event says of an action that waits.
@@ -109,6 +160,9 @@ impl Core {
                 .filter(|bit| e.header.labels >> bit & 1 != 0)
                 .filter_map(|bit| labels.get(bit).cloned())
                 .collect(),
+            prior: self.prior(e.header.session),
+            attempts: Vec::new(),
+            facts: Default::default(),
             requested: record::timestamp(self.clock.unix(since_ns)),
         };
         Waiting {
@@ -121,8 +175,28 @@ impl Core {
             gid: e.header.gid,
             ppid: e.header.ppid,
             asks,
+            modify: Vec::new(),
+            object: Some((e.header.object.dev, e.header.object.ino)).filter(|(_, ino)| *ino != 0),
+            seeking: false,
             about,
         }
+    }
+
+    /// What a session did last.
+    fn prior(&self, session: u64) -> Vec<PriorAction> {
+        let Some(session) = self.sessions.get(session) else { return Vec::new() };
+        let rule = |p: &Prior| -> Option<String> {
+            let policy = self.policies.generation(p.generation)?;
+            policy.rules.get(p.rule? as usize).map(|r| r.id.clone())
+        };
+        let shown = |p: &Prior| PriorAction {
+            time: record::timestamp(self.clock.unix(p.time_ns)),
+            operation: p.op.name().into(),
+            object: p.object(),
+            decision: p.decision.name().into(),
+            rule: rule(p),
+        };
+        session.history.last().map(shown).collect()
     }
 
     /// What a rule, or a default, asks.
@@ -143,7 +217,7 @@ impl Core {
             approvers: terms.approvers.clone(),
             escalated: false,
         };
-        Ask { deadline_ns, terms, shown }
+        Ask { deadline_ns, chain: terms.resolve.clone(), terms, shown }
     }
 
     /// Somebody answers. Told when the answer is durable: until then it has no effect. Also gives how many rules are still to be
@@ -202,8 +276,9 @@ impl Core {
         let comment = request.comment.as_deref().unwrap_or_default();
         let how = How { method: "approval", approver: &approver, scope: &scope, comment, rule: None };
         let left = self.part(&mut w, who, request.allow, &how);
+        let mut answer = if request.allow { Decision::Allow } else { Decision::Deny }.name();
         if left == 0 {
-            self.resolve(w, request.allow, grant, &how);
+            answer = self.resolve(w, request.allow, grant, &how);
         } else {
             self.holds.add(w);
             self.dirty = true;
@@ -214,7 +289,7 @@ impl Core {
         }
         let (told, durable) = oneshot::channel();
         self.batch.waiters.push(told);
-        Ok((durable, left))
+        Ok(Answering { durable, left, answer })
     }
 
     /// Takes somebody's answers for what he may answer, and records all but the one that has an effect, which stays the first.
@@ -227,56 +302,65 @@ impl Core {
         }
         for ask in answered.iter().filter(|_| allow) {
             let rule = ask.shown.rule.clone();
-            self.record_answer(w, true, rule.as_deref(), w.asks.len(), how);
+            self.record_answer(w, &Answer::Allow, rule.as_deref(), w.asks.len(), how);
             w.about.answered.push(Answered { rule, approver: how.approver.to_owned() });
         }
         left
     }
 
-    /// Writes what became of a hold; it has its effect when that is durable.
+    /// Writes what became of a hold, and what is changed of it; it has its effect when that is durable. What cannot be changed as it is to be
+    /// is refused. Returns the answer as receipts have it.
     pub(super) fn resolve(
         &mut self,
         w: Waiting,
         allow: bool,
         grant: Option<(GrantKey, Grant)>,
         how: &How<'_>,
-    ) {
+    ) -> &'static str {
+        let mut comment = how.comment.to_owned();
+        let answer = match allow && !w.modify.is_empty() {
+            true => image::change(w.about.pid, &w.modify).map_or_else(
+                |e| {
+                    comment = e.to_string();
+                    Answer::Deny
+                },
+                Answer::Modify,
+            ),
+            false => allow.into(),
+        };
         let asked = w.asks.first().and_then(|ask| ask.shown.rule.clone());
-        self.record_answer(&w, allow, how.rule.or(asked.as_deref()), 0, how);
-        self.p.metrics.answered(how.method, allow);
-        self.holds.given.push_back(Given { batch: self.number, waiting: w, allow, grant });
+        let rule = how.rule.or(asked.as_deref());
+        self.record_answer(&w, &answer, rule, 0, &How { comment: &comment, ..*how });
+        self.p.metrics.answered(how.method, answer.name());
+        self.holds.given.push_back(Given { batch: self.number, waiting: w, allow: answer.allows(), grant });
         self.p.metrics.waiting.set(self.holds.count() as i64);
         self.dirty = true;
+        answer.name()
     }
 
     /// Writes an answer. `left`: so many rules are still to be answered before it has an effect.
     pub(super) fn record_answer(
         &mut self,
         w: &Waiting,
-        allow: bool,
+        answer: &Answer,
         rule: Option<&str>,
         left: usize,
         how: &How<'_>,
     ) {
         let now = crate::kernel::boot_ns();
         let session = self.sessions.get(w.session);
-        let common = Common {
-            time_ns: self.clock.unix(now),
-            boot_ns: now,
-            host: &self.p.host,
-            session: Some(match session {
-                Some(s) => Cow::Borrowed(&s.encoded),
-                None => Cow::Owned(
-                    aarm_receipt::receipt::SessionRef { id: w.session, uuid: &w.about.uuid }.encoded(),
-                ),
-            }),
-            seq: None,
-        };
+        let common = common_of(self.clock, &self.p.host, session, w, now);
         let exe = Encoded::text(aarm_receipt::receipt::cut(w.about.exe.as_bytes()));
         let body = Body::Resolution(Resolution {
             hold: w.key,
             of: w.seq.map(|(cpu, n)| Seq { cpu, n }),
-            answer: if allow { "ALLOW" } else { "DENY" },
+            answer: answer.name(),
+            modified: match answer {
+                Answer::Modify(c) if *c != Changed::default() => {
+                    Some(Modified { env: &c.env, limits: &c.limits, args: &c.args })
+                }
+                _ => None,
+            },
             method: how.method,
             approver: how.approver,
             scope: how.scope,
@@ -336,6 +420,7 @@ impl Core {
                 self.resolve(w, false, None, &How::by_itself("timeout"));
             }
         }
+        self.seek_all();
         if !thorough {
             return;
         }
@@ -372,6 +457,9 @@ impl Core {
                 gid: 0,
                 ppid: 0,
                 asks: Vec::new(),
+                modify: Vec::new(),
+                object: None,
+                seeking: false,
                 about: Approval { id: text(&hold_name(key)), pid: h.pid, tid: h.tid, ..Approval::default() },
             };
             self.resolve(w, false, None, &How::by_itself("restart"));

@@ -6,11 +6,11 @@
 use aarm_common::event::{Event, FLAG_ARGS_CUT, FLAG_HELD};
 use aarm_common::hold::Asks;
 use aarm_common::op::Decision;
-use aarm_policy::{Cause, Line, MAX_LINE, TooLong, eval_line, words};
+use aarm_policy::{Cause, Changed, Line, MAX_LINE, Modify, TooLong, eval_line, words};
 use std::io::Read;
 
 use super::Core;
-use super::hold::How;
+use super::hold::{Answer, How};
 use crate::daemon::holds::Ask;
 
 impl Core {
@@ -27,7 +27,8 @@ impl Core {
             Some(line) if held && line.waits => self.asks(e, &lines),
             _ => Vec::new(),
         };
-        let w = self.waiting(e, key, asks);
+        let mut w = self.waiting(e, key, asks);
+        w.modify = self.changes(e, &lines);
         if !w.asks.is_empty() {
             return self.wait(w);
         }
@@ -38,11 +39,14 @@ impl Core {
         // Of one that a former daemon loaded the policy nothing can be said any more.
         let method = if strictest.is_some() { "policy" } else { "restart" };
         let how = How { rule: rule.as_deref(), comment: &comment, ..How::by_itself(method) };
-        let allow = strictest.is_some_and(|line| line.decision == Decision::Allow);
+        let allow = strictest.is_some_and(|line| matches!(line.decision, Decision::Allow | Decision::Modify));
         if held {
             self.resolve(w, allow, None, &how);
         } else {
-            self.record_answer(&w, allow, how.rule, 0, &how);
+            // Nothing is changed of what is only looked at.
+            let answer =
+                if allow && !w.modify.is_empty() { Answer::Modify(Changed::default()) } else { allow.into() };
+            self.record_answer(&w, &answer, how.rule, 0, &how);
             self.p.kernel.forget_hold(key);
         }
     }
@@ -61,6 +65,21 @@ impl Core {
         let each = found.matched.iter().zip(&found.unsure).take(rounds);
         each.map(|(matched, unsure)| eval_line(policy, matched, unsure, words.as_deref().map_err(|e| *e)))
             .collect()
+    }
+
+    /// What is changed, should it run: of a script, what its own rules say and what those of its interpreter say.
+    fn changes(&self, e: &Event<'_>, lines: &[Line]) -> Vec<Modify> {
+        let source = self.policies.generation(e.header.policy).and_then(|l| l.source.as_ref());
+        let Some(policy) = source else { return Vec::new() };
+        let rules =
+            lines.iter().filter(|line| line.decision == Decision::Modify).filter_map(|line| line.rule);
+        let mut changes: Vec<Modify> = Vec::new();
+        for modify in rules.filter_map(|rule| policy.compiled(rule)?.modify.clone()) {
+            if !changes.contains(&modify) {
+                changes.push(modify);
+            }
+        }
+        changes
     }
 
     /// Whom to ask.

@@ -1,5 +1,6 @@
 //! What the core answers, and what it does because it was asked.
 
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use aarm_common::state::{Stat, session_slot};
@@ -8,11 +9,24 @@ use tokio::sync::oneshot;
 use super::{
     Choice, Command, Core, Numbers, RegisterError, Registered, Registration, new_session, unknown_policy,
 };
+use crate::api::redirects::Original;
 use crate::api::types::{PolicyInfo, ReloadResponse, SessionInfo, SessionStart};
 use crate::daemon::policies::{Loaded, PolicyError};
+use crate::daemon::record;
 use crate::daemon::sessions::Session;
 
 impl Core {
+    fn redirected(&self, inode: u64) -> Option<(Original, SocketAddr)> {
+        let r = self.p.kernel.redirected(inode)?;
+        let original = Original {
+            original: r.original.socket_addr()?,
+            session: format!("{:016x}", r.session),
+            uuid: self.sessions.get(r.session).map(|s| s.uuid_text.clone()),
+            time: record::timestamp(self.clock.unix(r.time_ns)),
+        };
+        Some((original, r.target.socket_addr()?))
+    }
+
     pub(super) fn serve(&mut self, command: Command) {
         // Whoever asked may be gone: then there is nobody to tell.
         match command {
@@ -45,6 +59,10 @@ impl Core {
                 let result = self.answer(&id, &who, &request);
                 let _ = answer.send(result);
             }
+            Command::Redirected(inode, answer) => {
+                let _ = answer.send(self.redirected(inode));
+            }
+            Command::Attempted(attempted) => self.attempted(attempted),
             Command::Policies(answer) => {
                 let list = self
                     .policies

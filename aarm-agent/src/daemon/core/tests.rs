@@ -9,7 +9,7 @@ use aarm_common::event::{Cause, EventHeader, HEADER_BYTES, Kind as EventKind, NO
 use aarm_common::hold::{Grant, GrantKey, Hold, Lines};
 use aarm_common::limits::POLICY_SLOTS;
 use aarm_common::policy::{Hits, Policy};
-use aarm_common::state::{Given, STATS, Session as Slot, session_id};
+use aarm_common::state::{Given, Redirect, STATS, Session as Slot, session_id};
 use aarm_common::{ABI_VERSION, Decision, Operation};
 
 use super::*;
@@ -27,7 +27,11 @@ struct Numbers {
 }
 
 impl KernelPort for Kernel {
-    fn learns_names(&self) -> bool {
+    fn redirected(&self, _: u64) -> Option<Redirect> {
+        None
+    }
+
+    fn has_cgroups(&self) -> bool {
         true
     }
 
@@ -207,6 +211,8 @@ fn start_on(kernel: Kernel, dir: &Path, adopted: bool) -> Running {
         host: Encoded::text(b"h"),
         coalesce: Duration::from_millis(1),
         batches: to,
+        jobs: mpsc::channel(1).0,
+        resolvers: Vec::new(),
         progress: Arc::clone(&progress),
         pool: Pool::default(),
         metrics: Arc::clone(&metrics),

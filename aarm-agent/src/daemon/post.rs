@@ -1,0 +1,177 @@
+//! Asking, and telling, others over HTTP: a POST of JSON, signed if there is a secret.
+//!
+//! Names are looked up by ourselves, as `/etc/resolv.conf` and `/etc/hosts` say: the binary is static, and the C library's lookups would
+//! load modules of another one. Must never: follow a redirection, which would send what was meant for one to another.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use hickory_resolver::TokioResolver;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::{Method, Request, StatusCode, Uri, header};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::Name;
+use hyper_util::rt::TokioExecutor;
+
+/// The header with the signature: `t=SECONDS,v1=HEX`, where HEX is HMAC-SHA256 of `SECONDS.BODY`.
+pub const SIGNATURE: &str = "aarm-signature";
+
+/// Why nothing came of it.
+#[derive(Debug, thiserror::Error)]
+pub enum PostError {
+    /// The address is none.
+    #[error("`{0}` is no http:// or https:// address")]
+    Address(String),
+    /// Certificates or resolvers of this host cannot be read.
+    #[error("this host's {what}: {why}")]
+    Host {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// The other side was not reached.
+    #[error("{0}")]
+    Unreached(String),
+    /// It answered with an error.
+    #[error("it answered {0}")]
+    Status(StatusCode),
+    /// It said too much, or stopped in between.
+    #[error("its answer: {0}")]
+    Body(String),
+}
+
+/// The resolver that this host's settings name.
+pub fn names() -> Result<TokioResolver, PostError> {
+    let failed = |why: &dyn std::fmt::Display| PostError::Host { what: "resolvers", why: why.to_string() };
+    TokioResolver::builder_tokio().map_err(|e| failed(&e))?.build().map_err(|e| failed(&e))
+}
+
+/// Looks names up for the client.
+#[derive(Clone)]
+struct Names(Arc<TokioResolver>);
+
+impl tower::Service<Name> for Names {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, io::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let resolver = Arc::clone(&self.0);
+        Box::pin(async move {
+            let found = resolver.lookup_ip(name.as_str()).await.map_err(io::Error::other)?;
+            let all: Vec<SocketAddr> = found.iter().map(|ip| SocketAddr::new(ip, 0)).collect();
+            Ok(all.into_iter())
+        })
+    }
+}
+
+/// Sends.
+#[derive(Clone)]
+pub struct Poster {
+    client: Client<HttpsConnector<HttpConnector<Names>>, Full<Bytes>>,
+}
+
+/// Whether text is an address that can be posted to.
+pub fn address(text: &str) -> Result<Uri, PostError> {
+    let bad = || PostError::Address(text.to_owned());
+    let uri: Uri = text.parse().map_err(|_| bad())?;
+    let http = matches!(uri.scheme_str(), Some("http" | "https"));
+    if http && uri.host().is_some_and(|host| !host.is_empty()) { Ok(uri) } else { Err(bad()) }
+}
+
+impl Poster {
+    /// One that trusts the certificates of this host.
+    pub fn new() -> Result<Self, PostError> {
+        let mut http = HttpConnector::new_with_resolver(Names(Arc::new(names()?)));
+        http.enforce_http(false);
+        let https = HttpsConnectorBuilder::new()
+            .with_provider_and_native_roots(rustls::crypto::ring::default_provider())
+            .map_err(|e| PostError::Host { what: "certificates", why: e.to_string() })?
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(http);
+        Ok(Self { client: Client::builder(TokioExecutor::new()).build(https) })
+    }
+
+    /// Posts JSON; the answer, of at most `max` bytes.
+    pub async fn post(
+        &self,
+        to: &Uri,
+        body: Vec<u8>,
+        secret: Option<&[u8]>,
+        max: usize,
+    ) -> Result<Vec<u8>, PostError> {
+        let mut request = Request::builder()
+            .method(Method::POST)
+            .uri(to.clone())
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::USER_AGENT, concat!("aarm-agent/", env!("CARGO_PKG_VERSION")));
+        if let Some(secret) = secret {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            request = request.header(SIGNATURE, signature(secret, now.as_secs(), &body));
+        }
+        let request =
+            request.body(Full::new(Bytes::from(body))).map_err(|e| PostError::Unreached(e.to_string()))?;
+        let response = self.client.request(request).await.map_err(|e| {
+            // What went wrong is said by what it came from.
+            let mut why = e.to_string();
+            let mut source = std::error::Error::source(&e);
+            while let Some(e) = source {
+                why = format!("{why}: {e}");
+                source = e.source();
+            }
+            PostError::Unreached(why)
+        })?;
+        if !response.status().is_success() {
+            return Err(PostError::Status(response.status()));
+        }
+        let body = Limited::new(response.into_body(), max).collect().await;
+        body.map(|b| b.to_bytes().to_vec()).map_err(|e| PostError::Body(e.to_string()))
+    }
+}
+
+/// The value of [`SIGNATURE`].
+pub fn signature(secret: &[u8], seconds: u64, body: &[u8]) -> String {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, secret);
+    let mut context = ring::hmac::Context::with_key(&key);
+    context.update(format!("{seconds}.").as_bytes());
+    context.update(body);
+    let hex: String = context.sign().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("t={seconds},v1={hex}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for good in ["http://127.0.0.1:8080/x", "https://hooks.example.org/a?b=c", "http://[::1]/"] {
+            assert!(address(good).is_ok(), "{good}");
+        }
+        for bad in ["", "ftp://a/", "/x", "http://", "127.0.0.1:80", "http:///x", "file:///etc/passwd"] {
+            assert!(address(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn signatures_are_hmac_sha256_of_time_and_body() {
+        // printf '1700000000.{"a":1}' | openssl dgst -sha256 -hmac secret
+        assert_eq!(
+            signature(b"secret", 1_700_000_000, b"{\"a\":1}"),
+            "t=1700000000,v1=49f24e537407743fa4a0242bb63b94b9a47ee99cbbe071ccd8a22550ae411686"
+        );
+    }
+}
