@@ -74,6 +74,7 @@ pub struct Metrics {
     /// Actions that wait for an answer.
     pub waiting: IntGauge,
     answers: IntCounterVec,
+    webhooks: IntCounterVec,
     health: Health,
 }
 
@@ -125,6 +126,11 @@ impl Metrics {
             &["method", "answer"],
         )?;
         registry.register(Box::new(answers.clone()))?;
+        let webhooks = IntCounterVec::new(
+            Opts::new("aarm_webhooks_total", "What was told to webhooks, or could not be"),
+            &["result"],
+        )?;
+        registry.register(Box::new(webhooks.clone()))?;
         let mut kernel = Vec::new();
         for stat in Stat::ALL {
             let c = counter(
@@ -169,6 +175,7 @@ impl Metrics {
             policies: gauge("aarm_policies", "Policies loaded")?,
             waiting: gauge("aarm_holds", "Actions that wait for an answer")?,
             answers,
+            webhooks,
             registry,
             health: Health::default(),
         }))
@@ -180,6 +187,11 @@ impl Metrics {
         if let Some(counter) = &self.actions[op as usize % OPERATIONS][outcome % OUTCOMES] {
             counter.inc();
         }
+    }
+
+    /// Counts what was told elsewhere, or could not be.
+    pub fn webhooks(&self, told: bool) {
+        self.webhooks.with_label_values(&[if told { "told" } else { "failed" }]).inc();
     }
 
     /// Counts what became of a hold.

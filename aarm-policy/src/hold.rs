@@ -35,10 +35,12 @@ pub enum Approver {
     Gid(u32),
     /// A group by name.
     Group(String),
+    /// Who holds a key that the daemon's settings know by this name: for answers from elsewhere.
+    Key(String),
 }
 
 impl Approver {
-    /// Reads `uid:0`, `user:mia`, `gid:50`, `group:release` or `human`.
+    /// Reads `uid:0`, `user:mia`, `gid:50`, `group:release`, `key:mia` or `human`.
     pub fn parse(text: &str) -> Option<Self> {
         if text == "human" {
             return Some(Self::Human);
@@ -55,6 +57,7 @@ impl Approver {
             "gid" => number().map(Self::Gid),
             "user" if named => Some(Self::User(name.to_owned())),
             "group" if named => Some(Self::Group(name.to_owned())),
+            "key" if named => Some(Self::Key(name.to_owned())),
             _ => None,
         }
     }
@@ -68,6 +71,7 @@ impl fmt::Display for Approver {
             Self::User(name) => write!(f, "user:{name}"),
             Self::Gid(n) => write!(f, "gid:{n}"),
             Self::Group(name) => write!(f, "group:{name}"),
+            Self::Key(name) => write!(f, "key:{name}"),
         }
     }
 }

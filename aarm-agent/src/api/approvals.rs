@@ -35,6 +35,9 @@ pub const USES_MAX: u64 = 1_000_000;
 pub struct Approval {
     /// Its name: 16 hexadecimal digits.
     pub id: String,
+    /// The hash of the request, for answers that are signed: see [`super::signed`].
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub request: String,
     /// Session, hexadecimal.
     pub session: String,
     /// Session.
@@ -277,22 +280,35 @@ pub async fn answer(
     bytes: Bytes,
 ) -> Answer<Json<AnswerResponse>> {
     let request: AnswerRequest = strict(&bytes)?;
-    let bad = |m: &str| Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, m, None);
+    check(&request)?;
+    // Whoever acts for an agent answers nothing, whatever user it runs as.
+    api.outside(&peer).await?;
+    answer_of(&api, id, answerer(&peer), request).await
+}
+
+/// Whether an answer keeps its bounds.
+pub fn check(request: &AnswerRequest) -> Answer<()> {
+    let bad = |m: &str| Err(Refusal::new(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, m, None));
     match request.scope {
-        Scope::Seconds(n) if n == 0 || n > SECONDS_MAX => {
-            return Err(bad("an answer is good for 1 s to 7 days"));
-        }
+        Scope::Seconds(n) if n == 0 || n > SECONDS_MAX => return bad("an answer is good for 1 s to 7 days"),
         Scope::Uses(n) if n == 0 || n > USES_MAX => {
-            return Err(bad("an answer is good for 1 to 1,000,000 actions"));
+            return bad("an answer is good for 1 to 1,000,000 actions");
         }
         _ => {}
     }
     if request.comment.as_ref().is_some_and(|c| c.len() > COMMENT_MAX) {
-        return Err(bad("a comment has at most 1,024 bytes"));
+        return bad("a comment has at most 1,024 bytes");
     }
-    // Whoever acts for an agent answers nothing, whatever user it runs as.
-    api.outside(&peer).await?;
-    let who = answerer(&peer);
+    Ok(())
+}
+
+/// Gives an answer; told when it is on paper.
+pub async fn answer_of(
+    api: &Api,
+    id: String,
+    who: Answerer,
+    request: AnswerRequest,
+) -> Answer<Json<AnswerResponse>> {
     let given = api.ask(|a| Command::Answer(id.clone(), who, request, a)).await??;
     if !api.durable(given.durable).await {
         return Err(AnswerError::NoReceipt(api.config.log.clone()).into());
@@ -301,5 +317,5 @@ pub async fn answer(
 }
 
 fn answerer(peer: &Peer) -> Answerer {
-    Answerer { uid: peer.uid, gids: peer.groups(), names: Names::of_host() }
+    Answerer { uid: peer.uid, gids: peer.groups(), names: Names::of_host(), key: None }
 }

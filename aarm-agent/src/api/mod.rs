@@ -3,5 +3,6 @@
 pub mod approvals;
 pub mod redirects;
 pub mod server;
+pub mod signed;
 mod streams;
 pub mod types;

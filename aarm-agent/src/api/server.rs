@@ -40,6 +40,8 @@ const ANSWER_TIME: Duration = Duration::from_secs(60);
 const DURABLE_TIME: Duration = Duration::from_secs(45);
 /// How often it is looked whether there is room for it.
 const DURABLE_LOOK: Duration = Duration::from_millis(500);
+/// Most bytes of a signed answer.
+const ENVELOPE_MAX: usize = 16 << 10;
 /// Streams at once.
 pub const STREAMS: usize = 64;
 
@@ -503,6 +505,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/sessions/{id}", get(session))
         .route("/v1/approvals", get(super::approvals::list))
         .route("/v1/approvals/{id}", get(super::approvals::show).post(super::approvals::answer))
+        .route("/v1/answers", post(super::signed::answer))
         .route("/v1/redirects", get(super::redirects::original))
         .route("/v1/watch", get(super::streams::watch))
         .route("/v1/receipts", get(super::streams::receipts))
@@ -552,6 +555,41 @@ pub fn bind(path: &Path, mode: u32) -> Result<UnixListener, SocketError> {
     let listener = UnixListener::bind(path).map_err(io)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(io)?;
     Ok(listener)
+}
+
+/// Connections that bring answers, at once.
+const ANSWERING: usize = 32;
+
+/// Takes signed answers over TCP, and nothing else, until the task is dropped.
+pub async fn serve_answers(listener: tokio::net::TcpListener, api: Arc<Api>) {
+    let app = Router::new()
+        .route("/v1/answers", post(super::signed::answer))
+        .fallback(not_found)
+        .method_not_allowed_fallback(no_method)
+        .layer(DefaultBodyLimit::max(ENVELOPE_MAX))
+        .with_state(api);
+    let slots = Arc::new(tokio::sync::Semaphore::new(ANSWERING));
+    loop {
+        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let service = hyper_util::service::TowerToHyperService::new(app.clone());
+        tokio::spawn(async move {
+            let _slot = slot;
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(hyper_util::rt::TokioTimer::new())
+                .header_read_timeout(REQUEST_TIME)
+                .keep_alive(false)
+                .serve_connection(hyper_util::rt::TokioIo::new(stream), service);
+            let _ = tokio::time::timeout(REQUEST_TIME + DURABLE_TIME, connection).await;
+        });
+    }
 }
 
 /// Serves until the task is dropped.

@@ -1,7 +1,14 @@
 //! `aarm approvals`: what waits for an answer, and answering.
 
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{BufRead, IsTerminal, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ring::rand::SystemRandom;
+use ring::signature::{Ed25519KeyPair, KeyPair};
 
 use super::client::{Client, block_on};
 use super::exit::{CliError, Exit};
@@ -13,6 +20,7 @@ use super::{Global, escape};
 use crate::api::approvals::{
     AnswerRequest, AnswerResponse, Approval, ApprovalList, COMMENT_MAX, SECONDS_MAX, Scope, USES_MAX,
 };
+use crate::api::signed::{Envelope, Signed};
 
 /// How often `watch` looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -87,9 +95,87 @@ enum Command {
         #[arg(long, value_name = "TEXT", value_parser = comment)]
         comment: Option<String>,
     },
+    /// Make a key for signing answers, and print what the daemon's settings need of it
+    #[command(
+        after_help = "Examples:\n  aarm approvals keygen mia.pk8    # then in agent.yaml: approver_keys: { mia: … }, in a policy: approvers: ['key:mia']"
+    )]
+    Keygen {
+        /// The new file, for its owner only
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Sign an answer to a request that came from elsewhere; prints what to post to the daemon
+    #[command(
+        after_help = "Examples:\n  aarm approvals sign --key mia.pk8 --as mia REQUEST approve | curl --json @- http://HOST:9466/v1/answers\n  aarm approvals sign --key mia.pk8 --as mia REQUEST deny --comment 'not today'"
+    )]
+    Sign {
+        /// The key
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// Its name in the daemon's settings
+        #[arg(long = "as", value_name = "NAME")]
+        name: String,
+        /// The request: `request` of what the webhook told
+        #[arg(value_parser = request)]
+        request: String,
+        /// The answer
+        answer: Word,
+        #[command(flatten)]
+        scope: ScopeArgs,
+        /// For the receipt
+        #[arg(long, value_name = "TEXT", value_parser = comment)]
+        comment: Option<String>,
+    },
     /// Ask for each, as they come: one key and return
     #[command(after_help = "Examples:\n  aarm approvals watch")]
     Watch,
+}
+
+/// An answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Word {
+    /// It may happen
+    Approve,
+    /// It may not
+    Deny,
+}
+
+/// A request's hash.
+fn request(text: &str) -> Result<String, String> {
+    let digits = text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if digits { Ok(text.to_owned()) } else { Err("a request is 64 hexadecimal digits".into()) }
+}
+
+/// Makes a key.
+fn keygen(file: &Path, out: &mut Output) -> Result<Exit, CliError> {
+    let failed = |why: &str| CliError::Usage(format!("{}: {why}", file.display()));
+    let pkcs8 =
+        Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| failed("no random numbers"))?;
+    let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).map_err(|_| failed("no key"))?;
+    let mut to = std::fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)
+        .map_err(|e| failed(&e.to_string()))?;
+    to.write_all(pkcs8.as_ref()).and_then(|()| to.sync_all()).map_err(|e| failed(&e.to_string()))?;
+    out.line(&STANDARD.encode(pair.public_key().as_ref()))?;
+    Ok(Exit::OK)
+}
+
+/// Signs an answer.
+fn sign(key: &Path, answer: Signed, out: &mut Output) -> Result<Exit, CliError> {
+    let failed = |why: &str| CliError::Usage(format!("{}: {why}", key.display()));
+    let mut pkcs8 = Vec::new();
+    std::fs::File::open(key)
+        .and_then(|file| file.take(4096).read_to_end(&mut pkcs8))
+        .map_err(|e| failed(&e.to_string()))?;
+    // As `openssl genpkey -algorithm ed25519 -outform DER` makes it as well.
+    let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&pkcs8)
+        .map_err(|_| failed("it is no Ed25519 key in PKCS#8"))?;
+    let signature = STANDARD.encode(pair.sign(&answer.bytes()).as_ref());
+    out.json(&Envelope { answer, signature })?;
+    Ok(Exit::OK)
 }
 
 /// For what an approval is good: without an option for this one action.
@@ -167,6 +253,13 @@ pub fn run(args: &ApprovalsArgs, global: &Global, out: &mut Output) -> Result<Ex
         Some(Command::Deny { id, comment }) => {
             let request = AnswerRequest { allow: false, scope: Scope::Once, comment: comment.clone() };
             answer(id, &request, global, out)
+        }
+        Some(Command::Keygen { file }) => keygen(file, out),
+        Some(Command::Sign { key, name, request, answer, scope, comment }) => {
+            let allow = *answer == Word::Approve;
+            let scope = if allow { scope.scope() } else { Scope::Once };
+            let (request, comment) = (request.clone(), comment.clone());
+            sign(key, Signed { approver: name.clone(), request, allow, scope, comment }, out)
         }
         Some(Command::Watch) => watch(global, out),
     }
@@ -308,6 +401,9 @@ fn show(a: &Approval, out: &mut Output) -> std::io::Result<()> {
         let rule = value(one.rule.as_deref().unwrap_or("(default)"));
         let who = value(&one.approvers.join(", "));
         lines.push(("also", format!("{rule}: {who}, until {}", clock.seconds(&one.deadline))));
+    }
+    if !a.request.is_empty() {
+        lines.push(("request", value(&a.request)));
     }
     for one in &a.prior {
         let rule = one.rule.as_deref().map_or(String::new(), |rule| format!(" ({})", value(rule)));

@@ -90,7 +90,56 @@ pub struct Config {
     pub events: Events,
     /// Who can be asked about deferred actions, by the name that policies use.
     pub resolvers: BTreeMap<String, Resolver>,
+    /// Who is told what waits, and what became of it.
+    pub webhooks: Vec<Webhook>,
+    /// Ed25519 keys (32 bytes, base64) of approvers that answer from elsewhere, by the name that policies use (`key:NAME`).
+    pub approver_keys: BTreeMap<String, String>,
+    /// Where signed answers are taken.
+    pub answers: Answers,
 }
+
+/// Where signed answers are taken over TCP; over the unix socket they always are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Answers {
+    /// Address and port, or `off`.
+    pub listen: Listen,
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self { listen: Listen(None) }
+    }
+}
+
+/// Somebody who is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// Its address.
+    pub url: String,
+    /// File with the secret that what is told is signed with.
+    #[serde(default)]
+    pub secret: Option<PathBuf>,
+    /// In which form.
+    #[serde(default)]
+    pub format: Format,
+}
+
+/// The form of what is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// All of it.
+    #[default]
+    Json,
+    /// A line of text, as Slack takes it.
+    Slack,
+}
+
+/// Most webhooks, and most keys.
+const WEBHOOKS_MAX: usize = 16;
+const KEYS_MAX: usize = 256;
 
 /// Who can be asked: a program or a service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -196,6 +245,9 @@ impl Default for Config {
             receipts: Receipts::default(),
             events: Events::default(),
             resolvers: BTreeMap::new(),
+            webhooks: Vec::new(),
+            approver_keys: BTreeMap::new(),
+            answers: Answers::default(),
         }
     }
 }
@@ -371,6 +423,28 @@ impl Config {
                 return wrong("resolvers", format!("`{name}`: {message}"));
             }
         }
+        if self.webhooks.len() > WEBHOOKS_MAX {
+            return wrong("webhooks", format!("at most {WEBHOOKS_MAX}, not {}", self.webhooks.len()));
+        }
+        for hook in &self.webhooks {
+            if let Err(e) = super::post::address(&hook.url) {
+                return wrong("webhooks", e.to_string());
+            }
+            if hook.secret.as_ref().is_some_and(|path| !path.is_absolute()) {
+                return wrong("webhooks", "`secret` is an absolute path".into());
+            }
+        }
+        if self.approver_keys.len() > KEYS_MAX {
+            return wrong("approver_keys", format!("at most {KEYS_MAX}, not {}", self.approver_keys.len()));
+        }
+        for (name, key) in &self.approver_keys {
+            if aarm_policy::Approver::parse(&format!("key:{name}")).is_none() {
+                return wrong("approver_keys", format!("`{name}` is no name of a key"));
+            }
+            if crate::api::signed::key(key).is_none() {
+                return wrong("approver_keys", format!("`{name}`: a key is 32 bytes in base64"));
+            }
+        }
         if self.socket.path.as_os_str().len() > SOCKET_PATH_MAX {
             return wrong("socket.path", format!("must have at most {SOCKET_PATH_MAX} bytes"));
         }
@@ -458,7 +532,9 @@ mod tests {
              receipts: { sync_ms: 5, sync_count: 9, checkpoint_ms: 500, heartbeat_s: 10, segment_mib: 2 }\n\
              events: { coalesce_ms: 0 }\n\
              resolvers: { rep: { command: [/bin/rep, -q], user: u, network: true, timeout_ms: 9000 }, \
-             risk: { http: \"https://r.example/x\", secret: /etc/s } }\n",
+             risk: { http: \"https://r.example/x\", secret: /etc/s } }\n\
+             webhooks: [{ url: \"http://h/x\", format: slack, secret: /s }]\nanswers: { listen: \"127.0.0.1:9466\" }\n\
+             approver_keys: { mia: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= }\n",
         )
         .unwrap();
         assert_eq!(c.socket.mode, Mode(0o660));
@@ -468,6 +544,7 @@ mod tests {
         assert_eq!(c.receipts.sync(), Duration::from_millis(5));
         assert_eq!(c.events.coalesce_ms, 0);
         assert_eq!(c.resolvers["rep"].command.as_deref(), Some(&["/bin/rep".to_owned(), "-q".into()][..]));
+        assert_eq!((c.webhooks[0].format, c.answers.listen.0.is_some()), (Format::Slack, true));
         assert_eq!((c.resolvers["risk"].timeout_ms, c.resolvers["rep"].network), (5000, true));
     }
 
@@ -503,6 +580,10 @@ mod tests {
             ("receipts: { segment_mib: 1025 }\n", "receipts.segment_mib"),
             ("events: { coalesce_ms: 101 }\n", "events.coalesce_ms"),
             ("socket: { max_connections: 0 }\n", "socket.max_connections"),
+            ("webhooks: [{ url: x }]\n", "webhooks"),
+            ("webhooks: [{ url: \"http://x/\", secret: y }]\n", "webhooks"),
+            ("approver_keys: { mia: AAAA }\n", "approver_keys"),
+            ("approver_keys: { \"a b\": AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= }\n", "approver_keys"),
             ("resolvers: { a: {} }\n", "resolvers"),
             ("resolvers: { hash: { command: [/x] } }\n", "resolvers"),
             ("resolvers: { A: { command: [/x] } }\n", "resolvers"),

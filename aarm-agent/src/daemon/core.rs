@@ -43,6 +43,7 @@ use super::recorded::Recorded;
 use super::resolve::Job;
 use super::sessions::{Session, Sessions};
 use super::snapshot::{Numbers as Read, Snapshot, Untold};
+use super::webhooks::Notice;
 use super::writer::Progress;
 use crate::api::types::{PolicyLabel, SessionStart};
 use crate::metrics::Metrics;
@@ -92,6 +93,10 @@ pub struct Parts {
     pub coalesce: Duration,
     /// To the writer.
     pub batches: mpsc::Sender<Batch>,
+    /// To people elsewhere, if there are any to be told.
+    pub notices: Option<mpsc::Sender<Arc<Notice>>>,
+    /// The host's name and boot, for them.
+    pub host_name: String,
     /// To the resolvers.
     pub jobs: mpsc::Sender<Job>,
     /// Names of resolvers that policies can ask.

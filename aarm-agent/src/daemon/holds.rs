@@ -14,6 +14,7 @@ use aarm_common::limits::HOLDS_MAX;
 use aarm_policy::{Approver, Hold, Modify, OnTimeout, Policy, RuleInfo};
 use serde::{Deserialize, Serialize};
 
+use super::webhooks::What;
 use crate::api::approvals::{Approval, Asked};
 
 /// What a rule, or a policy's defaults, say of waiting.
@@ -174,6 +175,23 @@ pub struct Answerer {
     pub gids: Vec<u32>,
     /// Who is who on this host.
     pub names: Names,
+    /// The key that the answer is signed with; then who brings it does not matter.
+    pub key: Option<String>,
+}
+
+impl Answerer {
+    /// Nobody of this host.
+    pub fn nobody() -> Self {
+        Self { uid: u32::MAX, ..Self::default() }
+    }
+
+    /// As receipts name him.
+    pub fn shown(&self) -> String {
+        match &self.key {
+            Some(key) => format!("key:{key}"),
+            None => format!("uid:{}", self.uid),
+        }
+    }
 }
 
 /// Why an answer was not taken.
@@ -244,6 +262,11 @@ impl Holds {
         self.waiting.values().chain(self.given.iter().map(|g| &g.waiting))
     }
 
+    /// One by the hash of its request.
+    pub fn requested(&self, request: &str) -> Option<&Waiting> {
+        self.waiting.values().find(|w| w.about.request == request)
+    }
+
     /// One by its key.
     pub fn get_mut(&mut self, key: u64) -> Option<&mut Waiting> {
         self.waiting.get_mut(&key)
@@ -270,34 +293,50 @@ impl Holds {
         list.into_iter().map(Waiting::shown).collect()
     }
 
-    /// What time does: those whose time is over, and have to be refused. Others are passed to people, or to more of them.
-    pub fn tick(&mut self, now_ns: u64, shown: impl Fn(u64) -> String) -> Vec<u64> {
-        let mut over = Vec::new();
+    /// What time does: those whose time is over, and have to be refused, and those that are passed to people, or to more of them.
+    pub fn tick(&mut self, now_ns: u64, shown: impl Fn(u64) -> String) -> (Vec<u64>, Vec<(u64, What)>) {
+        let (mut over, mut passed) = (Vec::new(), Vec::new());
         for w in self.waiting.values_mut() {
             let waited = now_ns.saturating_sub(w.since_ns);
             // One that is over is over for all; and where nobody is left to be asked (the kernel did not take an answer), nothing waits.
-            if w.asks.is_empty() || w.asks.iter_mut().any(|ask| ask.is_over(now_ns, waited, &shown)) {
+            let mut what = None;
+            if w.asks.is_empty()
+                || w.asks.iter_mut().any(|ask| ask.is_over(now_ns, waited, &shown, &mut what))
+            {
                 over.push(w.key);
+            } else if let Some(what) = what {
+                passed.push((w.key, what));
             }
         }
-        over
+        (over, passed)
     }
 }
 
 impl Ask {
     /// What time does to it: whether it has to be refused. Otherwise it may be passed to people, or to more of them.
-    fn is_over(&mut self, now_ns: u64, waited: u64, shown: impl Fn(u64) -> String) -> bool {
+    fn is_over(
+        &mut self,
+        now_ns: u64,
+        waited: u64,
+        shown: impl Fn(u64) -> String,
+        what: &mut Option<What>,
+    ) -> bool {
         if let Some((after, more)) = &self.terms.escalate
             && waited >= *after
             && !self.shown.escalated
         {
             self.shown.escalated = true;
             self.shown.approvers.extend(more.iter().cloned());
+            *what = Some(What::Escalated);
         }
         if now_ns < self.deadline_ns {
             return false;
         }
-        !self.ask_people(now_ns, shown)
+        let asks = self.ask_people(now_ns, shown);
+        if asks {
+            *what = Some(What::Waiting);
+        }
+        !asks
     }
 
     /// Nothing has found it out: whether people are asked now, for as long again.
@@ -347,6 +386,9 @@ fn may_answer(ask: &Ask, owner: u32, who: &Answerer) -> bool {
     let of = |list: &[(String, u32)], name: &str| list.iter().find(|(n, _)| n == name).map(|(_, id)| *id);
     ask.shown.approvers.iter().any(|approver| {
         let (kind, name) = approver.split_once(':').unwrap_or((approver, ""));
+        if let Some(key) = &who.key {
+            return kind == "key" && name == key;
+        }
         let group = |gid: Option<u32>| gid.is_some_and(|g| who.gids.contains(&g)) && who.uid != owner;
         match kind {
             "human" => who.uid == owner,
@@ -400,7 +442,7 @@ mod tests {
 
     #[test]
     fn approvers_are_users_and_groups_of_the_host() {
-        let who = |uid, gids: &[u32]| Answerer { uid, gids: gids.to_vec(), names: names() };
+        let who = |uid, gids: &[u32]| Answerer { uid, gids: gids.to_vec(), names: names(), key: None };
         let may = |list: &[&str], who: &Answerer| waiting(list).may_answer(who);
         assert!(may(&["uid:7"], &who(7, &[])) && !may(&["uid:7"], &who(8, &[])));
         assert!(may(&["user:mia"], &who(1001, &[])) && !may(&["user:eve"], &who(1001, &[])));
@@ -413,7 +455,7 @@ mod tests {
 
     #[test]
     fn the_human_answers_for_his_own_agent_only_if_the_policy_says_so() {
-        let owner = Answerer { uid: 1000, gids: vec![50], names: names() };
+        let owner = Answerer { uid: 1000, gids: vec![50], names: names(), key: None };
         let may = |list: &[&str]| waiting(list).may_answer(&owner);
         assert!(!may(&["gid:50"]) && !may(&["group:release"]));
         assert!(may(&["human"]) && may(&["uid:1000"]));
@@ -421,7 +463,7 @@ mod tests {
 
     #[test]
     fn what_several_rules_ask_about_is_for_each_of_them_to_answer() {
-        let who = |uid| Answerer { uid, gids: Vec::new(), names: names() };
+        let who = |uid| Answerer { uid, gids: Vec::new(), names: names(), key: None };
         let mut w = waiting(&["uid:7"]);
         w.asks.extend([ask(&["uid:8", "uid:7"]), ask(&["uid:9"])]);
         assert!(w.may_answer(&who(8)) && w.may_answer(&who(9)) && !w.may_answer(&who(6)));
@@ -434,15 +476,15 @@ mod tests {
         let mut w = waiting(&["uid:7"]);
         w.asks.push(Ask { deadline_ns: 1500, ..ask(&["uid:8"]) });
         holds.add(w);
-        assert!(holds.tick(1499, |_| String::new()).is_empty());
-        assert_eq!(holds.tick(1500, |_| String::new()), [0xab]);
+        assert!(holds.tick(1499, |_| String::new()).0.is_empty());
+        assert_eq!(holds.tick(1500, |_| String::new()).0, [0xab]);
     }
 
     #[test]
     fn what_nobody_can_answer_does_not_wait_for_ever() {
         let mut holds = Holds::default();
         holds.add(Waiting { asks: Vec::new(), ..waiting(&[]) });
-        assert_eq!(holds.tick(1001, |_| String::new()), [0xab]);
+        assert_eq!(holds.tick(1001, |_| String::new()).0, [0xab]);
     }
 
     #[test]
@@ -452,13 +494,14 @@ mod tests {
         w.asks[0].terms.then_ask = true;
         w.asks[0].terms.escalate = Some((1500, vec!["gid:50".into()]));
         holds.add(w);
-        assert!(holds.tick(1999, |_| String::new()).is_empty());
-        assert!(holds.tick(2000, |_| String::new()).is_empty(), "a deferral: now people are asked");
+        assert_eq!(holds.tick(1999, |_| String::new()), (vec![], vec![]));
+        let asked = (vec![], vec![(0xab, What::Waiting)]);
+        assert_eq!(holds.tick(2000, |_| String::new()), asked, "a deferral: now people are asked");
         let asked = |holds: &Holds| holds.named("00000000000000ab").unwrap().shown().asked.approvers;
         assert_eq!(asked(&holds), ["uid:0"]);
-        assert!(holds.tick(2600, |_| String::new()).is_empty());
+        assert!(holds.tick(2600, |_| String::new()).0.is_empty());
         assert_eq!(asked(&holds), ["uid:0", "gid:50"]);
-        assert_eq!(holds.tick(3000, |_| String::new()), [0xab]);
+        assert_eq!(holds.tick(3000, |_| String::new()).0, [0xab]);
         for id in ["ab", "00000000000000AB", "+0000000000000ab", "00000000000000ac"] {
             assert!(holds.named(id).is_none(), "{id}");
         }

@@ -28,4 +28,5 @@ pub mod resolve;
 pub mod sessions;
 pub mod snapshot;
 pub mod start;
+pub mod webhooks;
 pub mod writer;

@@ -6,6 +6,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -34,6 +35,14 @@ pub enum PostError {
     Host {
         /// Which.
         what: &'static str,
+        /// Why.
+        why: String,
+    },
+    /// The secret cannot be used.
+    #[error("secret {path}: {why}")]
+    Secret {
+        /// Its file.
+        path: PathBuf,
         /// Why.
         why: String,
     },
@@ -81,6 +90,24 @@ impl tower::Service<Name> for Names {
 #[derive(Clone)]
 pub struct Poster {
     client: Client<HttpsConnector<HttpConnector<Names>>, Full<Bytes>>,
+}
+
+/// Longest secret, in bytes, and the shortest that is one.
+const SECRET_MAX: u64 = 4096;
+const SECRET_MIN: u64 = 16;
+
+/// The secret in a file, without the end of its line.
+pub fn secret(path: &Path) -> Result<Vec<u8>, PostError> {
+    let failed = |why: String| PostError::Secret { path: path.to_path_buf(), why };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(|e| failed(e.to_string()))?;
+    io::Read::read_to_end(&mut io::Read::take(file, SECRET_MAX + 1), &mut bytes)
+        .map_err(|e| failed(e.to_string()))?;
+    bytes.truncate(bytes.trim_ascii_end().len());
+    match bytes.len() as u64 {
+        SECRET_MIN..=SECRET_MAX => Ok(bytes),
+        n => Err(failed(format!("it has {n} bytes; from {SECRET_MIN} to {SECRET_MAX} are needed"))),
+    }
 }
 
 /// Whether text is an address that can be posted to.

@@ -18,7 +18,7 @@ use super::policies::PolicyError;
 use super::recorded::Recorded;
 use super::snapshot::{self, Snapshot, SnapshotError};
 use super::writer::{self, Intake, Progress, Rhythm, Writer};
-use super::{notify, record, resolve};
+use super::{notify, record, resolve, webhooks};
 use crate::api::server::{self, Api, SocketError};
 use crate::kernel::{Kernel, KernelError, KernelOptions};
 use crate::metrics::{self, Metrics};
@@ -50,6 +50,14 @@ pub enum StartError {
     /// The metrics endpoint.
     #[error("cannot serve metrics on {address}: {source}: choose another metrics.listen, or off")]
     Metrics {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The endpoint for signed answers.
+    #[error("cannot take answers on {address}: {source}: choose another answers.listen, or off")]
+    Answers {
         /// Where.
         address: std::net::SocketAddr,
         /// Why.
@@ -177,6 +185,14 @@ fn serve(
         ),
         None => None,
     };
+    let answers_listener = match config.answers.listen.0 {
+        Some(address) => Some(
+            runtime
+                .block_on(metrics::bind(address))
+                .map_err(|source| StartError::Answers { address, source })?,
+        ),
+        None => None,
+    };
     let mut kernel = Kernel::start(options)?;
     let adopted = kernel.adopted();
     let events = kernel.take_events().ok_or(KernelError::NoObject)?;
@@ -191,6 +207,8 @@ fn serve(
     let progress = Arc::new(Progress::default());
     let pool = Pool::default();
     let (jobs, to_resolve) = mpsc::channel(resolve::QUEUE);
+    let (notices, to_tell) = mpsc::channel(webhooks::QUEUE);
+    let notices = (!config.webhooks.is_empty()).then_some(notices);
     let mut resolvers: Vec<String> = config.resolvers.keys().cloned().collect();
     resolvers.extend(resolve::BUILT_IN.iter().map(|name| (*name).to_owned()));
     let parts = Parts {
@@ -206,6 +224,8 @@ fn serve(
         host: Encoded::text(host().as_bytes()),
         coalesce: std::time::Duration::from_millis(config.events.coalesce_ms),
         batches,
+        notices,
+        host_name: host(),
         jobs,
         resolvers,
         progress: Arc::clone(&progress),
@@ -258,6 +278,8 @@ fn serve(
     metrics.set_ready(true);
     metrics.beat(crate::kernel::boot_ns());
     let ended = runtime.block_on(async {
+        tokio::spawn(webhooks::serve(to_tell, config.webhooks.clone(), Arc::clone(&metrics)));
+        let answering = answers_listener.map(|l| tokio::spawn(server::serve_answers(l, Arc::clone(&api))));
         tokio::spawn(resolve::serve(to_resolve, config.resolvers.clone(), commands.clone()));
         let serving = tokio::spawn(server::serve(listener, api));
         let scraped = metrics_listener.map(|l| tokio::spawn(metrics::serve(l, Arc::clone(&metrics))));
@@ -282,6 +304,9 @@ fn serve(
         serving.abort();
         if let Some(s) = scraped {
             s.abort();
+        }
+        if let Some(a) = answering {
+            a.abort();
         }
         watchdog.abort();
         let ended = match result {

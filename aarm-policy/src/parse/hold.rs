@@ -104,7 +104,7 @@ fn approvers(node: Option<&Node>, sink: &mut Sink) -> Vec<Approver> {
             sink.push(
                 Diagnostic::error(node.place, Code::BadValue, format!("\"{}\" is no approver", shown(text))).help(
                     format!(
-                        "write uid:N, user:NAME, gid:N, group:NAME (names of at most {MAX_APPROVER} bytes) or human"
+                        "write uid:N, user:NAME, gid:N, group:NAME, key:NAME (names of at most {MAX_APPROVER} bytes) or human"
                     ),
                 ),
             );

@@ -8,6 +8,7 @@ mod context;
 mod debian;
 mod differential;
 mod disk;
+mod elsewhere;
 mod escapes;
 mod files;
 mod hold;
@@ -35,7 +36,7 @@ type Case = (&'static str, fn() -> Result<()>);
 
 /// Every case.
 pub fn all() -> Vec<Trial> {
-    let topics: [(&str, &[Case]); 27] = [
+    let topics: [(&str, &[Case]); 28] = [
         ("files", files::CASES),
         ("paths", paths::CASES),
         ("identity", identity::CASES),
@@ -50,6 +51,7 @@ pub fn all() -> Vec<Trial> {
         ("line", line::CASES),
         ("modify", modify::CASES),
         ("resolve", resolve::CASES),
+        ("elsewhere", elsewhere::CASES),
         ("aarm", aarm::CASES),
         ("session", session::CASES),
         ("audit", audit::CASES),

@@ -11,16 +11,19 @@ use aarm_receipt::receipt::{Identity, Modified, Resolution, Seq, hold_name};
 use aarm_receipt::{Body, Common};
 use std::borrow::Cow;
 use std::iter;
+use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::{Answering, Core};
 use crate::api::approvals::{AnswerRequest, Answered, Approval, Asked, PriorAction, Scope};
+use crate::api::signed;
 use crate::daemon::batch::Kind;
 use crate::daemon::holds::{AnswerError, Answerer, Ask, Given, Waiting};
 use crate::daemon::image;
 use crate::daemon::prior::Prior;
 use crate::daemon::record::{self, Clock};
 use crate::daemon::sessions::Session;
+use crate::daemon::webhooks::{Notice, Told, What};
 
 /// Good for ever: until the session ends.
 const EVER: u64 = u64::MAX / 4;
@@ -116,7 +119,13 @@ impl Core {
     /// Asks about it.
     pub(super) fn wait(&mut self, waiting: Waiting) {
         let key = waiting.key;
+        let mut waiting = waiting;
+        waiting.about.request = signed::hash(&self.p.host_name, &waiting.shown());
+        let by_people = waiting.asks.iter().any(|ask| ask.chain.is_empty());
         self.holds.add(waiting);
+        if by_people {
+            self.tell(key, What::Waiting);
+        }
         self.p.metrics.waiting.set(self.holds.count() as i64);
         self.dirty = true;
         self.seek(key);
@@ -132,6 +141,7 @@ impl Core {
         let labels = self.policies.labels();
         let about = Approval {
             id: text(&hold_name(key)),
+            request: String::new(),
             session: format!("{:016x}", e.header.session),
             uuid: session.map(|s| s.uuid_text.clone()).unwrap_or_default(),
             policy: policy.map_or_else(super::unknown_policy, |p| p.label.clone()),
@@ -272,7 +282,7 @@ impl Core {
         };
         // They are among those that it is good for.
         let grant = grant.map(|(key, g)| (key, Grant { uses: g.uses - like.len() as u64, ..g }));
-        let approver = format!("uid:{}", who.uid);
+        let approver = who.shown();
         let comment = request.comment.as_deref().unwrap_or_default();
         let how = How { method: "approval", approver: &approver, scope: &scope, comment, rule: None };
         let left = self.part(&mut w, who, request.allow, &how);
@@ -308,6 +318,22 @@ impl Core {
         left
     }
 
+    /// Tells people elsewhere what waits.
+    pub(super) fn tell(&mut self, key: u64, event: What) {
+        if let Some(approval) = self.holds.get_mut(key).map(|w| w.shown()) {
+            self.notify(event, approval, None);
+        }
+    }
+
+    /// Tells them, if there is anybody to tell. Should so much be told already that there is no room, it is counted.
+    fn notify(&self, event: What, approval: Approval, answer: Option<Told>) {
+        let Some(notices) = &self.p.notices else { return };
+        let notice = Notice { v: 1, event, host: self.p.host_name.clone(), approval, answer };
+        if notices.try_send(Arc::new(notice)).is_err() {
+            self.p.metrics.webhooks(false);
+        }
+    }
+
     /// Writes what became of a hold, and what is changed of it; it has its effect when that is durable. What cannot be changed as it is to be
     /// is refused. Returns the answer as receipts have it.
     pub(super) fn resolve(
@@ -332,6 +358,12 @@ impl Core {
         let rule = how.rule.or(asked.as_deref());
         self.record_answer(&w, &answer, rule, 0, &How { comment: &comment, ..*how });
         self.p.metrics.answered(how.method, answer.name());
+        let told = Told {
+            answer: answer.name().into(),
+            method: how.method.into(),
+            approver: how.approver.to_owned(),
+        };
+        self.notify(What::Answered, w.shown(), Some(told));
         self.holds.given.push_back(Given { batch: self.number, waiting: w, allow: answer.allows(), grant });
         self.p.metrics.waiting.set(self.holds.count() as i64);
         self.dirty = true;
@@ -415,7 +447,12 @@ impl Core {
             return;
         }
         let clock = self.clock;
-        for key in self.holds.tick(now, |ns| record::timestamp(clock.unix(ns))) {
+        let (over, passed) = self.holds.tick(now, |ns| record::timestamp(clock.unix(ns)));
+        for (key, what) in passed {
+            self.tell(key, what);
+            self.dirty = true;
+        }
+        for key in over {
             if let Some(w) = self.holds.take(key) {
                 self.resolve(w, false, None, &How::by_itself("timeout"));
             }

@@ -13,6 +13,7 @@ use crate::daemon::batch::Kind;
 use crate::daemon::holds::Waiting;
 use crate::daemon::record;
 use crate::daemon::resolve::{Attempted, Found, Job};
+use crate::daemon::webhooks::What;
 
 impl Core {
     /// Lets the next resolver try, if there is one and none is trying. One that finds no place is tried again at the next tick.
@@ -93,7 +94,9 @@ impl Core {
             return self.go_on(w);
         }
         if ask.ask_people(now, |ns| record::timestamp(clock.unix(ns))) {
-            return self.go_on(w);
+            let key = w.key;
+            self.go_on(w);
+            return self.tell(key, What::Waiting);
         }
         w.asks.swap(0, at);
         self.resolve(w, false, None, &How::by_itself("unresolved"));

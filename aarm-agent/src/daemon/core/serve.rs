@@ -62,6 +62,9 @@ impl Core {
             Command::Redirected(inode, answer) => {
                 let _ = answer.send(self.redirected(inode));
             }
+            Command::Requested(request, answer) => {
+                let _ = answer.send(self.holds.requested(&request).map(|w| w.about.id.clone()));
+            }
             Command::Attempted(attempted) => self.attempted(attempted),
             Command::Policies(answer) => {
                 let list = self

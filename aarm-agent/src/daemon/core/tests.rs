@@ -211,6 +211,8 @@ fn start_on(kernel: Kernel, dir: &Path, adopted: bool) -> Running {
         host: Encoded::text(b"h"),
         coalesce: Duration::from_millis(1),
         batches: to,
+        notices: None,
+        host_name: "h".into(),
         jobs: mpsc::channel(1).0,
         resolvers: Vec::new(),
         progress: Arc::clone(&progress),

@@ -202,9 +202,7 @@ pub async fn serve(
 async fn attempt(job: &Job, resolvers: &BTreeMap<String, Resolver>) -> Answer {
     if job.resolver == "hash" {
         let job = job.clone();
-        return tokio::task::spawn_blocking(move || hash::resolve(&job))
-            .await
-            .unwrap_or_else(|e| Answer::failed(e));
+        return tokio::task::spawn_blocking(move || hash::resolve(&job)).await.unwrap_or_else(Answer::failed);
     }
     let Some(resolver) = resolvers.get(&job.resolver) else {
         return Answer::failed("no resolver of that name is in the daemon's settings any more");
