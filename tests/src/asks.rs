@@ -35,6 +35,13 @@ pub fn next(h: &Host) -> Result<Value> {
     next_that(h, |_| true)
 }
 
+/// All that is known of it.
+pub fn shown(h: &Host, asked: &Value) -> Result<Value> {
+    let out = h.aarm(&["approvals", "show", "--json", id(asked)?])?;
+    ensure!(out.status.success(), "{out:?}");
+    Ok(serde_json::from_slice(&out.stdout)?)
+}
+
 /// Its name.
 pub fn id(asked: &Value) -> Result<&str> {
     asked["id"].as_str().with_context(|| format!("no name: {asked}"))

@@ -32,6 +32,8 @@ enum What {
     Kernel,
     /// The daemon alone, counted in a VM: instructions for each event, and while idle.
     Daemon,
+    /// 10,000 actions that wait, on this machine: the daemon's memory for each, and the time to list them.
+    Holds,
     /// The receipt log, on this machine.
     Receipts,
 }
@@ -46,7 +48,7 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
         }
         crate::setup::run(false)?;
         let built = build::all(true, false)?;
-        let program = if what == What::Daemon { build::daemon_bench()? } else { built.bin(name) };
+        let program = if what == What::Daemon { build::daemon_bench(name)? } else { built.bin(name) };
         let path = format!("/usr/local/bin/{name}");
         let mut spec = Spec::new(&args.kernel, &[&path]);
         if args.quick && what == What::Kernel {
@@ -60,6 +62,11 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
         spec.add = vec![(program, path)];
         spec.timeout = Duration::from_secs(3000);
         code = code.max(vm::run(&mut spec, &built)?);
+    }
+    if wanted(What::Holds) {
+        crate::setup::run(false)?;
+        let status = Command::new(build::daemon_bench("holds-bench")?).status()?;
+        code = code.max(u8::from(!status.success()));
     }
     if wanted(What::Receipts) {
         let mut c = Command::new("cargo");

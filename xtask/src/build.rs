@@ -105,11 +105,11 @@ fn static_build(release: bool, objects: &[(&str, PathBuf)]) -> Command {
     cargo
 }
 
-/// Builds the benchmark of the daemon alone; where it is.
-pub fn daemon_bench() -> Result<PathBuf> {
+/// Builds a benchmark of the daemon's own; where it is.
+pub fn daemon_bench(name: &str) -> Result<PathBuf> {
     let mut cargo = static_build(true, &objects(false)?);
-    run(cargo.args(["-p", "aarm-agent", "--example", "daemon-bench"])).context("building daemon-bench")?;
-    Ok(cache::target().join(TARGET).join("release/examples/daemon-bench"))
+    run(cargo.args(["-p", "aarm-agent", "--example", name])).with_context(|| format!("building {name}"))?;
+    Ok(cache::target().join(TARGET).join("release/examples").join(name))
 }
 
 /// Builds everything that runs in a VM or on a host: the product and the test binaries.

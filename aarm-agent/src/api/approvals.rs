@@ -2,7 +2,7 @@
 //!
 //! | request | body | answer |
 //! |---|---|---|
-//! | `GET /v1/approvals` | | [`ApprovalList`]: what the caller may see, oldest first |
+//! | `GET /v1/approvals` | | [`ApprovalList`]: what the caller may see, oldest first, without `prior` |
 //! | `GET /v1/approvals/{id}` | | [`Approval`] |
 //! | `POST /v1/approvals/{id}` | [`AnswerRequest`] | [`AnswerResponse`], once the answer is on paper |
 //!
@@ -265,8 +265,7 @@ pub async fn show(
     Path(id): Path<String>,
 ) -> Answer<Json<Approval>> {
     let who = answerer(&peer);
-    let all = api.ask(|a| Command::Approvals(who, a)).await?;
-    match all.into_iter().find(|a| a.id == id) {
+    match api.ask(|a| Command::Approval(id.clone(), who, a)).await? {
         Some(found) => Ok(Json(found)),
         None => Err(AnswerError::NotFound(id).into()),
     }

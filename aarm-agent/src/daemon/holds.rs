@@ -124,7 +124,10 @@ pub struct Waiting {
     /// What is changed of it, should it happen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub modify: Vec<Modify>,
-    /// What people see, but for what asks.
+    /// What the session did before, as JSON: read for who looks at this one, and not for lists.
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub prior: Box<str>,
+    /// What people see, but for what asks and for what was before.
     pub about: Approval,
 }
 
@@ -133,7 +136,7 @@ pub struct Waiting {
 pub struct Ask {
     /// When it is over.
     pub deadline_ns: u64,
-    /// What was agreed.
+    /// What was agreed, but for what `chain` and `shown` have.
     pub terms: Terms,
     /// Resolvers that have not tried yet, and the one that does.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -143,8 +146,14 @@ pub struct Ask {
 }
 
 impl Waiting {
-    /// What people see.
+    /// All that people see.
     pub fn shown(&self) -> Approval {
+        let prior = serde_json::from_str(&self.prior).unwrap_or_default();
+        Approval { prior, ..self.listed() }
+    }
+
+    /// What people see in a list: all but what was before.
+    pub fn listed(&self) -> Approval {
         let mut asks = self.asks.iter().map(|ask| ask.shown.clone());
         Approval { asked: asks.next().unwrap_or_default(), also: asks.collect(), ..self.about.clone() }
     }
@@ -153,6 +162,11 @@ impl Waiting {
     pub fn answered_by(&mut self, who: &Answerer) -> Vec<Ask> {
         let owner = self.owner;
         self.asks.extract_if(.., |ask| may_answer(ask, owner, who)).collect()
+    }
+
+    /// Whether somebody may see it.
+    pub fn is_seen_by(&self, who: &Answerer) -> bool {
+        who.key.is_none() && (who.uid == 0 || who.uid == self.owner) || self.may_answer(who)
     }
 
     /// Whether somebody may answer some of it.
@@ -227,7 +241,8 @@ pub struct Given {
 /// All that waits.
 #[derive(Debug, Default)]
 pub struct Holds {
-    waiting: BTreeMap<u64, Waiting>,
+    /// In boxes: a tree has room to spare in its nodes.
+    waiting: BTreeMap<u64, Box<Waiting>>,
     /// Answers whose receipts are not durable yet.
     pub given: VecDeque<Given>,
 }
@@ -236,40 +251,40 @@ impl Holds {
     /// Whether this hold is known, answered or not.
     pub fn knows(&self, key: u64, since_ns: u64) -> bool {
         let is = |w: &Waiting| w.key == key && w.since_ns == since_ns;
-        self.waiting.get(&key).is_some_and(is) || self.given.iter().any(|g| is(&g.waiting))
+        self.waiting.get(&key).is_some_and(|w| is(w)) || self.given.iter().any(|g| is(&g.waiting))
     }
 
     /// Adds one.
     pub fn add(&mut self, waiting: Waiting) {
-        self.waiting.insert(waiting.key, waiting);
+        self.waiting.insert(waiting.key, Box::new(waiting));
         assert!(self.waiting.len() <= HOLDS_MAX as usize + 1, "the kernel holds no more");
     }
 
     /// Takes one out, to answer it.
     pub fn take(&mut self, key: u64) -> Option<Waiting> {
-        self.waiting.remove(&key)
+        self.waiting.remove(&key).map(|w| *w)
     }
 
     /// One by its name.
     pub fn named(&self, id: &str) -> Option<&Waiting> {
         let digits = id.len() == 16 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let key = u64::from_str_radix(id, 16).ok().filter(|_| digits)?;
-        self.waiting.get(&key)
+        self.waiting.get(&key).map(|w| &**w)
     }
 
     /// All, also those whose answer is on its way.
     pub fn all(&self) -> impl Iterator<Item = &Waiting> {
-        self.waiting.values().chain(self.given.iter().map(|g| &g.waiting))
+        self.waiting.values().map(|w| &**w).chain(self.given.iter().map(|g| &g.waiting))
     }
 
     /// One by the hash of its request.
     pub fn requested(&self, request: &str) -> Option<&Waiting> {
-        self.waiting.values().find(|w| w.about.request == request)
+        self.waiting.values().map(|w| &**w).find(|w| w.about.request == request)
     }
 
     /// One by its key.
     pub fn get_mut(&mut self, key: u64) -> Option<&mut Waiting> {
-        self.waiting.get_mut(&key)
+        self.waiting.get_mut(&key).map(|w| &mut **w)
     }
 
     /// How many wait.
@@ -284,13 +299,10 @@ impl Holds {
 
     /// What somebody may see, oldest first.
     pub fn seen_by(&self, who: &Answerer) -> Vec<Approval> {
-        let mut list: Vec<&Waiting> = self
-            .waiting
-            .values()
-            .filter(|w| who.uid == 0 || who.uid == w.owner || w.may_answer(who))
-            .collect();
+        let mut list: Vec<&Waiting> =
+            self.waiting.values().map(|w| &**w).filter(|w| w.is_seen_by(who)).collect();
         list.sort_by_key(|w| w.since_ns);
-        list.into_iter().map(Waiting::shown).collect()
+        list.into_iter().map(Waiting::listed).collect()
     }
 
     /// What time does: those whose time is over, and have to be refused, and those that are passed to people, or to more of them.
@@ -429,6 +441,7 @@ mod tests {
             modify: Vec::new(),
             object: None,
             seeking: false,
+            prior: "".into(),
             about: Approval { id: "00000000000000ab".into(), ..Approval::default() },
         }
     }

@@ -21,7 +21,7 @@ mod patterns;
 pub mod policies;
 pub mod port;
 pub mod post;
-mod prior;
+pub mod prior;
 pub mod record;
 pub mod recorded;
 pub mod resolve;

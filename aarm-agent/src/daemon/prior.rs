@@ -11,7 +11,7 @@ use aarm_common::op::{Decision, Operation};
 use super::record;
 
 /// How many are remembered.
-pub const PRIOR: usize = 16;
+pub const PRIOR: usize = 8;
 /// Most bytes of an object's name; of a longer one the end is kept, which says more.
 const NAME: usize = 80;
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::Case;
-use crate::asks::{answer, id, next, next_that, waiting, while_it_waits};
+use crate::asks::{answer, id, next, next_that, shown, waiting, while_it_waits};
 use crate::host::{Attempt, Host, ME, file, policy};
 
 pub const CASES: &[Case] = &[
@@ -217,7 +217,7 @@ fn told() -> Result<()> {
     let seen = std::thread::scope(|scope| -> Result<Value> {
         let attempt = scope
             .spawn(|| std::process::Command::new("/usr/local/bin/aarm").arg("run").args(command).status());
-        let asked = next(&h);
+        let asked = next(&h).and_then(|asked| shown(&h, &asked));
         if let Ok(asked) = &asked {
             answer(&h, &["approve", id(asked)?])?;
         }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::Case;
-use crate::asks::{id, next};
+use crate::asks::{id, next, shown};
 use crate::host::{Host, file, policy};
 
 pub const CASES: &[Case] = &[("a_webhook_tells_and_a_signature_answers", told_and_answered)];
@@ -119,7 +119,7 @@ fn by_mia(h: &Host, requests: &mpsc::Receiver<(String, Value)>) -> Result<()> {
     let (head, told) = requests.recv_timeout(Duration::from_secs(30))?;
     ensure!(head.starts_with("POST /hook HTTP/1.1") && head.contains("aarm-signature: t="), "{head}");
     let asked = next(h)?;
-    ensure!(told["event"] == "waiting" && told["approval"] == asked, "{told}\n{asked}");
+    ensure!(told["event"] == "waiting" && told["approval"] == shown(h, &asked)?, "{told}\n{asked}");
     let request = told["approval"]["request"].as_str().context("no request")?;
     // Not for whoever is on the host, root or not.
     let out = h.aarm(&["approvals", "approve", id(&asked)?])?;

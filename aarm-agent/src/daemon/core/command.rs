@@ -93,6 +93,8 @@ pub enum Command {
     Answer(String, Answerer, AnswerRequest, oneshot::Sender<Result<Answering, AnswerError>>),
     /// Where the socket with this inode number was to be connected, and where it was redirected to.
     Redirected(u64, oneshot::Sender<Option<(Original, SocketAddr)>>),
+    /// One that waits by its name, as far as somebody may see it.
+    Approval(String, Answerer, oneshot::Sender<Option<Approval>>),
     /// The name of what waits by the hash of its request.
     Requested(String, oneshot::Sender<Option<String>>),
     /// A resolver's attempt is over.

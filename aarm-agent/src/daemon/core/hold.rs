@@ -170,7 +170,7 @@ impl Core {
                 .filter(|bit| e.header.labels >> bit & 1 != 0)
                 .filter_map(|bit| labels.get(bit).cloned())
                 .collect(),
-            prior: self.prior(e.header.session),
+            prior: Vec::new(),
             attempts: Vec::new(),
             facts: Default::default(),
             requested: record::timestamp(self.clock.unix(since_ns)),
@@ -188,13 +188,14 @@ impl Core {
             modify: Vec::new(),
             object: Some((e.header.object.dev, e.header.object.ino)).filter(|(_, ino)| *ino != 0),
             seeking: false,
+            prior: self.prior(e.header.session),
             about,
         }
     }
 
     /// What a session did last.
-    fn prior(&self, session: u64) -> Vec<PriorAction> {
-        let Some(session) = self.sessions.get(session) else { return Vec::new() };
+    fn prior(&self, session: u64) -> Box<str> {
+        let Some(session) = self.sessions.get(session) else { return "".into() };
         let rule = |p: &Prior| -> Option<String> {
             let policy = self.policies.generation(p.generation)?;
             policy.rules.get(p.rule? as usize).map(|r| r.id.clone())
@@ -206,13 +207,14 @@ impl Core {
             decision: p.decision.name().into(),
             rule: rule(p),
         };
-        session.history.last().map(shown).collect()
+        let all: Vec<PriorAction> = session.history.last().map(shown).collect();
+        serde_json::to_string(&all).unwrap_or_default().into()
     }
 
     /// What a rule, or a default, asks.
     pub(super) fn ask(&self, generation: u32, asks: Asks, since_ns: u64) -> Ask {
         let Asks { rule, decision, cause } = asks;
-        let terms = self.policies.terms(generation, rule, decision, cause);
+        let mut terms = self.policies.terms(generation, rule, decision, cause);
         let policy = self.policies.generation(generation);
         let rule = rule.and_then(|r| policy.and_then(|p| p.rules.get(r as usize)));
         let deadline_ns = since_ns.saturating_add(terms.timeout_ns);
@@ -224,10 +226,11 @@ impl Core {
             risk: terms.risk.clone(),
             deadline: record::timestamp(self.clock.unix(deadline_ns)),
             on_timeout: if terms.then_ask { "STEP_UP" } else { "DENY" }.into(),
-            approvers: terms.approvers.clone(),
+            // Once is enough: there may be many that wait.
+            approvers: std::mem::take(&mut terms.approvers),
             escalated: false,
         };
-        Ask { deadline_ns, chain: terms.resolve.clone(), terms, shown }
+        Ask { deadline_ns, chain: std::mem::take(&mut terms.resolve), terms, shown }
     }
 
     /// Somebody answers. Told when the answer is durable: until then it has no effect. Also gives how many rules are still to be
@@ -497,6 +500,7 @@ impl Core {
                 modify: Vec::new(),
                 object: None,
                 seeking: false,
+                prior: "".into(),
                 about: Approval { id: text(&hold_name(key)), pid: h.pid, tid: h.tid, ..Approval::default() },
             };
             self.resolve(w, false, None, &How::by_itself("restart"));

@@ -62,6 +62,9 @@ impl Core {
             Command::Redirected(inode, answer) => {
                 let _ = answer.send(self.redirected(inode));
             }
+            Command::Approval(id, who, answer) => {
+                let _ = answer.send(self.holds.named(&id).filter(|w| w.is_seen_by(&who)).map(|w| w.shown()));
+            }
             Command::Requested(request, answer) => {
                 let _ = answer.send(self.holds.requested(&request).map(|w| w.about.id.clone()));
             }
