@@ -57,15 +57,17 @@ pub enum PostError {
     Body(String),
 }
 
-/// The resolver that this host's settings name.
-pub fn names() -> Result<TokioResolver, PostError> {
-    let failed = |why: &dyn std::fmt::Display| PostError::Host { what: "resolvers", why: why.to_string() };
-    TokioResolver::builder_tokio().map_err(|e| failed(&e))?.build().map_err(|e| failed(&e))
-}
-
-/// Looks names up for the client.
+/// Looks names up for the client, as this host's settings say. They are read when there is a name to look up: an address needs none.
 #[derive(Clone)]
-struct Names(Arc<TokioResolver>);
+struct Names;
+
+impl Names {
+    async fn look_up(name: &str) -> Result<Vec<SocketAddr>, Box<dyn std::error::Error + Send + Sync>> {
+        let resolver = TokioResolver::builder_tokio()?.build()?;
+        let found = resolver.lookup_ip(name).await?;
+        Ok(found.iter().map(|ip| SocketAddr::new(ip, 0)).collect())
+    }
+}
 
 impl tower::Service<Name> for Names {
     type Response = std::vec::IntoIter<SocketAddr>;
@@ -77,12 +79,9 @@ impl tower::Service<Name> for Names {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let resolver = Arc::clone(&self.0);
-        Box::pin(async move {
-            let found = resolver.lookup_ip(name.as_str()).await.map_err(io::Error::other)?;
-            let all: Vec<SocketAddr> = found.iter().map(|ip| SocketAddr::new(ip, 0)).collect();
-            Ok(all.into_iter())
-        })
+        Box::pin(
+            async move { Self::look_up(name.as_str()).await.map(Vec::into_iter).map_err(io::Error::other) },
+        )
     }
 }
 
@@ -119,30 +118,39 @@ pub fn address(text: &str) -> Result<Uri, PostError> {
 }
 
 impl Poster {
-    /// One that trusts the certificates of this host.
-    pub fn new() -> Result<Self, PostError> {
-        let mut http = HttpConnector::new_with_resolver(Names(Arc::new(names()?)));
+    /// One for this address. HTTPS trusts the certificates of this host; a host without any can do without them as long as nobody is
+    /// asked over HTTPS.
+    pub fn to(address: &Uri) -> Result<Self, PostError> {
+        let mut http = HttpConnector::new_with_resolver(Names);
         http.enforce_http(false);
-        let https = HttpsConnectorBuilder::new()
-            .with_provider_and_native_roots(rustls::crypto::ring::default_provider())
-            .map_err(|e| PostError::Host { what: "certificates", why: e.to_string() })?
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(http);
+        let certificates = |why: String| PostError::Host { what: "certificates", why };
+        let provider = rustls::crypto::ring::default_provider();
+        let builder = HttpsConnectorBuilder::new();
+        let builder = if address.scheme_str() == Some("https") {
+            builder.with_provider_and_native_roots(provider).map_err(|e| certificates(e.to_string()))?
+        } else {
+            let nobody = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+                .with_safe_default_protocol_versions()
+                .map_err(|e| certificates(e.to_string()))?
+                .with_root_certificates(rustls::RootCertStore::empty())
+                .with_no_client_auth();
+            builder.with_tls_config(nobody)
+        };
+        let https = builder.https_or_http().enable_http1().wrap_connector(http);
         Ok(Self { client: Client::builder(TokioExecutor::new()).build(https) })
     }
 
     /// Posts JSON; the answer, of at most `max` bytes.
     pub async fn post(
         &self,
-        to: &Uri,
+        address: &Uri,
         body: Vec<u8>,
         secret: Option<&[u8]>,
         max: usize,
     ) -> Result<Vec<u8>, PostError> {
         let mut request = Request::builder()
             .method(Method::POST)
-            .uri(to.clone())
+            .uri(address.clone())
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::USER_AGENT, concat!("aarm-agent/", env!("CARGO_PKG_VERSION")));
         if let Some(secret) = secret {
@@ -191,6 +199,34 @@ mod tests {
         for bad in ["", "ftp://a/", "/x", "http://", "127.0.0.1:80", "http:///x", "file:///etc/passwd"] {
             assert!(address(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_address_needs_neither_certificates_nor_resolvers() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/x", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            use std::io::{Read, Write};
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = Vec::new();
+            let mut byte = [0u8; 1];
+            while !request.ends_with(b"{\"a\":1}") {
+                stream.read_exact(&mut byte).unwrap();
+                request.push(byte[0]);
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").unwrap();
+            String::from_utf8(request).unwrap()
+        });
+        let to = address(&url).unwrap();
+        let secret = b"0123456789abcdef";
+        let post = async { Poster::to(&to)?.post(&to, b"{\"a\":1}".to_vec(), Some(secret), 10).await };
+        assert_eq!(runtime.block_on(post).unwrap(), b"ok");
+        let request = server.join().unwrap();
+        assert!(
+            request.starts_with("POST /x HTTP/1.1\r\n") && request.contains("aarm-signature: t="),
+            "{request}"
+        );
     }
 
     #[test]

@@ -159,7 +159,7 @@ async fn with_patience(hook: &Webhook, notice: &Notice) -> Result<(), String> {
 async fn once(hook: &Webhook, body: Vec<u8>) -> Result<(), PostError> {
     let secret = hook.secret.as_deref().map(secret).transpose()?;
     let to = address(&hook.url)?;
-    Poster::new()?.post(&to, body, secret.as_deref(), ANSWER_MAX).await.map(|_| ())
+    Poster::to(&to)?.post(&to, body, secret.as_deref(), ANSWER_MAX).await.map(|_| ())
 }
 
 #[cfg(test)]

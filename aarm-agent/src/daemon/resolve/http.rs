@@ -9,7 +9,7 @@ pub(super) async fn resolve(url: &str, resolver: &Resolver, question: Vec<u8>) -
     let asked = async {
         let secret = resolver.secret.as_deref().map(secret).transpose()?;
         let to = address(url)?;
-        Poster::new()?.post(&to, question, secret.as_deref(), REPLY_MAX).await
+        Poster::to(&to)?.post(&to, question, secret.as_deref(), REPLY_MAX).await
     };
     match asked.await {
         Ok(body) => reply(&body),
