@@ -28,7 +28,7 @@ pub struct ReceiptsArgs {
     /// Only this session: its id or UUID
     #[arg(long, short, value_name = "SESSION", value_parser = sessions::session_id)]
     session: Option<String>,
-    /// Only actions with this decision: ALLOW or DENY
+    /// Only actions with this decision: ALLOW, DENY, MODIFY, STEP_UP or DEFER
     #[arg(long, short, value_name = "DECISION", value_parser = view::decision)]
     decision: Option<Decision>,
     /// Only actions of this operation, or of this family: connect, network, ...

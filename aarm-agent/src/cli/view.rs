@@ -121,6 +121,7 @@ impl Live {
             let audit = r["decision"]["mode"] == "audit" && result != "ALLOW";
             let how = match result.as_str() {
                 "ALLOW" => style::GOOD,
+                "MODIFY" => style::WARN,
                 _ if audit => style::WARN,
                 _ => style::BAD,
             };

@@ -25,7 +25,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use aarm_common::event::Event;
-use aarm_common::state::{Stat, session_slot};
+use aarm_common::limits::SESSIONS;
+use aarm_common::state::{SESSION_ENDED, Stat, session_slot};
 use aarm_receipt::canonical::Encoded;
 use aarm_receipt::receipt::{Identity, Seq};
 use aarm_receipt::{Body, Common};
@@ -189,7 +190,14 @@ impl Core {
             p.resolvers.clone(),
         );
         if p.adopted {
-            policies.adopt(&*p.kernel)?;
+            let mut used = std::collections::BTreeSet::new();
+            for slot in 0..SESSIONS as u32 {
+                let s = p.kernel.session(slot)?;
+                if s.tasks > 0 && s.flags & SESSION_ENDED == 0 {
+                    used.insert(s.policy);
+                }
+            }
+            policies.adopt(&mut *p.kernel, &used)?;
         }
         let before = std::mem::take(&mut p.snapshot.read);
         let before = if p.adopted { before } else { Vec::new() };

@@ -4,7 +4,7 @@
 //! before any session is moved to it, and its predecessor's slot is not reused while a program could still be
 //! reading it. Must never: know sessions; it is told which slots are in use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -288,24 +288,32 @@ impl Policies {
         }
     }
 
-    /// Takes over what the kernel has and nobody left word of: what sessions are under decides on until they end, and no number is
-    /// given twice.
-    pub fn adopt(&mut self, kernel: &dyn KernelPort) -> Result<(), PolicyError> {
+    /// Takes over what the kernel has and nobody left word of: what sessions are under decides on until they end, and no number of theirs is
+    /// given to anything else. `used`: the slots that sessions are under.
+    pub fn adopt(&mut self, kernel: &mut dyn KernelPort, used: &BTreeSet<u32>) -> Result<(), PolicyError> {
         let (given, generations) = (kernel.given()?, kernel.generations()?);
         // Written before the slot was given to another.
         self.loaded.retain(|l| generations.get(l.slot as usize) == Some(&l.generation));
         self.next_generation = self.next_generation.max(given.generations.wrapping_add(1)).max(1);
-        let lost = |names: &mut Vec<String>, given: u32| {
-            // No document can name these.
-            (names.len()..given as usize).for_each(|bit| names.push(format!("lost #{bit}")));
-        };
-        lost(&mut self.labels, given.labels.min(MAX_LABELS as u32));
-        lost(&mut self.patterns, given.patterns.min(SUBJECT_PATTERNS as u32));
+        if !used.is_empty() {
+            let lost = |names: &mut Vec<String>, given: u32| {
+                // No document can name these.
+                (names.len()..given as usize).for_each(|bit| names.push(format!("lost #{bit}")));
+            };
+            lost(&mut self.labels, given.labels.min(MAX_LABELS as u32));
+            lost(&mut self.patterns, given.patterns.min(SUBJECT_PATTERNS as u32));
+        }
         for (slot, generation) in (0..).zip(generations) {
             if slot == AGENTS_SLOT || generation == 0 || self.loaded.iter().any(|l| l.slot == slot) {
                 continue;
             }
-            tracing::warn!("the policy in slot {slot} is one that nothing is known of; it goes on deciding");
+            if !used.contains(&slot) {
+                kernel.forget_links(generation)?;
+                continue;
+            }
+            tracing::warn!(
+                "nothing is known of the policy in slot {slot}; it goes on deciding for its sessions"
+            );
             let label = unknown();
             self.loaded.push(Loaded {
                 encoded: policy_ref(&label).encoded(),

@@ -83,6 +83,7 @@ impl Recorded {
             match (r["decision"]["result"].as_str(), r["decision"]["mode"].as_str()) {
                 (Some("ALLOW"), _) => counts.allow += 1,
                 (_, Some("audit")) => counts.audit += 1,
+                (Some("MODIFY"), _) => counts.allow += 1,
                 // It is counted when it is answered.
                 (Some("STEP_UP" | "DEFER"), _) if !r["decision"]["hold"].is_null() => {}
                 _ => counts.deny += 1,
@@ -177,11 +178,13 @@ mod tests {
             (3, r#"{"result":"DENY","mode":"enforce"}"#),
             (4, r#"{"result":"DENY","mode":"audit"}"#),
             (5, r#"{"result":"DENY","mode":"enforce"}"#),
+            (6, r#"{"result":"MODIFY","mode":"enforce"}"#),
+            (7, r#"{"result":"MODIFY","mode":"audit"}"#),
         ] {
             found.note(action(n, d).as_bytes(), &snapshot);
         }
         let c = found.counts(0x1_0000_002a);
-        assert_eq!((c.allow, c.deny, c.audit), (1, 1, 1));
+        assert_eq!((c.allow, c.deny, c.audit), (2, 1, 2));
         assert!(!found.is_closed(0x1_0000_002a));
         found.note(br#"{"kind":"session_close","session":{"id":"000000010000002a"}}"#, &snapshot);
         assert!(found.is_closed(0x1_0000_002a));

@@ -42,9 +42,9 @@ const RULES: &str = "
 - { id: parents, match: { operation: rmdir, path: '/tmp/c/child' }, subject: { container: any }, decision: DENY }
 - { id: ports, match: { operation: connect, port: '4000-4010', cidr: 127.0.0.0/8 }, decision: ALLOW }
 - { id: other-ports, match: { operation: connect }, decision: DENY }
-- { id: only-echo, match: { operation: exec, exe: /tmp/c/tool, argv: [echo, '**'] }, decision: ALLOW }
-- { id: no-other, match: { operation: exec, exe: /tmp/c/tool, not_args: [{ any: 'echo' }] }, decision: DENY }
-- { id: cleaned, match: { operation: exec, exe: /tmp/c/clean }, decision: MODIFY, modify: { scrub_env: [TOKEN] } }
+- { id: only-echo, match: { operation: exec, exe: /tmp/c/tool/busybox, argv: [echo, '**'] }, decision: ALLOW }
+- { id: no-other, match: { operation: exec, exe: /tmp/c/tool/busybox, not_args: [{ any: 'echo' }] }, decision: DENY }
+- { id: cleaned, match: { operation: exec, exe: /tmp/c/clean/busybox }, decision: MODIFY, modify: { scrub_env: [TOKEN] } }
 - { id: found-out, match: { operation: mkdir, path: '/tmp/c/found' }, decision: DEFER, resolve: [hash, knows], timeout: 60s }
 ";
 
@@ -62,7 +62,9 @@ fn host() -> Result<Host> {
     std::fs::create_dir_all("/tmp/c/child")?;
     file("/tmp/c/secret", "x")?;
     for name in ["tool", "clean"] {
-        std::fs::copy("/bin/busybox", format!("/tmp/c/{name}"))?;
+        // It is called by its own name.
+        std::fs::create_dir_all(format!("/tmp/c/{name}"))?;
+        std::fs::copy("/bin/busybox", format!("/tmp/c/{name}/busybox"))?;
     }
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     if !users.lines().any(|line| line.starts_with("root:")) {
@@ -167,9 +169,9 @@ fn validated() -> Result<()> {
     // A range, an allow list of command lines, and a block list.
     h.act(&["tcp", "127.0.0.1:4005"])?.allowed("connect", "127.0.0.1")?;
     h.act(&["tcp", "127.0.0.1:4011"])?.refused("connect", "127.0.0.1", "other-ports")?;
-    let a = h.run(&[], &["/tmp/c/tool", "echo", "fine"])?;
+    let a = h.run(&[], &["/tmp/c/tool/busybox", "echo", "fine"])?;
     ensure!(a.status == 0 && a.output.contains("fine"), "{}", a.tell());
-    let a = h.run(&[], &["/tmp/c/tool", "id"])?;
+    let a = h.run(&[], &["/tmp/c/tool/busybox", "id"])?;
     ensure!(a.status == 128 + libc::SIGKILL, "{}", a.tell());
     h.verified()
 }
@@ -190,7 +192,7 @@ fn five() -> Result<()> {
     is(&a, "/tmp/c/plain", "ALLOW", "")?;
     ensure!(Path::new("/tmp/c/plain").exists());
     h.act(&["mkdir", "/tmp/c/denied"])?.refused("mkdir", "/tmp/c/denied", "no-make")?;
-    let a = h.run(&[], &["/bin/busybox", "env", "TOKEN=t", "KEPT=k", "/tmp/c/clean", "env"])?;
+    let a = h.run(&[], &["/bin/busybox", "env", "TOKEN=t", "KEPT=k", "/tmp/c/clean/busybox", "env"])?;
     ensure!(a.status == 0 && a.output.contains("KEPT=k") && !a.output.contains("TOKEN"), "{}", a.tell());
     let resolved = a.receipts.iter().find(|r| r["kind"] == "resolution").context("no resolution")?;
     ensure!(resolved["detail"]["answer"] == "MODIFY", "{resolved}");
