@@ -422,6 +422,7 @@ pub fn policy(shape: Shape) -> impl Strategy<Value = String> {
             some => prop::option::weighted(0.3, prop::sample::select(some)).boxed(),
         },
     );
+    let lines = shape.lines > 0;
     let family = || prop::option::of(prop::sample::select(&["ALLOW", "DENY"][..]));
     let entries = prop::collection::vec(data_entry(&shape), if shape.deep { 4..5 } else { 4..8 });
     let record = prop::option::of(prop::sample::select(&["full", "summary"][..]));
@@ -437,7 +438,7 @@ pub fn policy(shape: Shape) -> impl Strategy<Value = String> {
         (record.clone(), record.clone(), record),
         (prop_oneof![3 => Just("enforce"), 1 => Just("audit")], prop::bool::weighted(0.3), hold),
     )
-        .prop_map(|(rules, (exec, read, write, network, process, privileged), entries, (all, one, net), (mode, tied, hold))| {
+        .prop_map(move |(rules, (exec, read, write, network, process, privileged), entries, (all, one, net), (mode, tied, hold))| {
             let mut text = format!(
                 "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{name: p, version: \"1\"}}\nspec:\n  mode: {mode}\n  resolvers: [127.0.0.53]\n  hold: {{{hold}}}\n  defaults: {{",
             );
@@ -476,7 +477,7 @@ pub fn policy(shape: Shape) -> impl Strategy<Value = String> {
                     2 if waits(m) => "STEP_UP",
                     3 if waits(m) => "DEFER",
                     1 => "DENY",
-                    5..8 if changes(m).is_some() => "MODIFY",
+                    5..8 if changes(m, lines).is_some() => "MODIFY",
                     _ if *deny => "DENY",
                     _ => "ALLOW",
                 };
@@ -491,7 +492,7 @@ pub fn policy(shape: Shape) -> impl Strategy<Value = String> {
                 };
                 let at_once = *extra == 2 && decision == "STEP_UP" && i % 3 == 0;
                 let more = if at_once { more + ", timeout: 0s" } else { more };
-                let modify = changes(m).filter(|_| decision == "MODIFY");
+                let modify = changes(m, lines).filter(|_| decision == "MODIFY");
                 let more = modify.map_or(more.clone(), |modify| format!("{more}, modify: {{{modify}}}"));
                 let when = when.map_or(String::new(), |when| format!(", when: {{{when}}}"));
                 // The user may be asked for once.
@@ -505,12 +506,12 @@ pub fn policy(shape: Shape) -> impl Strategy<Value = String> {
         })
 }
 
-/// What can be changed of all operations that a match names.
-fn changes(m: &str) -> Option<&'static str> {
+/// What can be changed of all operations that a match names; of programs where command lines decide.
+fn changes(m: &str, lines: bool) -> Option<&'static str> {
     let names = m.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map_or("", |(names, _)| names);
     let all = |of: &[&str]| names.split(',').all(|name| of.contains(&name.trim()));
     match () {
-        () if all(&["exec"]) => Some("limits: {core: 0}"),
+        () if lines && all(&["exec"]) => Some("limits: {core: 0}"),
         () if all(&["connect", "send"]) => Some("redirect: \"127.0.0.1:3128\""),
         () => None,
     }

@@ -247,7 +247,10 @@ impl Session<'_> {
         };
         let e = eval(self.policy, self.env, &action, &self.context);
         let audit = self.policy.mode() == Mode::Audit;
-        let passes = e.decision == Decision::Allow || audit;
+        let refused = !audit && cannot_be_changed(&action, &e);
+        let passes = matches!(e.decision, Decision::Allow | Decision::Modify) && !refused || audit;
+        // What cannot be changed as its rule says leaves nothing behind.
+        let e = if refused { Explanation { decision: Decision::Deny, adds: Vec::new(), ..e } } else { e };
         let mut adds: BTreeSet<String> = e.adds.iter().cloned().collect();
         if passes {
             adds.extend(new.iter().cloned());
@@ -258,7 +261,7 @@ impl Session<'_> {
             met.add("counted only");
         } else {
             let receipt = self.receipts.next();
-            let why = self.differences(step, &action, &e, &adds, receipt);
+            let why = self.differences(step, &action, &e, refused, &adds, receipt);
             if !why.is_empty() {
                 return Err(self.disagree(why, Some(action), Some(e), receipt));
             }
@@ -297,6 +300,7 @@ impl Session<'_> {
         step: &Step,
         action: &Action,
         e: &Explanation,
+        unchanged: bool,
         adds: &BTreeSet<String>,
         receipt: Option<&Value>,
     ) -> Vec<String> {
@@ -335,7 +339,8 @@ impl Session<'_> {
         let other = if facet == action.operation { "" } else { facet.name() };
         same("facet", &text(&d["facet"]), other);
         let cause = serde_json::to_value(e.cause).unwrap_or_default();
-        same("cause", &text(&d["cause"]), &text(&cause));
+        let cause = if unchanged { "cannot_modify".to_owned() } else { text(&cause) };
+        same("cause", &text(&d["cause"]), &cause);
         same("labels", &list(&r["context"]["labels"]), &format!("{:?}", self.context.labels));
         same("labels added", &list(&r["context"]["adds"]), &format!("{adds:?}"));
         let mode = if self.policy.mode() == Mode::Audit { "audit" } else { "enforce" };
@@ -367,7 +372,8 @@ impl Session<'_> {
         };
         let ruled = self.policy.rules().iter().find(|r| Some(&r.id) == e.rule.as_ref());
         for (what, is) in [
-            ("audit", e.decision != Decision::Allow && passes),
+            ("audit", self.policy.mode() == Mode::Audit && e.decision != Decision::Allow),
+            ("redirected", e.decision == Decision::Modify),
             ("label added", !e.adds.is_empty()),
             ("label carried", passes && !new.is_empty()),
             ("condition", ruled.is_some_and(|rule| rule.when.is_some())),
@@ -380,6 +386,25 @@ impl Session<'_> {
                 met.add(what);
             }
         }
+    }
+}
+
+/// Whether an action is refused because it cannot be redirected, as its rule says, to 127.0.0.1: what is neither TCP nor UDP, and a single
+/// datagram to the other version of IP.
+fn cannot_be_changed(action: &Action, e: &Explanation) -> bool {
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
+    if e.decision != Decision::Modify {
+        return false;
+    }
+    match action.addr {
+        // Being told to forget whom it is connected to, a socket of IP reaches nobody.
+        None => action.family != 0,
+        Some(addr) => match action.protocol {
+            TCP => false,
+            UDP => action.operation == Operation::Send && addr.to_canonical().is_ipv6(),
+            _ => true,
+        },
     }
 }
 
@@ -463,7 +488,7 @@ spec:
                 },
                 "identity": { "uid": step.uid, "exe": String::from_utf8_lossy(EXE) },
             }));
-            let refused = v.decision != Decision::Allow && !audit;
+            let refused = !matches!(v.decision, Decision::Allow | Decision::Modify) && !audit;
             let errno = if refused { libc::EPERM } else { 0 };
             acts.push(Act { what: step.op.clone(), steps: vec![step], errno, ambiguous: false });
             labels |= v.adds;
