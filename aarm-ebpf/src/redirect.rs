@@ -134,9 +134,13 @@ fn any() -> bool {
 /// A connection, or a datagram, is about to go somewhere: `v6`: on a socket of IPv6.
 #[inline(always)]
 pub fn apply(ctx: *mut bpf_sock_addr, v6: bool, connects: bool) -> i32 {
-    if !any() {
-        return PASS;
-    }
+    if any() { redirect(ctx, v6, connects) } else { PASS }
+}
+
+/// [`apply`] where some policy redirects. A function of its own, because the registers that it needs are saved when it is called, and all
+/// others need not pay for that.
+#[inline(never)]
+fn redirect(ctx: *mut bpf_sock_addr, v6: bool, connects: bool) -> i32 {
     // SAFETY: the context is the kernel's; its members are read and written one by one, as the verifier wants it. Valid map values.
     unsafe {
         let task = bpf_get_current_task();
@@ -184,9 +188,12 @@ pub fn apply(ctx: *mut bpf_sock_addr, v6: bool, connects: bool) -> i32 {
 /// A datagram has come: one that answers a redirected one comes from where that was to go.
 #[inline(always)]
 pub fn answer(ctx: *mut bpf_sock_addr, v6: bool) -> i32 {
-    if !any() {
-        return PASS;
-    }
+    if any() { answered(ctx, v6) } else { PASS }
+}
+
+/// [`answer`] where some policy redirects.
+#[inline(never)]
+fn answered(ctx: *mut bpf_sock_addr, v6: bool) -> i32 {
     // SAFETY: as in `apply`.
     unsafe {
         let mut from = Target { addr: [0; 16], family: AF_INET, port: 0, reserved: 0 };

@@ -124,7 +124,9 @@ mod tests {
         assert_eq!(first, format!("/{}/3", "d".repeat(24)));
         let last = history.last().last().unwrap().object();
         assert!(
-            last.starts_with('…') && last.ends_with("d/18") && last.len() == NAME + '…'.len_utf8(),
+            last.starts_with('…')
+                && last.ends_with(&format!("d/{}", PRIOR + 2))
+                && last.len() == NAME + '…'.len_utf8(),
             "{last}"
         );
     }

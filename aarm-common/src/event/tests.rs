@@ -44,7 +44,7 @@ fn layout_is_the_one_the_version_names() {
     assert_eq!(offset_of!(EventHeader, comm), 128);
     assert_eq!(offset_of!(EventHeader, labels), 144);
     assert_eq!(crate::policy::POLICY_BYTES, 2_136_184);
-    assert_eq!(size_of::<crate::state::Task>(), 576);
+    assert_eq!(size_of::<crate::state::Task>(), 584);
 }
 
 #[test]
