@@ -234,7 +234,10 @@ fn later_parts_of_the_language_are_not_supported_yet() {
         (rule("decision: DENY, when: {declared: {tool: x}}"), "`declared` in `when`"),
         (rule("decision: DENY, when: {identity: {role: x}}"), "`identity` in `when`"),
         (rule("decision: DENY, subject: {declared: a}"), "`declared` in `subject`"),
-        (rule("decision: DEFER, resolve: [dns]"), "the resolver `dns`"),
+        (
+            with_spec("  rules: [{id: a, match: {operation: open_read}, decision: DEFER, resolve: [dns]}]"),
+            "the resolver `dns`",
+        ),
         (rule("decision: DENY, overridable: true"), "`overridable` in a rule"),
         (with_match("operation: exec, env: [A]"), "`env` in `match`"),
         (with_match("operation: tool"), "the operation `tool`"),
