@@ -7,3 +7,4 @@ pub mod daemon;
 pub mod kernel;
 pub mod metrics;
 pub mod object;
+pub mod tcp;

@@ -3,11 +3,11 @@
 //! Owns every metric's name and meaning. All handles are made at start, so that counting an action is an
 //! addition to a known place: no label is looked up on the way of an event.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::tcp::Serving;
 use aarm_common::op::{OPERATIONS, Operation};
 use aarm_common::state::{STATS, Stat};
 use aarm_common::{ABI_VERSION, Decision};
@@ -28,10 +28,9 @@ pub const OUTCOMES: usize = 8;
 pub const OUTCOME_AUDIT: usize = OUTCOMES - 1;
 /// A core that has not been heard of for so long is not healthy.
 pub const HEARTBEAT_MAX: Duration = Duration::from_secs(10);
-/// Time within which a scrape must have sent its request.
-const REQUEST_TIME: Duration = Duration::from_secs(5);
-/// Scrapes served at once.
-const CONNECTIONS: usize = 16;
+/// How scrapes are served.
+pub const SERVING: Serving =
+    Serving { connections: 16, request: Duration::from_secs(5), answer: Duration::from_secs(5) };
 
 const DECISION_BUCKETS: &[f64] =
     &[1e-6, 2e-6, 4e-6, 8e-6, 16e-6, 32e-6, 64e-6, 128e-6, 256e-6, 512e-6, 1e-3, 4e-3, 16e-3];
@@ -263,38 +262,6 @@ async fn readyz(State(metrics): State<Arc<Metrics>>) -> impl IntoResponse {
         (StatusCode::OK, "ok\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready: see `aarm doctor` or the daemon's log\n")
-    }
-}
-
-/// Binds the endpoint.
-pub async fn bind(address: SocketAddr) -> std::io::Result<tokio::net::TcpListener> {
-    tokio::net::TcpListener::bind(address).await
-}
-
-/// Serves until the task is dropped.
-pub async fn serve(listener: tokio::net::TcpListener, metrics: Arc<Metrics>) {
-    let app = router(metrics);
-    let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a metrics connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let service = hyper_util::service::TowerToHyperService::new(app.clone());
-        tokio::spawn(async move {
-            let _slot = slot;
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(hyper_util::rt::TokioTimer::new())
-                .header_read_timeout(REQUEST_TIME)
-                .keep_alive(false)
-                .serve_connection(hyper_util::rt::TokioIo::new(stream), service);
-            let _ = tokio::time::timeout(2 * REQUEST_TIME, connection).await;
-        });
     }
 }
 

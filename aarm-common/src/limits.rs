@@ -125,6 +125,9 @@ const _: () = assert!(SESSIONS.is_multiple_of(64) && SESSION_SHARES_MAX <= SHARE
 const _: () = assert!(DFA_STATES <= u16::MAX as usize);
 const _: () = assert!(HIT_SETS <= u16::MAX as usize);
 
+const _: () =
+    assert!(REDIRECTS.is_power_of_two() && REDIRECTS < u8::MAX as usize && MAX_RULES.is_power_of_two());
+
 /// Addresses that the rules of one policy can redirect to.
 pub const REDIRECTS: usize = 32;
 /// Threads at once between a decision to redirect and its effect.

@@ -13,7 +13,7 @@ use aarm_common::dns::{ADDRESSES_MAX, Found, Header, Kind as Dns53, MESSAGE_MAX,
 use aarm_common::dns::{PORT, QUESTION_STEPS, Question, RECORD_STEPS, Records, Step};
 use aarm_common::event::Kind;
 use aarm_common::limits::{HOST_NAMES, HOST_SECONDS_MAX, HOST_SECONDS_MIN, QUERIES, RESOLVERS};
-use aarm_common::policy::Policy;
+use aarm_common::policy::{AF_INET, AF_INET6, Policy};
 use aarm_common::state::{HostKey, HostName, Hosts, Query, Resolving, session_generation, session_slot};
 use aya_ebpf::bindings::{__sk_buff, BPF_ANY};
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel, bpf_skb_load_bytes};
@@ -27,8 +27,6 @@ use crate::scratch::{self, END, Scratch, copy, no_hits, zero};
 use crate::session::Frame;
 use crate::walk;
 
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 10;
 const IPPROTO_UDP: u8 = 17;
 /// Bytes 8 to 11 of a mapped IPv4 address, as the low half of a word.
 const MAPPED: u64 = 0xffff_0000;

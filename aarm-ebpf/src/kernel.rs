@@ -198,6 +198,15 @@ pub unsafe fn number(pointer: u64, by: *mut u64) -> u64 {
     }
 }
 
+/// Number of the inode of a socket, given as `struct sock *`. Fails for one that no process holds.
+#[inline(always)]
+pub fn socket_inode(sk: u64) -> Result<u64, ()> {
+    let socket = read::<u64>(sk, off(&OFF_SOCK_SK_SOCKET))?;
+    let file = read::<u64>(socket, off(&OFF_SOCKET_FILE))?;
+    let inode = read::<u64>(file, off(&OFF_FILE_F_INODE))?;
+    read::<u64>(inode, off(&OFF_INODE_I_INO))
+}
+
 /// Whether a pointer argument of the hook is null. From 6.8 to 6.13 the verifier believes that none ever is, and drops the check
 /// from a program that compares the typed argument; the load that follows then crashes the task in the kernel.
 #[inline(always)]

@@ -7,7 +7,7 @@
 //! What is not TCP or UDP over IP never gets as far as such a program, and is refused instead. Answers to redirected datagrams
 //! are given the address that the program sent to ([`answer`]).
 
-use aarm_common::limits::REDIRECTS as TARGETS;
+use aarm_common::limits::{MAX_RULES, REDIRECTS as TARGETS};
 use aarm_common::op::Operation;
 use aarm_common::policy::{AF_INET, AF_INET6, Target};
 use aarm_common::state::{AnsweringKey, Task};
@@ -71,7 +71,7 @@ pub extern "C" fn aarm_redirect(scratch: u32, slot: u32, rule: u32, families: u3
     }
     // SAFETY: valid map values; masks keep indices inside.
     unsafe {
-        let at = (*p).rule_redirect[rule as usize & 511] as usize;
+        let at = (*p).rule_redirect[rule as usize & (MAX_RULES - 1)] as usize;
         if at == 0 {
             return 1;
         }
@@ -96,20 +96,11 @@ pub extern "C" fn aarm_redirect(scratch: u32, slot: u32, rule: u32, families: u3
             return 1;
         }
         // For who receives it. One that no process holds has nobody to ask for it.
-        if let Ok(inode) = inode_of((*r).socket) {
+        if let Ok(inode) = socket_inode((*r).socket) {
             let _ = REDIRECTED.insert(inode, &*r, BPF_ANY as u64);
         }
         0
     }
-}
-
-/// Number of the inode of a socket, given as `struct sock *`.
-#[inline(always)]
-fn inode_of(sk: u64) -> Result<u64, ()> {
-    let socket = read::<u64>(sk, off(&OFF_SOCK_SK_SOCKET))?;
-    let file = read::<u64>(socket, off(&OFF_SOCKET_FILE))?;
-    let inode = read::<u64>(file, off(&OFF_FILE_F_INODE))?;
-    read::<u64>(inode, off(&OFF_INODE_I_INO))
 }
 
 /// Something else is decided of the thread, or it ends: what was noted is over.

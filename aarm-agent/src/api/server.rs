@@ -31,6 +31,7 @@ use crate::daemon::policies::{self, PolicyError};
 use crate::daemon::writer::Progress;
 use crate::kernel::KernelError;
 use crate::metrics::Metrics;
+use crate::tcp::Serving;
 
 /// A request must have been sent within this.
 const REQUEST_TIME: Duration = Duration::from_secs(10);
@@ -97,7 +98,9 @@ impl Peer {
     fn of(stream: &UnixStream) -> std::io::Result<Self> {
         let c = stream.peer_cred()?;
         let pid = c.pid().ok_or_else(|| std::io::Error::other("the peer has no process id here"))?;
-        let pidfd = peer_pidfd(stream).or_else(|_| open_pidfd(pid))?;
+        let pidfd = peer_pidfd(stream)
+            // By number, on kernels before that: the peer holds the connection open, and so its number.
+            .or_else(|_| crate::kernel::pidfd(pid as u32))?;
         let groups = peer_groups(stream, c.gid())?.into();
         Ok(Self { uid: c.uid(), gid: c.gid(), groups, pid: pid as u32, pidfd: Arc::new(pidfd) })
     }
@@ -142,19 +145,6 @@ fn peer_pidfd(stream: &UnixStream) -> std::io::Result<OwnedFd> {
             return Err(std::io::Error::last_os_error());
         }
         Ok(OwnedFd::from_raw_fd(fd))
-    }
-}
-
-/// A pidfd by number, for kernels before that: the peer holds the connection open, and so its number.
-fn open_pidfd(pid: i32) -> std::io::Result<OwnedFd> {
-    // SAFETY: numbers only; the descriptor is ours if the call succeeds.
-    unsafe {
-        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
-        if fd < 0 {
-            Err(std::io::Error::last_os_error())
-        } else {
-            Ok(OwnedFd::from_raw_fd(fd as libc::c_int))
-        }
     }
 }
 
@@ -557,39 +547,17 @@ pub fn bind(path: &Path, mode: u32) -> Result<UnixListener, SocketError> {
     Ok(listener)
 }
 
-/// Connections that bring answers, at once.
-const ANSWERING: usize = 32;
+/// How signed answers are taken over TCP.
+pub const ANSWERS: Serving = Serving { connections: 32, request: REQUEST_TIME, answer: DURABLE_TIME };
 
-/// Takes signed answers over TCP, and nothing else, until the task is dropped.
-pub async fn serve_answers(listener: tokio::net::TcpListener, api: Arc<Api>) {
-    let app = Router::new()
+/// What is served there: signed answers, and nothing else.
+pub fn answers(api: Arc<Api>) -> Router {
+    Router::new()
         .route("/v1/answers", post(super::signed::answer))
         .fallback(not_found)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::max(ENVELOPE_MAX))
-        .with_state(api);
-    let slots = Arc::new(tokio::sync::Semaphore::new(ANSWERING));
-    loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let service = hyper_util::service::TowerToHyperService::new(app.clone());
-        tokio::spawn(async move {
-            let _slot = slot;
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(hyper_util::rt::TokioTimer::new())
-                .header_read_timeout(REQUEST_TIME)
-                .keep_alive(false)
-                .serve_connection(hyper_util::rt::TokioIo::new(stream), service);
-            let _ = tokio::time::timeout(REQUEST_TIME + DURABLE_TIME, connection).await;
-        });
-    }
+        .with_state(api)
 }
 
 /// Serves until the task is dropped.

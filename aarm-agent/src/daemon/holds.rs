@@ -269,7 +269,7 @@ impl Holds {
     pub fn named(&self, id: &str) -> Option<&Waiting> {
         let digits = id.len() == 16 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         let key = u64::from_str_radix(id, 16).ok().filter(|_| digits)?;
-        self.waiting.get(&key).map(|w| &**w)
+        self.get(key)
     }
 
     /// All, also those whose answer is on its way.
@@ -283,6 +283,11 @@ impl Holds {
     }
 
     /// One by its key.
+    pub fn get(&self, key: u64) -> Option<&Waiting> {
+        self.waiting.get(&key).map(|w| &**w)
+    }
+
+    /// The same, to change it.
     pub fn get_mut(&mut self, key: u64) -> Option<&mut Waiting> {
         self.waiting.get_mut(&key).map(|w| &mut **w)
     }

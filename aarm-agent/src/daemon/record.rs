@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use aarm_common::event::{self, Event};
 use aarm_common::op::{Decision, Operation};
+use aarm_common::policy::{AF_INET, AF_INET6};
 use aarm_receipt::canonical::Encoded;
 use aarm_receipt::receipt::{
     Action, Decided, FileId, Identity, Network, Outcome, PolicyRef, Seen, Seq, SessionRef,
@@ -17,9 +18,6 @@ use aarm_receipt::{Body, Common};
 use super::policies::Loaded;
 use super::sessions::Session;
 use crate::api::types::PolicyLabel;
-
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 10;
 
 /// The clocks: unix time is boot time plus this.
 #[derive(Clone, Copy, Debug)]

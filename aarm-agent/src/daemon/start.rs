@@ -22,6 +22,7 @@ use super::{notify, record, resolve, webhooks};
 use crate::api::server::{self, Api, SocketError};
 use crate::kernel::{Kernel, KernelError, KernelOptions};
 use crate::metrics::{self, Metrics};
+use crate::tcp;
 
 /// Why the daemon does not run.
 #[derive(Debug, thiserror::Error)]
@@ -179,17 +180,13 @@ fn serve(
     let metrics = Metrics::new().map_err(|e| StartError::Io(std::io::Error::other(e)))?;
     let metrics_listener = match config.metrics.listen.0 {
         Some(address) => Some(
-            runtime
-                .block_on(metrics::bind(address))
-                .map_err(|source| StartError::Metrics { address, source })?,
+            runtime.block_on(tcp::bind(address)).map_err(|source| StartError::Metrics { address, source })?,
         ),
         None => None,
     };
     let answers_listener = match config.answers.listen.0 {
         Some(address) => Some(
-            runtime
-                .block_on(metrics::bind(address))
-                .map_err(|source| StartError::Answers { address, source })?,
+            runtime.block_on(tcp::bind(address)).map_err(|source| StartError::Answers { address, source })?,
         ),
         None => None,
     };
@@ -279,10 +276,12 @@ fn serve(
     metrics.beat(crate::kernel::boot_ns());
     let ended = runtime.block_on(async {
         tokio::spawn(webhooks::serve(to_tell, config.webhooks.clone(), Arc::clone(&metrics)));
-        let answering = answers_listener.map(|l| tokio::spawn(server::serve_answers(l, Arc::clone(&api))));
+        let answering = answers_listener
+            .map(|l| tokio::spawn(tcp::serve(l, server::answers(Arc::clone(&api)), server::ANSWERS)));
         tokio::spawn(resolve::serve(to_resolve, config.resolvers.clone(), commands.clone()));
         let serving = tokio::spawn(server::serve(listener, api));
-        let scraped = metrics_listener.map(|l| tokio::spawn(metrics::serve(l, Arc::clone(&metrics))));
+        let scraped = metrics_listener
+            .map(|l| tokio::spawn(tcp::serve(l, metrics::router(Arc::clone(&metrics)), metrics::SERVING)));
         let watchdog = tokio::spawn(watchdog(Arc::clone(&metrics)));
         let mut running = core.spawn(asked, stopped)?;
         notify::ready("supervising");

@@ -436,7 +436,8 @@ impl Kernel {
         gone.iter().for_each(|key| drop(self.grants.remove(key)));
     }
 
-    /// Whether sessions can learn names of hosts: answers of resolvers are read at the root of the unified cgroup hierarchy.
+    /// Whether there is a unified cgroup hierarchy. At its root answers of resolvers are read, so that sessions can learn names of hosts, and
+    /// connections are redirected.
     pub fn has_cgroups(&self) -> bool {
         programs::cgroup_root().is_some()
     }
@@ -561,6 +562,18 @@ fn host_mount_namespace() -> Result<u32, KernelError> {
     let path = "/proc/1/ns/mnt";
     let found = std::fs::metadata(path).map_err(KernelError::io(format!("cannot read {path}")))?;
     Ok(found.ino() as u32)
+}
+
+/// A descriptor of a process. One that is gone is an error, and one that has taken its number is another process.
+pub fn pidfd(pid: u32) -> std::io::Result<std::os::fd::OwnedFd> {
+    // SAFETY: numbers only; the descriptor is ours if the call succeeds.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+        if fd < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        Ok(std::os::fd::FromRawFd::from_raw_fd(fd as libc::c_int))
+    }
 }
 
 /// Nanoseconds since boot, on the clock the programs use.

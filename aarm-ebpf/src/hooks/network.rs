@@ -5,7 +5,7 @@
 
 use aarm_common::event::{FLAG_ABSTRACT, FLAG_INHERITED, NO_RULE};
 use aarm_common::op::Decision;
-use aarm_common::policy::MODE_AUDIT;
+use aarm_common::policy::{AF_INET, AF_INET6, MODE_AUDIT};
 use aarm_common::state::ObjectKey;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use aya_ebpf::macros::lsm;
@@ -22,8 +22,6 @@ use crate::session::{framed, subject, supervised};
 
 const AF_UNSPEC: u16 = 0;
 const AF_UNIX: u16 = 1;
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 10;
 const SOCK_STREAM: u16 = 1;
 const SOCK_DGRAM: u16 = 2;
 const IPPROTO_TCP: u8 = 6;
@@ -338,11 +336,7 @@ unsafe fn send_labels(sock: *const c_void, labels: u64) -> i32 {
 /// What a socket, given as `struct sock *`, is known by. Fails for one that no process holds.
 #[inline(always)]
 fn socket_key(sk: u64) -> Result<ObjectKey, ()> {
-    let socket = read::<u64>(sk, off(&OFF_SOCK_SK_SOCKET))?;
-    let file = read::<u64>(socket, off(&OFF_SOCKET_FILE))?;
-    let inode = read::<u64>(file, off(&OFF_FILE_F_INODE))?;
-    let ino = read::<u64>(inode, off(&OFF_INODE_I_INO))?;
-    Ok(ObjectKey { ino, dev: u32::MAX, generation: AF_UNIX as u32 })
+    Ok(ObjectKey { ino: socket_inode(sk)?, dev: u32::MAX, generation: AF_UNIX as u32 })
 }
 
 #[lsm(hook = "socket_recvmsg")]

@@ -11,6 +11,7 @@ use aarm_receipt::receipt::{Identity, Modified, Resolution, Seq, hold_name};
 use aarm_receipt::{Body, Common};
 use std::borrow::Cow;
 use std::iter;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -322,18 +323,32 @@ impl Core {
     }
 
     /// Tells people elsewhere what waits.
-    pub(super) fn tell(&mut self, key: u64, event: What) {
-        if let Some(approval) = self.holds.get_mut(key).map(|w| w.shown()) {
-            self.notify(event, approval, None);
+    pub(super) fn tell(&self, key: u64, event: What) {
+        if let Some(w) = self.holds.get(key) {
+            self.notify(event, w, None);
         }
     }
 
     /// Tells them, if there is anybody to tell. Should so much be told already that there is no room, it is counted.
-    fn notify(&self, event: What, approval: Approval, answer: Option<Told>) {
+    fn notify(&self, event: What, w: &Waiting, answer: Option<Told>) {
         let Some(notices) = &self.p.notices else { return };
+        let approval = w.shown();
         let notice = Notice { v: 1, event, host: self.p.host_name.clone(), approval, answer };
         if notices.try_send(Arc::new(notice)).is_err() {
             self.p.metrics.webhooks(false);
+        }
+    }
+
+    /// Changes what waits, as its rules say. Why not, if not.
+    fn change(&self, w: &Waiting) -> Result<Changed, String> {
+        // Whoever waited may be gone, and its number another's by now.
+        let pidfd = crate::kernel::pidfd(w.about.pid).map_err(|e| format!("process {}: {e}", w.about.pid))?;
+        match self.p.kernel.session_of(pidfd.as_fd()) {
+            Ok(Some(session)) if session == w.session => {
+                image::change(w.about.pid, &w.modify).map_err(|e| e.to_string())
+            }
+            Ok(_) => Err(format!("process {} is not of the session any more", w.about.pid)),
+            Err(e) => Err(e.to_string()),
         }
     }
 
@@ -348,9 +363,9 @@ impl Core {
     ) -> &'static str {
         let mut comment = how.comment.to_owned();
         let answer = match allow && !w.modify.is_empty() {
-            true => image::change(w.about.pid, &w.modify).map_or_else(
-                |e| {
-                    comment = e.to_string();
+            true => self.change(&w).map_or_else(
+                |why| {
+                    comment = why;
                     Answer::Deny
                 },
                 Answer::Modify,
@@ -366,7 +381,7 @@ impl Core {
             method: how.method.into(),
             approver: how.approver.to_owned(),
         };
-        self.notify(What::Answered, w.shown(), Some(told));
+        self.notify(What::Answered, &w, Some(told));
         self.holds.given.push_back(Given { batch: self.number, waiting: w, allow: answer.allows(), grant });
         self.p.metrics.waiting.set(self.holds.count() as i64);
         self.dirty = true;

@@ -36,13 +36,17 @@ impl Core {
 
     /// An attempt is over.
     pub(super) fn attempted(&mut self, a: Attempted) {
-        let known = self.holds.get_mut(a.key).is_some_and(|w| w.since_ns == a.since_ns && w.seeking);
-        // Answered meanwhile, or gone. What has no room for its receipt is not told: the next daemon, or the time, decides.
-        if !known || self.is_stuck() {
+        let stuck = self.is_stuck();
+        // Answered meanwhile, or gone.
+        let Some(w) = self.holds.get_mut(a.key).filter(|w| w.since_ns == a.since_ns && w.seeking) else {
+            return;
+        };
+        w.seeking = false;
+        if stuck {
+            // What has no room for its receipt has no effect: it is tried again when there is.
             return;
         }
         let Some(mut w) = self.holds.take(a.key) else { return };
-        w.seeking = false;
         self.record_attempt(&w, &a);
         w.about.attempts.push(Attempt {
             resolver: a.resolver.clone(),
