@@ -22,7 +22,7 @@ use aarm_common::event::{Cause, EventHeader, HEADER_BYTES, Kind, NO_RULE};
 use aarm_common::hold::{Grant, GrantKey, Hold, Lines};
 use aarm_common::limits::POLICY_SLOTS;
 use aarm_common::policy::{Hits, Policy};
-use aarm_common::state::{Given, ObjectId, Redirect, STATS, Session, session_id};
+use aarm_common::state::{Given, HostKey, ObjectId, Redirect, STATS, Session, session_id};
 use aarm_common::{ABI_VERSION, Decision, Operation};
 use aarm_receipt::canonical::Encoded;
 use aarm_receipt::{Keys, LogWriter, Options};
@@ -141,6 +141,14 @@ impl KernelPort for Kernel {
 
     fn answer(&mut self, _: u64, _: u64, _: bool) -> Result<bool, KernelError> {
         Ok(false)
+    }
+
+    fn again(&mut self, _: u64, _: u64) -> Result<bool, KernelError> {
+        Ok(false)
+    }
+
+    fn learn(&mut self, _: HostKey, _: &str, _: u64) -> Result<(), KernelError> {
+        Ok(())
     }
 
     fn forget_hold(&mut self, _: u64) {}
@@ -298,6 +306,7 @@ fn measure(dir: &Path, rules: usize, events: u64, all: bool) -> Result<Figures, 
         notices: None,
         host_name: "h".into(),
         jobs: mpsc::channel(1).0,
+        readings: mpsc::channel(1).0,
         resolvers: Vec::new(),
         progress: Arc::clone(&progress),
         pool: pool.clone(),

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use aarm_agent::api::approvals::{Approval, ApprovalList, Asked, PriorAction};
+use aarm_agent::api::approvals::{Approval, Asked, PriorAction};
 use aarm_agent::api::types::PolicyLabel;
 use aarm_agent::daemon::holds::{Answerer, Ask, Holds, Terms, Waiting};
 
@@ -82,6 +82,7 @@ fn waiting(key: u64) -> Waiting {
         asks: vec![ask()],
         object: None,
         seeking: false,
+        unread: None,
         modify: Vec::new(),
         prior: serde_json::to_string(&all).unwrap_or_default().into(),
         about,
@@ -98,8 +99,7 @@ fn main() {
     let mut bytes = 0;
     for _ in 0..5 {
         let began = Instant::now();
-        let list = ApprovalList { approvals: holds.seen_by(&root) };
-        bytes = serde_json::to_vec(&list).map_or(0, |json| json.len());
+        bytes = holds.list(&root).len();
         times.push(began.elapsed().as_micros() as u64);
     }
     times.sort_unstable();

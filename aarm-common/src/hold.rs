@@ -11,6 +11,7 @@ use crate::event::Cause;
 use crate::limits::{MAX_RULES, SYSCALLS};
 use crate::op::{Decision, OPERATIONS, Operation};
 use crate::policy::Bits;
+use crate::state::ObjectId;
 
 /// The thread was told to stop: whoever decides must let it go on.
 pub const HOLD_STOPPED: u32 = 1;
@@ -149,6 +150,8 @@ pub struct Lines {
     pub matched: [Bits; LINE_ROUNDS],
     /// Of those, the rules that something unknown makes refuse.
     pub unsure: [Bits; LINE_ROUNDS],
+    /// The files of the programs.
+    pub objects: [ObjectId; LINE_ROUNDS],
 }
 
 /// System calls, as bits.
@@ -232,7 +235,8 @@ pub const fn table() -> [Syscalls; OPERATIONS] {
 
 const _: () = assert!(size_of::<Hold>() == 48);
 const _: () = assert!(size_of::<Verdict>() == 16 && size_of::<GrantKey>() == 16 && size_of::<Grant>() == 16);
-const _: () = assert!(size_of::<Lines>() == 24 + 2 * LINE_ROUNDS * size_of::<Bits>());
+const _: () =
+    assert!(size_of::<Lines>() == 24 + LINE_ROUNDS * (2 * size_of::<Bits>() + size_of::<ObjectId>()));
 
 #[cfg(feature = "user")]
 mod pod {

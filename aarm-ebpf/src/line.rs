@@ -13,7 +13,7 @@ use aarm_common::hold::{HOLD_STOPPED, Hold, LINE_ROUNDS, Lines};
 use aarm_common::limits::{DATA_WORD, LINE_LOOK_NS, LINE_TURN_NS, RULE_WORDS};
 use aarm_common::op::{Decision, Operation};
 use aarm_common::policy::MODE_AUDIT;
-use aarm_common::state::{Stat, Task, session_slot};
+use aarm_common::state::{ObjectId, Stat, Task, session_slot};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::bpf_loop;
@@ -31,7 +31,7 @@ const SIGKILL: u32 = 9;
 
 /// Nothing found yet.
 static NOTHING: Lines =
-    Lines { rounds: 0, conditions: 0, subjects: 0, reserved: 0, labels: 0, matched: [[0; RULE_WORDS]; LINE_ROUNDS], unsure: [[0; RULE_WORDS]; LINE_ROUNDS] };
+    Lines { rounds: 0, conditions: 0, subjects: 0, reserved: 0, labels: 0, matched: [[0; RULE_WORDS]; LINE_ROUNDS], unsure: [[0; RULE_WORDS]; LINE_ROUNDS], objects: [ObjectId { ino: 0, dev: 0, mode: 0 }; LINE_ROUNDS] };
 
 /// A task asks for a program. Of a script and its interpreter the hook sees both, one after the other.
 #[inline(always)]
@@ -94,6 +94,7 @@ pub extern "C" fn aarm_line(scratch: u32, slot: u32, rule: u32) -> u32 {
             (*lines).unsure[round][w] = if (*h).subjects >> 16 != 0 { (*task).unsure[w] } else { 0 };
             w += 1;
         }
+        (*lines).objects[round] = (*h).object;
         (*lines).rounds = round as u32 + 1;
         (*lines).conditions = (*h).conditions;
         (*lines).subjects = (*h).subjects;

@@ -5,6 +5,7 @@ use serde::{Serialize, Serializer};
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::names;
+use crate::program::{Sha256, Told};
 
 /// One action. Fields that the operation does not have are ignored by both evaluators.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct Action {
     pub names2: Vec<Vec<u8>>,
     /// Of an exec, the arguments after the program's name. `None`: not known.
     pub args: Option<Vec<Vec<u8>>>,
+    /// Of an exec, what else is known of the program. `None`: nothing.
+    pub told: Option<Told>,
     /// The acting program. For the exec family rules ask for the program that would run, which is `path`.
     pub exe: Option<Vec<u8>>,
     /// The acting user.
@@ -75,6 +78,7 @@ impl Action {
             path2: None,
             names2: Vec::new(),
             args: Some(Vec::new()),
+            told: Some(Told::default()),
             exe: None,
             uid: DEFAULT_UID,
             ancestors: Some(Vec::new()),
@@ -155,7 +159,7 @@ pub(crate) fn op_has(op: Operation, field: &str) -> bool {
         "addr" | "port" => op.has_address(),
         "host" => matches!(op, Operation::Connect | Operation::Send),
         "protocol" | "family" | "type" => op.has_socket(),
-        "args" => op == Operation::Exec,
+        "args" | "program" => op == Operation::Exec,
         "also_read" | "sysctl" => op == Operation::OpenWrite,
         "truncates" | "raw_memory" => matches!(op, Operation::OpenRead | Operation::OpenWrite),
         "exchange" => op == Operation::Rename,
@@ -175,6 +179,20 @@ impl Serialize for Action {
         fn is_root(container: &Option<String>) -> bool {
             container.as_deref() == Some("/")
         }
+        fn is_nothing(program: &Option<Program>) -> bool {
+            *program == Some(Program::default())
+        }
+        #[derive(Serialize, Default, PartialEq)]
+        struct Program {
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            env: Vec<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            hash: Option<Sha256>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            package: Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            script: Option<String>,
+        }
         #[derive(Serialize)]
         struct Fields {
             operation: &'static str,
@@ -188,6 +206,8 @@ impl Serialize for Action {
             names2: Vec<String>,
             #[serde(skip_serializing_if = "is_none_yet")]
             args: Option<Vec<String>>,
+            #[serde(skip_serializing_if = "is_nothing")]
+            program: Option<Program>,
             #[serde(skip_serializing_if = "Option::is_none")]
             exe: Option<String>,
             uid: u32,
@@ -242,6 +262,15 @@ impl Serialize for Action {
             args: match op_has(op, "args") {
                 true => self.args.as_ref().map(|all| texts(all, "args")),
                 false => Some(Vec::new()),
+            },
+            program: match op_has(op, "program") {
+                true => self.told.as_ref().map(|told| Program {
+                    env: told.env.iter().map(|v| String::from_utf8_lossy(v).into_owned()).collect(),
+                    hash: told.hash,
+                    package: told.package.clone(),
+                    script: text(&told.script),
+                }),
+                false => Some(Program::default()),
             },
             path2: text(&self.path2).filter(|_| matches!(op, Operation::Rename | Operation::Link)),
             exe: text(&self.exe),

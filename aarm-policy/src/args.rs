@@ -165,53 +165,8 @@ impl Serialize for Position {
     }
 }
 
-/// What a rule asks of a command line. All that is given must hold; an empty list asks for nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct CommandLine {
-    /// It has these words.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub args: Vec<Arg>,
-    /// It does not.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub not_args: Vec<Arg>,
-    /// These are its words, from first to last.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub argv: Option<Vec<Position>>,
-    /// They are not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub not_argv: Option<Vec<Position>>,
-}
-
-impl CommandLine {
-    /// Whether it asks for nothing.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-
-    /// The first predicate that does not hold of the words after the program's name.
-    pub fn failing(&self, words: &[Vec<u8>], fuel: &mut u64) -> Result<Option<&'static str>, TooLong> {
-        if !self.args.is_empty() && !has(&self.args, words, fuel)? {
-            return Ok(Some("args"));
-        }
-        if !self.not_args.is_empty() && has(&self.not_args, words, fuel)? {
-            return Ok(Some("not_args"));
-        }
-        if let Some(places) = &self.argv
-            && !are(places, words, fuel)?
-        {
-            return Ok(Some("argv"));
-        }
-        if let Some(places) = &self.not_argv
-            && are(places, words, fuel)?
-        {
-            return Ok(Some("not_argv"));
-        }
-        Ok(None)
-    }
-}
-
 /// Whether there are such words.
-fn has(args: &[Arg], words: &[Vec<u8>], fuel: &mut u64) -> Result<bool, TooLong> {
+pub(crate) fn has(args: &[Arg], words: &[Vec<u8>], fuel: &mut u64) -> Result<bool, TooLong> {
     let mut next = 0;
     for arg in args {
         let (from, word) = match arg {
@@ -235,7 +190,7 @@ fn has(args: &[Arg], words: &[Vec<u8>], fuel: &mut u64) -> Result<bool, TooLong>
 }
 
 /// Whether the words are these; `**` takes as few as possible, and one more each time what follows does not fit.
-fn are(places: &[Position], words: &[Vec<u8>], fuel: &mut u64) -> Result<bool, TooLong> {
+pub(crate) fn are(places: &[Position], words: &[Vec<u8>], fuel: &mut u64) -> Result<bool, TooLong> {
     let (mut p, mut w) = (0, 0);
     let mut retry: Option<(usize, usize)> = None;
     loop {

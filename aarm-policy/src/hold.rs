@@ -22,6 +22,11 @@ pub const STEP_UP_WAIT: Span = Span(600_000_000_000);
 /// How long a DEFER waits where nothing is said.
 pub const DEFER_WAIT: Span = Span(30_000_000_000);
 
+/// How much of one session is deferred at once at most, where nothing is said.
+pub const CASCADE: u32 = 256;
+/// The most that can be said.
+pub const MAX_CASCADE: u32 = 8192;
+
 /// Somebody who may answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Approver {
@@ -176,6 +181,9 @@ pub struct HoldDefaults {
     /// How much is at stake.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub risk: Option<Risk>,
+    /// How much of one session is deferred at once; what comes then is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cascade: Option<u32>,
 }
 
 /// What holds for one decision, with everything filled in.
@@ -214,6 +222,11 @@ impl Policy {
             risk: own.and_then(|own| own.risk).or(spec.risk),
             resolve: own.map(|own| own.resolve.clone()).unwrap_or_default(),
         }
+    }
+
+    /// How much of one session is deferred at once at most.
+    pub fn cascade(&self) -> u32 {
+        self.hold_defaults().cascade.unwrap_or(CASCADE)
     }
 
     /// Whether such a decision waits for an answer; otherwise it is refused at once. `rule`: whose own decision it is.

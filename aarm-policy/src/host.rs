@@ -7,11 +7,13 @@
 //! | `?` | one byte of a label |
 //! | `**.example.com` | `example.com` and every name below it, at any depth |
 //! | `**` | every name |
+//! | `/regex/` | every name that the regular expression describes as a whole |
 //! | `unknown` | an address of which no name is known |
 //!
 //! Names are compared in lower case, without a final dot. Names with other characters than letters, digits, `-` and `_` are
 //! never learnt, so a glob with any is an error; others are written in their ASCII form (`xn--…`).
 
+use regex_syntax::hir::Hir;
 use serde::{Serialize, Serializer};
 
 use crate::glob::{Atom, Component, Pattern, Start};
@@ -31,15 +33,34 @@ enum Label {
 }
 
 /// What a rule may say of a host.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 pub struct Host {
     text: String,
-    /// Empty for [`UNKNOWN`].
-    labels: Vec<Label>,
+    form: Form,
+}
+
+impl PartialEq for Host {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Form {
+    Unknown,
+    Glob(Vec<Label>),
+    /// For the evaluator, and for the automaton.
+    Regex(regex::bytes::Regex, Box<Hir>),
+}
+
+/// What the automaton is made of.
+pub(crate) enum Shape<'h> {
+    Pattern(Pattern),
+    Regex(&'h Hir),
 }
 
 /// Why a text is no glob over names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostError {
     /// Nothing in it.
     #[error("it is empty")]
@@ -62,12 +83,19 @@ pub enum HostError {
     /// Another character.
     #[error("a name has letters, digits, `-` and `_`; a glob also `*` and `?`")]
     Character,
+    /// No regular expression.
+    #[error("{0}")]
+    Regex(String),
+    /// `^`, `$`, `\b` and the like.
+    #[error("a name is described as a whole, so there is nothing to look at before or after it")]
+    Look,
 }
 
 impl HostError {
     /// What to write instead.
-    pub(crate) fn help(self) -> Option<&'static str> {
+    pub(crate) fn help(&self) -> Option<&'static str> {
         match self {
+            HostError::Look => Some("leave out `^` and `$`, and write `.*` where anything may stand"),
             HostError::Address => Some("write it under `cidr`"),
             HostError::Stars => Some("`*.example.com` is one label, `**.example.com` any number of them"),
             HostError::Character => {
@@ -82,7 +110,10 @@ impl Host {
     /// Parses what a rule says.
     pub fn parse(text: &str) -> Result<Host, HostError> {
         if text == UNKNOWN {
-            return Ok(Host { text: text.to_owned(), labels: Vec::new() });
+            return Ok(Host { text: text.to_owned(), form: Form::Unknown });
+        }
+        if let Some(inner) = text.strip_prefix('/').and_then(|rest| rest.strip_suffix('/')) {
+            return Ok(Host { text: text.to_owned(), form: regex(inner)? });
         }
         let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
         if name.is_empty() {
@@ -96,12 +127,12 @@ impl Host {
         }
         let labels = name.split('.').enumerate().map(|(i, part)| label(part, i == 0));
         let labels = labels.collect::<Result<Vec<Label>, HostError>>()?;
-        Ok(Host { text: name, labels })
+        Ok(Host { text: name, form: Form::Glob(labels) })
     }
 
     /// Whether it means an address without a known name.
     pub fn is_unknown(&self) -> bool {
-        self.labels.is_empty()
+        matches!(self.form, Form::Unknown)
     }
 
     /// The glob in its one form.
@@ -111,11 +142,15 @@ impl Host {
 
     /// Whether it matches a name, which is in lower case and without a final dot.
     pub fn matches(&self, name: &str) -> bool {
+        let labels = match &self.form {
+            Form::Unknown => return false,
+            Form::Regex(regex, _) => return regex.is_match(name.as_bytes()),
+            Form::Glob(labels) => labels,
+        };
         let names: Vec<&str> = name.split('.').collect();
-        let (deep, labels) = match self.labels.split_first() {
-            None => return false,
+        let (deep, labels) = match labels.split_first() {
             Some((Label::Any, rest)) => (true, rest),
-            Some(_) => (false, &self.labels[..]),
+            _ => (false, &labels[..]),
         };
         let enough = if deep { names.len() >= labels.len() } else { names.len() == labels.len() };
         enough
@@ -125,17 +160,19 @@ impl Host {
             })
     }
 
-    /// The glob as the pattern of a path, see `aarm_common::policy`: labels and their bytes from the last to the first. `None`
-    /// for an unknown name.
-    pub(crate) fn pattern(&self) -> Option<Pattern> {
-        if self.is_unknown() {
-            return None;
-        }
-        let components = self.labels.iter().rev().map(|label| match label {
+    /// For the automaton. A glob is the pattern of a path, see `aarm_common::policy`: labels and their bytes from the last to the
+    /// first. `None` for an unknown name.
+    pub(crate) fn shape(&self) -> Option<Shape<'_>> {
+        let labels = match &self.form {
+            Form::Unknown => return None,
+            Form::Regex(_, hir) => return Some(Shape::Regex(hir)),
+            Form::Glob(labels) => labels,
+        };
+        let components = labels.iter().rev().map(|label| match label {
             Label::Any => Component::Any,
             Label::Parts(parts) => Component::Parts(parts.iter().rev().cloned().collect()),
         });
-        Some(Pattern { start: Start::Root, components: components.collect() })
+        Some(Shape::Pattern(Pattern { start: Start::Root, components: components.collect() }))
     }
 }
 
@@ -143,6 +180,35 @@ impl Serialize for Host {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.text)
     }
+}
+
+/// Reads a regular expression over whole names.
+fn regex(text: &str) -> Result<Form, HostError> {
+    if text.len() > MAX_HOST {
+        return Err(HostError::TooLong);
+    }
+    // Nothing that could mean a comment once blanks are ignored.
+    if !text.bytes().all(|b| b.is_ascii_graphic() && b != b'#' && b != b'/') {
+        return Err(HostError::Regex("a regular expression over names has no blanks, `#` or `/`".into()));
+    }
+    let wrong = |e: &dyn std::fmt::Display| {
+        let shown = e.to_string();
+        let last = shown.lines().last().unwrap_or_default();
+        HostError::Regex(last.trim_start_matches("error: ").to_owned())
+    };
+    let mut parser = regex_syntax::ParserBuilder::new();
+    let parser = parser.unicode(false).utf8(false).case_insensitive(true).nest_limit(32);
+    let hir = parser.build().parse(text).map_err(|e| wrong(&e))?;
+    if !hir.properties().look_set().is_empty() {
+        return Err(HostError::Look);
+    }
+    let mut whole = regex::bytes::RegexBuilder::new(&format!("^(?:{text})$"));
+    let whole = whole.unicode(false).case_insensitive(true).nest_limit(64).size_limit(1 << 20);
+    let whole = whole.build().map_err(|e| match e {
+        regex::Error::CompiledTooBig(_) => HostError::Regex("it means too much".into()),
+        other => wrong(&other),
+    })?;
+    Ok(Form::Regex(whole, Box::new(hir)))
 }
 
 fn label(part: &str, first: bool) -> Result<Label, HostError> {
@@ -231,6 +297,10 @@ mod tests {
             ("*a*", "a", true),
             ("*", "a", true),
             ("unknown", "unknown", false),
+            ("/(api|web)-[0-9]{2}\\.x/", "api-07.x", true),
+            ("/(api|web)-[0-9]{2}\\.x/", "api-07.x.evil", false),
+            ("/(api|web)-[0-9]{2}\\.x/", "my-api-07.x", false),
+            ("/API.*/", "api.x.y", true),
         ] {
             assert_eq!(Host::parse(glob).unwrap().matches(name), expected, "{glob} {name}");
         }
@@ -250,6 +320,10 @@ mod tests {
             ("https://a.b", HostError::Character),
             ("a.b:443", HostError::Character),
             ("b\u{fc}cher.example", HostError::Character),
+            ("/^a$/", HostError::Look),
+            ("/a b/", HostError::Regex("a regular expression over names has no blanks, `#` or `/`".into())),
+            ("/(a/", HostError::Regex("unclosed group".into())),
+            ("/(a{999}){999}/", HostError::Regex("it means too much".into())),
         ] {
             assert_eq!(Host::parse(text).unwrap_err(), error, "{text}");
         }

@@ -33,6 +33,7 @@ mod model;
 mod modify;
 mod names;
 mod parse;
+mod program;
 #[cfg(feature = "random")]
 pub mod random;
 mod reference;
@@ -43,19 +44,18 @@ mod when;
 mod yaml;
 
 pub use action::Action;
-pub use args::{
-    Arg, BadPattern, CommandLine, FUEL, MAX_LINE, MAX_PATTERN, MAX_WORDS, Position, TooLong, Word, words,
-};
+pub use args::{Arg, BadPattern, FUEL, MAX_LINE, MAX_PATTERN, MAX_WORDS, Position, TooLong, Word, words};
 pub use compile::{AgentEntry, CgroupId, Compiled, Report, RuleInfo, Use, compile, compile_agents};
 pub use data::{DataEntry, Label, Level, On};
 pub use diagnostic::{Code, Diagnostic, MAX_DIAGNOSTICS, Place, Severity};
 pub use env::{Env, MAX_HOMES};
 pub use eval::{
     Cause, Considered, Context, End, Explanation, Facet, Line, MAX_HISTORY, Past, eval, eval_line, facets,
+    wanted,
 };
 pub use glob::{Atom, ByteSet, Component, Glob, GlobError, MAX_ALTERNATIVES, MAX_GLOB, Pattern, Start};
 pub use hold::{
-    Approver, DEFER_WAIT, Escalate, Hold, HoldDefaults, MAX_APPROVER, MAX_APPROVERS, MAX_RESOLVER,
+    Approver, CASCADE, DEFER_WAIT, Escalate, Hold, HoldDefaults, MAX_APPROVER, MAX_APPROVERS, MAX_RESOLVER,
     MAX_RESOLVERS, MAX_WAIT, OnTimeout, Risk, RuleHold, STEP_UP_WAIT, is_resolver_name,
 };
 pub use host::{Host, HostError, MAX_HOST};
@@ -65,6 +65,10 @@ pub use model::{
 };
 pub use modify::{Changed, MAX_CHANGES, Modify, Replace, Resource};
 pub use parse::{MAX_ID, MAX_LABEL, MAX_TESTS};
+pub use program::{
+    Fact, Facts, Lack, MAX_ASKED, MAX_ENV, MAX_REGEX, MAX_SCRIPT, Program, Regex, Sha256, Told, Undecided,
+    Variable, Wanted,
+};
 pub use reference::operations_md;
 pub use subject::{CONTAINERS, Subject, Unknown, renumber_programs};
 pub use suite::{TestResult, run_tests};

@@ -11,13 +11,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::action::Action;
-use crate::args::CommandLine;
 use crate::data::{DataEntry, Label};
 use crate::diagnostic::{Diagnostic, Place};
 use crate::glob::Glob;
 use crate::hold::{HoldDefaults, RuleHold};
 use crate::host::Host;
 use crate::modify::Modify;
+use crate::program::Program;
 use crate::subject::Subject;
 use crate::when::{Span, When};
 
@@ -182,9 +182,9 @@ pub struct Match {
     /// Operations, and families for all their members.
     #[serde(rename = "operation", skip_serializing_if = "Vec::is_empty")]
     pub operations: Vec<OperationName>,
-    /// The command line, of an exec: decided when it is known.
+    /// The program that is run, of an exec: decided when it is about to.
     #[serde(flatten)]
-    pub line: CommandLine,
+    pub program: Program,
     /// The object's path.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub path: Vec<Glob>,
@@ -292,10 +292,10 @@ impl Rule {
         matches!(self.decision, Decision::StepUp | Decision::Defer)
     }
 
-    /// Whether what it says of an exec is said at the first instruction of the new image: it asks for the command line, or changes what
+    /// Whether what it says of an exec is said at the first instruction of the new image: it asks what the kernel cannot see of the program, or changes what
     /// the program gets.
     pub fn is_by_line(&self) -> bool {
-        !self.matches.line.is_empty() || self.decision == Decision::Modify && self.redirect().is_none()
+        !self.matches.program.is_empty() || self.decision == Decision::Modify && self.redirect().is_none()
     }
 
     /// Where it redirects to.

@@ -10,7 +10,7 @@ use std::fmt::Debug;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
-use crate::{Action, Context, Past, Span};
+use crate::{Action, Context, Past, Sha256, Span, Told};
 
 /// What policies are to be like.
 #[derive(Clone, Debug)]
@@ -149,8 +149,30 @@ fn hosts() -> impl Strategy<Value = Vec<String>> {
         1 => Just("**".to_owned()),
         1 => Just("*".to_owned()),
         1 => Just("unknown".to_owned()),
+        1 => prop::sample::select(&["/[ab](x|b)?[.][ab]/", "/a.*/", "/([ab]+[.]){1,2}[^b]/", "/(?:a[.])*b?.b/"][..])
+            .prop_map(str::to_owned),
     ];
     prop::collection::vec(host, 1..3)
+}
+
+/// A hash that rules ask for and programs have.
+const ALIKE: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+/// What is known of a program.
+fn told() -> impl Strategy<Value = Told> {
+    let texts = |all: &'static [&'static str]| prop::sample::select(all);
+    (
+        prop::collection::vec(texts(&["A=", "A=bc", "B=A", "AB=b"]), 0..3),
+        any::<bool>(),
+        prop::option::of(texts(&["a", "ab", "b"])),
+        prop::option::of(texts(&["", "aab", "b", "xc"])),
+    )
+        .prop_map(|(env, hashed, package, script)| Told {
+            env: env.into_iter().map(|v| v.as_bytes().to_vec()).collect(),
+            hash: Sha256::parse(ALIKE).filter(|_| hashed),
+            package: package.map(str::to_owned),
+            script: script.map(|text| text.as_bytes().to_vec()),
+        })
 }
 
 fn range(max: u64) -> impl Strategy<Value = String> {
@@ -257,21 +279,39 @@ fn matching(shape: &Shape) -> impl Strategy<Value = String> + use<> {
             )
         },
     );
+    let told = format!("hash: \"{ALIKE}\"");
+    let told = prop::sample::select(vec![
+        String::new(),
+        "env: [A]".into(),
+        "not_env: [\"A=b*\", B]".into(),
+        told.clone(),
+        format!("not_{told}"),
+        "package: \"a*\"".into(),
+        "not_package: [b]".into(),
+        "script: \"a+b\"".into(),
+        "not_script: [\"^b\", \"c\"]".into(),
+    ]);
     let word = || prop::sample::select(&["a", "b", "a*", "{any: b}", "{any: \"?\"}"][..]);
     let line = (
         (maybe(globs(style)), maybe(programs(shape)), maybe(ranges(MAX_UID))),
         prop::sample::select(&["args", "not_args", "argv", "not_argv"][..]),
         prop::collection::vec(word(), 1..3),
+        told,
+        any::<bool>(),
     )
-        .prop_map(|((path, exe, uid), field, words)| {
+        .prop_map(|((path, exe, uid), field, words, told, only)| {
             let exact = field.ends_with("argv");
             let words: Vec<&str> =
                 words.into_iter().map(|w| if exact && w.starts_with('{') { "\"**\"" } else { w }).collect();
-            format!(
-                "operation: [exec]{}, {field}: [{}]",
-                flow(vec![("path", path), ("exe", exe), ("uid", uid)]),
-                words.join(", ")
-            )
+            let mut text =
+                format!("operation: [exec]{}", flow(vec![("path", path), ("exe", exe), ("uid", uid)]));
+            if told.is_empty() || !only {
+                text.push_str(&format!(", {field}: [{}]", words.join(", ")));
+            }
+            if !told.is_empty() {
+                text.push_str(&format!(", {told}"));
+            }
+            text
         });
     let socket = || {
         (
@@ -604,6 +644,7 @@ pub fn action() -> impl Strategy<Value = Action> {
             prop::option::weighted(0.8, path()),
         ),
         prop::collection::vec(prop::sample::select(&["a", "b", "ab", ""][..]), 0..4),
+        told(),
     )
         .prop_map(
             |(
@@ -614,11 +655,16 @@ pub fn action() -> impl Strategy<Value = Action> {
                 (names, names2, hosts),
                 (ancestors, container),
                 args,
+                told,
             )| {
                 Action {
                     args: match op {
                         Exec => Some(args.into_iter().map(|w| w.as_bytes().to_vec()).collect()),
                         _ => Some(Vec::new()),
+                    },
+                    told: match op {
+                        Exec => Some(told),
+                        _ => Some(Told::default()),
                     },
                     path: Some(path.into_bytes()),
                     path2: Some(path2.into_bytes()),

@@ -67,7 +67,7 @@ fn predicates(op: Operation) -> String {
         found.push("`path`");
     }
     if op == Operation::Exec {
-        found.extend(["`args`", "`argv`"]);
+        found.extend(["`args`", "`argv`", "`env`", "`hash`", "`package`", "`script`"]);
     }
     if op.has_address() {
         found.extend(["`cidr`", "`port`"]);

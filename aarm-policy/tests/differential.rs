@@ -3,12 +3,14 @@
 use aarm_common::Decision;
 use aarm_policy::random::{self, Shape};
 use aarm_policy::table::TableContext;
-use aarm_policy::{Action, Cause, Code, Context, Env, Policy, compile, eval, table};
+use aarm_policy::{Action, Cause, Code, Context, Env, Facts, Policy, compile, eval, table, wanted};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
+/// Some of what must occur is rare: so often it is looked for.
+const ROUNDS: u32 = 4;
 /// Met where several rules ask about one action.
 const OTHERS: &str = "asks others as well";
 
@@ -30,8 +32,8 @@ fn agree(
     };
     for (whole, context) in actions.iter().zip(contexts.iter().cycle()) {
         let seen = TableContext::of(&policy, context);
-        // The kernel does not know the command line.
-        let action = &Action { args: None, ..whole.clone() };
+        // The kernel knows nothing of the program but its path.
+        let action = &Action { args: None, told: None, ..whole.clone() };
         let by_eval = eval(&policy, homes, action, context);
         let by_table = table::decide(&compiled.table, action, &seen);
         let rule = by_table.rule.map(|i| compiled.rules[i as usize].id.as_str());
@@ -104,8 +106,14 @@ fn agree(
         let known = eval(&policy, homes, whole, context);
         if by_eval.cause == Cause::Args {
             let (matched, unsure) = table::matched(&compiled.table, action, &seen);
-            let words = whole.args.as_deref().expect("an exec has a command line");
-            let by_line = aarm_policy::eval_line(&policy, &matched, &unsure, Ok(words));
+            let facts = Facts::of(whole.args.as_deref(), whole.told.as_ref());
+            let by_line = aarm_policy::eval_line(&policy, &matched, &unsure, &facts).expect("all is known");
+            // What is known first decides, or says what is to be found out.
+            let words = Facts { args: facts.args, ..Facts::default() };
+            match aarm_policy::eval_line(&policy, &matched, &unsure, &words) {
+                Ok(early) => assert_eq!(early, by_line, "{text}\n{whole:?}\n{context:?}"),
+                Err(missing) => assert!(wanted(&policy, &matched).has(missing), "{text}\n{whole:?}"),
+            }
             let rule = by_line.rule.map(|i| compiled.rules[i as usize].id.as_str());
             let waits = by_line.waits && policy.mode() == aarm_policy::Mode::Enforce;
             assert_eq!(
@@ -129,7 +137,7 @@ fn agree(
 }
 
 /// Runs a strategy of policies; most of them must fit, else the test would show nothing;
-/// of what the two can differ in, what `must` says must occur. `PROPTEST_CASES`
+/// of what the two can differ in, what `must` says must occur: until it has, there are more of them. `PROPTEST_CASES`
 /// scales the number of cases: 256 is its default.
 fn run(policies: impl Strategy<Value = String>, cases: u32, must: fn(&str) -> bool) {
     let cases = (cases * Config::default().cases / 256).max(1);
@@ -145,23 +153,22 @@ fn run(policies: impl Strategy<Value = String>, cases: u32, must: fn(&str) -> bo
     let fitted = Cell::new(0);
     let met = RefCell::default();
     let contexts = prop::collection::vec(random::context(), 1..8);
-    runner
-        .run(
-            &(policies, prop::collection::vec(random::action(), 40), homes, contexts),
-            |(text, actions, homes, contexts)| {
+    let all = (policies, prop::collection::vec(random::action(), 40), homes, contexts);
+    for round in 1..=ROUNDS {
+        runner
+            .run(&all, |(text, actions, homes, contexts)| {
                 let homes = Env::new(homes.into_iter().map(|h| h.as_bytes().to_vec()));
                 fitted.set(fitted.get() + agree(&text, &homes, &actions, &contexts, &met) as u32);
                 Ok(())
-            },
-        )
-        .unwrap_or_else(|e| panic!("{e}"));
-    println!("{} of {cases} policies fit; met: {:?}", fitted.get(), met.borrow());
-    assert!(
-        cases < 40 || met.borrow().iter().all(|(what, n)| *n > 0 || !must(what)),
-        "something was never tried: {:?}",
-        met.borrow()
-    );
-    assert!(fitted.get() > cases / 2, "too few policies fit to show anything");
+            })
+            .unwrap_or_else(|e| panic!("{e}"));
+        println!("{} of {} policies fit; met: {:?}", fitted.get(), cases * round, met.borrow());
+        assert!(fitted.get() > cases * round / 2, "too few policies fit to show anything");
+        if cases < 40 || met.borrow().iter().all(|(what, n)| *n > 0 || !must(what)) {
+            return;
+        }
+    }
+    panic!("something was never tried: {:?}", met.borrow());
 }
 
 #[test]

@@ -235,11 +235,12 @@ fn later_parts_of_the_language_are_not_supported_yet() {
         (rule("decision: DENY, when: {identity: {role: x}}"), "`identity` in `when`"),
         (rule("decision: DENY, subject: {declared: a}"), "`declared` in `subject`"),
         (
-            with_spec("  rules: [{id: a, match: {operation: open_read}, decision: DEFER, resolve: [dns]}]"),
-            "the resolver `dns`",
+            with_spec(
+                "  rules: [{id: a, match: {operation: open_read}, decision: DEFER, resolve: [intent]}]",
+            ),
+            "the resolver `intent`",
         ),
         (rule("decision: DENY, overridable: true"), "`overridable` in a rule"),
-        (with_match("operation: exec, env: [A]"), "`env` in `match`"),
         (with_match("operation: tool"), "the operation `tool`"),
         (with_spec("  fail: {}"), "`fail` in `spec`"),
         (with_spec("  record: {tool: summary}"), "the operation `tool`"),
@@ -261,6 +262,7 @@ fn who_is_asked_before_people_are() {
             Code::Inapplicable,
             "`resolve` says nothing about a rule that decides DENY",
         ),
+        ("decision: DEFER, resolve: [dns]", Code::Inapplicable, "`dns` finds nothing out about `open_read`"),
         ("decision: STEP_UP, resolve: [hash]", Code::Inapplicable, "decides STEP_UP"),
         ("decision: DEFER, resolve: [Hash]", Code::BadValue, "\"Hash\" is no name of a resolver"),
         ("decision: DEFER, resolve: []", Code::BadValue, "an empty list"),
@@ -350,6 +352,42 @@ fn command_lines() {
     refused(&with_match("operation: exec, args: [\"a\\\\\"]"), Code::BadValue, "nothing after its last");
     let many = vec!["a"; 33].join(", ");
     refused(&with_match(&format!("operation: exec, argv: [{many}]")), Code::TooMany, "33 words; at most 32");
+}
+
+#[test]
+fn what_is_known_of_a_program_when_it_is_about_to_run() {
+    let hash = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    for m in [
+        "env: LD_PRELOAD".to_owned(),
+        "not_env: [\"NODE_OPTIONS=*--require*\", \"*_TOKEN\"]".to_owned(),
+        format!("hash: {hash}"),
+        format!("not_hash: [\"sha256:{hash}\"], args: push"),
+        "package: [git, \"python3*\"]".to_owned(),
+        "not_package: \"*\"".to_owned(),
+        "script: \"(?m)^curl .*[|] *sh$\"".to_owned(),
+        "not_script: [\"#!/usr/bin/env\"]".to_owned(),
+    ] {
+        let policy = ok(&with_match(&format!("operation: exec, {m}")));
+        assert!(policy.asks_for_lines(), "{m}");
+        assert_eq!(ok(&policy.canonical()).hash(), policy.hash(), "{m}");
+    }
+    let plain = ok(&with_match(&format!("operation: exec, hash: {hash}")));
+    let upper = ok(&with_match(&format!("operation: exec, hash: \"sha256:{}\"", hash.to_uppercase())));
+    assert_eq!(plain.hash(), upper.hash(), "one form");
+    for (m, code, shown) in [
+        ("operation: connect, env: x", Code::Inapplicable, "\"env\" says nothing about `connect`"),
+        ("operation: [exec, mmap_exec], package: git", Code::Inapplicable, "`mmap_exec`"),
+        ("operation: exec, hash: [abc]", Code::BadValue, "\"abc\" is no SHA-256"),
+        ("operation: exec, script: \"(\"", Code::BadValue, "bad regular expression \"(\": unclosed group"),
+        ("operation: exec, script: \"(?=x)\"", Code::BadValue, "look-around"),
+        ("operation: exec, env: \"A=\\\\\"", Code::BadValue, "bad variable"),
+        ("operation: exec, env: []", Code::BadValue, "can never match"),
+    ] {
+        refused(&with_match(m), code, shown);
+    }
+    let many: Vec<String> = (0..33).map(|n| format!("A{n}")).collect();
+    let many = with_match(&format!("operation: exec, env: [{}]", many.join(", ")));
+    refused(&many, Code::TooMany, "33 in `env`; at most 32");
 }
 
 #[test]

@@ -11,8 +11,8 @@
 //! | `action` | action | tool (family), operation, object: what was attempted |
 //! | `context` | action | `labels` of the session when it was decided, what the action `adds`, history `conditions` that held (bits), conditions on who acts (`subjects`) that held and that were `unknown` (bits) |
 //! | `decision` | action | result, mode, rule, reason, cause, facet, policy (name, version, hash), time taken; of MODIFY `modified`: where to it was redirected; `hold`: the name of the hold that it waits in (STEP_UP and DEFER), or that was answered |
-//! | `detail` | attempt | a resolver that was asked about a hold: what it `found` (ALLOW, DENY, `unknown`, `failed`), its `text` and `facts` |
-//! | `detail` | resolution | what became of a hold: `answer` (ALLOW, MODIFY or DENY), `modified`: what was changed of a program before its first instruction, before and after, but of variables the names only (`more`: so many are not listed), `method`, for answers of people `approver` and `scope`, `of` (the event that began it), time waited; `left`: so many other rules are still to be answered before it happens |
+//! | `detail` | attempt | a resolver that was asked about a hold: what it `found` (ALLOW, DENY, `unknown`, `failed`, or `known` of what rules decide by), its `text` and `facts` |
+//! | `detail` | resolution | what became of a hold: `answer` (ALLOW, MODIFY, DENY, or ANEW: it is decided again by what was found out), `modified`: what was changed of a program before its first instruction, before and after, but of variables the names only (`more`: so many are not listed), `method`, for answers of people `approver` and `scope`, `of` (the event that began it), time waited; `left`: so many other rules are still to be answered before it happens |
 //! | `identity` | of processes | human (a claim), user, process, program, agent (the session's first program), `cgroup` where the process was when it was born or last ran a program |
 //! | `outcome` | outcome | what became of an action, as far as it was observed |
 //! | `detail` | all others | what the kind is about |
@@ -120,7 +120,7 @@ pub struct Resolution<'a> {
     pub method: &'a str,
     /// Who answered; empty if nobody did.
     pub approver: &'a str,
-    /// For what the answer is good: `once`, `session`, or until when; empty if nobody answered.
+    /// For what the answer is good: `once`, `session`, `like` (with others like it), or until when; empty if nobody answered.
     pub scope: &'a str,
     /// What was said with it; may be empty.
     pub comment: &'a str,

@@ -9,6 +9,8 @@ use crate::actor;
 
 /// How long a program waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Type of a record with the name of an address.
+const PTR: u16 = 12;
 /// Type of a record with an IPv4 address.
 const A: u16 = 1;
 /// With an IPv6 address.
@@ -41,6 +43,19 @@ pub enum Record<'a> {
     Address(IpAddr, u32),
     /// The name is another one.
     Alias(&'a str),
+    /// The address has this name.
+    Name(&'a str),
+}
+
+/// The name that a query asks for.
+pub fn asked(query: &[u8]) -> String {
+    let (mut at, mut labels) = (12, Vec::new());
+    while let Some(len @ 1..) = query.get(at).map(|n| *n as usize) {
+        let label = query.get(at + 1..at + 1 + len).unwrap_or_default();
+        labels.push(String::from_utf8_lossy(label).into_owned());
+        at += 1 + len;
+    }
+    labels.join(".")
 }
 
 /// The answer to a query.
@@ -53,6 +68,7 @@ pub fn answer(query: &[u8], records: &[Record<'_>]) -> Vec<u8> {
             Record::Address(IpAddr::V4(a), ttl) => (A, *ttl, a.octets().to_vec()),
             Record::Address(IpAddr::V6(a), ttl) => (AAAA, *ttl, a.octets().to_vec()),
             Record::Alias(to) => (CNAME, 60, name(to)),
+            Record::Name(of) => (PTR, 60, name(of)),
         };
         // The owner is the question's name.
         m.extend([0xc0, 12]);

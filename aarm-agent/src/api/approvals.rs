@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, StatusCode};
 use axum::{Extension, Json};
 use hyper::body::Bytes;
 use serde::{Deserialize, Serialize};
@@ -38,6 +39,9 @@ pub struct Approval {
     /// The hash of the request, for answers that are signed: see [`super::signed`].
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub request: String,
+    /// What those have in common that are like each other: session, operation, program, and the rules that ask.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub like: String,
     /// Session, hexadecimal.
     pub session: String,
     /// Session.
@@ -128,7 +132,7 @@ pub struct PriorAction {
 pub struct Attempt {
     /// Which.
     pub resolver: String,
-    /// `ALLOW`, `DENY`, `unknown` or `failed`.
+    /// `ALLOW`, `DENY`, `unknown`, `failed`, or `known` of what rules decide by.
     pub found: String,
     /// What is to say of it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -193,6 +197,8 @@ pub enum Scope {
     Seconds(u64),
     /// The same so many times, this one included.
     Uses(u64),
+    /// All that wait now and are like it, each once: `like` of an [`Approval`] says which.
+    Like,
 }
 
 /// `POST /v1/approvals/{id}`.
@@ -201,7 +207,7 @@ pub enum Scope {
 pub struct AnswerRequest {
     /// Whether it may happen.
     pub allow: bool,
-    /// For what the answer is good; a refusal is always for once.
+    /// For what the answer is good; a refusal is for once, or for all that wait and are like it.
     #[serde(default)]
     pub scope: Scope,
     /// For the receipt.
@@ -219,6 +225,9 @@ pub struct AnswerResponse {
     /// How many rules are still to be answered, by others, before it happens.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub left: usize,
+    /// How many others were answered with it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub others: usize,
 }
 
 fn is_zero(n: &usize) -> bool {
@@ -253,9 +262,10 @@ impl From<AnswerError> for Refusal {
 pub async fn list(
     State(api): State<Arc<Api>>,
     Extension(peer): Extension<Peer>,
-) -> Answer<Json<ApprovalList>> {
+) -> Answer<([(HeaderName, &'static str); 1], Vec<u8>)> {
     let who = answerer(&peer);
-    Ok(Json(ApprovalList { approvals: api.ask(|a| Command::Approvals(who, a)).await? }))
+    let list = api.ask(|a| Command::Approvals(who, a)).await?;
+    Ok(([(CONTENT_TYPE, "application/json")], list))
 }
 
 /// Handler.
@@ -312,7 +322,7 @@ pub async fn answer_of(
     if !api.durable(given.durable).await {
         return Err(AnswerError::NoReceipt(api.config.log.clone()).into());
     }
-    Ok(Json(AnswerResponse { id, answer: given.answer.into(), left: given.left }))
+    Ok(Json(AnswerResponse { id, answer: given.answer.into(), left: given.left, others: given.others }))
 }
 
 fn answerer(peer: &Peer) -> Answerer {

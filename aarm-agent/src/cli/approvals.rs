@@ -1,5 +1,6 @@
 //! `aarm approvals`: what waits for an answer, and answering.
 
+use std::collections::HashMap;
 use std::io::{BufRead, IsTerminal, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -39,7 +40,9 @@ Examples:
   aarm approvals approve 5f0c1f7d9a3b2e61
   aarm approvals approve 5f0c1f7d9a3b2e61 --for 10m --comment 'release day'
   aarm approvals deny 5f0c1f7d9a3b2e61
+  aarm approvals approve 5f0c1f7d9a3b2e61 --like   # and all that wait and are like it
   aarm approvals watch                     # asks, one after the other
+  aarm approvals watch --notify            # and says so on the desktop
   aarm approvals --json | jq '.approvals[].id'"
 )]
 pub struct ApprovalsArgs {
@@ -91,6 +94,9 @@ enum Command {
         /// Its name
         #[arg(value_name = "ID", value_parser = id)]
         id: String,
+        /// All that wait now and are like it as well: of the same session, program, operation and rules
+        #[arg(long)]
+        like: bool,
         /// For the receipt
         #[arg(long, value_name = "TEXT", value_parser = comment)]
         comment: Option<String>,
@@ -127,8 +133,14 @@ enum Command {
         comment: Option<String>,
     },
     /// Ask for each, as they come: one key and return
-    #[command(after_help = "Examples:\n  aarm approvals watch")]
-    Watch,
+    #[command(
+        after_help = "Examples:\n  aarm approvals watch\n  aarm approvals watch --notify    # where notify-send(1) is there"
+    )]
+    Watch {
+        /// Say on the desktop what waits
+        #[arg(long)]
+        notify: bool,
+    },
 }
 
 /// An answer.
@@ -194,11 +206,15 @@ struct ScopeArgs {
     /// The same action of the session so often, this time included
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=USES_MAX))]
     uses: Option<u64>,
+    /// All that wait now and are like it, each once: of the same session, program, operation and rules
+    #[arg(long)]
+    like: bool,
 }
 
 impl ScopeArgs {
     fn scope(&self) -> Scope {
         match (self.session, self.time, self.uses) {
+            _ if self.like => Scope::Like,
             (true, ..) => Scope::Session,
             (_, Some(seconds), _) => Scope::Seconds(seconds),
             (_, _, Some(uses)) => Scope::Uses(uses),
@@ -250,18 +266,19 @@ pub fn run(args: &ApprovalsArgs, global: &Global, out: &mut Output) -> Result<Ex
             let request = AnswerRequest { allow: true, scope: scope.scope(), comment: comment.clone() };
             answer(id, &request, global, out)
         }
-        Some(Command::Deny { id, comment }) => {
-            let request = AnswerRequest { allow: false, scope: Scope::Once, comment: comment.clone() };
+        Some(Command::Deny { id, like, comment }) => {
+            let scope = if *like { Scope::Like } else { Scope::Once };
+            let request = AnswerRequest { allow: false, scope, comment: comment.clone() };
             answer(id, &request, global, out)
         }
         Some(Command::Keygen { file }) => keygen(file, out),
         Some(Command::Sign { key, name, request, answer, scope, comment }) => {
             let allow = *answer == Word::Approve;
-            let scope = if allow { scope.scope() } else { Scope::Once };
+            let scope = if allow || scope.like { scope.scope() } else { Scope::Once };
             let (request, comment) = (request.clone(), comment.clone());
             sign(key, Signed { approver: name.clone(), request, allow, scope, comment }, out)
         }
-        Some(Command::Watch) => watch(global, out),
+        Some(Command::Watch { notify }) => watch(*notify, global, out),
     }
 }
 
@@ -295,7 +312,10 @@ fn answer(id: &str, request: &AnswerRequest, global: &Global, out: &mut Output) 
 
 /// What an answer did.
 fn told(done: &AnswerResponse) -> String {
-    let answer = format!("{} {}", escape::value(&done.id), escape::value(&done.answer));
+    let mut answer = format!("{} {}", escape::value(&done.id), escape::value(&done.answer));
+    if done.others > 0 {
+        answer = format!("{answer}, and {} like it", done.others);
+    }
     match done.left {
         0 => answer,
         n => format!("{answer}; it waits on: {n} more of the rules that ask must be answered by others"),
@@ -330,10 +350,9 @@ fn print(list: &ApprovalList, out: &mut Output) -> std::io::Result<()> {
         Column::text("OBJECT"),
         Column::text("RULE"),
     ];
-    let rows: Vec<Vec<Cell>> = list
-        .approvals
-        .iter()
-        .map(|a| {
+    let rows: Vec<Vec<Cell>> = kinds(&list.approvals)
+        .into_iter()
+        .map(|(a, others)| {
             let risk = a.asked.risk.as_deref().unwrap_or("-");
             vec![
                 escape::value(&a.id).into_owned().into(),
@@ -348,12 +367,33 @@ fn print(list: &ApprovalList, out: &mut Output) -> std::io::Result<()> {
                 a.pid.to_string().into(),
                 escape::value(&a.comm).into_owned().into(),
                 escape::value(&a.operation).into_owned().into(),
-                object(a).into(),
+                (object(a) + &more(others)).into(),
                 escape::value(a.asked.rule.as_deref().unwrap_or("(default)")).into_owned().into(),
             ]
         })
         .collect();
     table::print(out, &columns, &rows)
+}
+
+/// Those that wait, but of those that are like each other the first only, and how many more there are.
+fn kinds(all: &[Approval]) -> Vec<(&Approval, usize)> {
+    let mut kinds: Vec<(&Approval, usize)> = Vec::new();
+    let mut known: HashMap<&str, usize> = HashMap::new();
+    for a in all {
+        match known.get(a.like.as_str()).filter(|_| !a.like.is_empty()) {
+            Some(at) => kinds[*at].1 += 1,
+            None => {
+                known.insert(&a.like, kinds.len());
+                kinds.push((a, 0));
+            }
+        }
+    }
+    kinds
+}
+
+/// How many more there are.
+fn more(others: usize) -> String {
+    if others == 0 { String::new() } else { format!(" (and {others} like it)") }
 }
 
 fn show(a: &Approval, out: &mut Output) -> std::io::Result<()> {
@@ -433,26 +473,64 @@ fn show(a: &Approval, out: &mut Output) -> std::io::Result<()> {
     ))
 }
 
+/// Says on the desktop what waits, if there is one that can be told.
+fn notify(a: &Approval, others: usize) -> std::io::Result<()> {
+    let (head, text) = notice(a, others);
+    let urgency = match a.asked.risk.as_deref() {
+        Some("HIGH" | "CRITICAL") => "critical",
+        _ => "normal",
+    };
+    let told = std::process::Command::new("notify-send")
+        .args(["--app-name=aarm", "--urgency", urgency, "--", &head, &text])
+        .stdin(std::process::Stdio::null())
+        .output()?;
+    match told.status.success() {
+        true => Ok(()),
+        false => Err(std::io::Error::other(String::from_utf8_lossy(&told.stderr).trim().to_owned())),
+    }
+}
+
+/// What the desktop is told. Its text is markup.
+fn notice(a: &Approval, others: usize) -> (String, String) {
+    let rule = a.asked.rule.as_deref().unwrap_or("a default");
+    let because = a.asked.reason.as_deref().map_or(String::new(), |reason| format!(": {reason}"));
+    let head = format!("{} wants to {}", escape::value(&a.comm), escape::value(&a.operation));
+    let text = format!("{}{}\n{rule}{because}\naarm approvals approve {}", object(a), more(others), a.id);
+    (head, text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;"))
+}
+
 /// Asks for each that waits, until standard input ends.
-fn watch(global: &Global, out: &mut Output) -> Result<Exit, CliError> {
+fn watch(on_desktop: bool, global: &Global, out: &mut Output) -> Result<Exit, CliError> {
     if !std::io::stdin().is_terminal() {
         return Err(CliError::Usage(
             "`aarm approvals watch` asks at a terminal; use `approve` and `deny` elsewhere".into(),
         ));
     }
     let mut passed: Vec<String> = Vec::new();
+    let mut on_desktop = on_desktop;
     out.line("waiting for what needs an answer; end with Ctrl-C")?;
     out.flush()?;
     loop {
         let list = fetch(global)?;
         passed.retain(|id| list.approvals.iter().any(|a| a.id == *id));
-        let Some(next) = list.approvals.iter().find(|a| !passed.contains(&a.id)) else {
+        let Some((next, others)) = kinds(&list.approvals).into_iter().find(|(a, _)| !passed.contains(&a.id))
+        else {
             std::thread::sleep(LOOK);
             continue;
         };
+        if on_desktop && let Err(e) = notify(next, others) {
+            out.line(&format!("nothing is said on the desktop: notify-send: {e}"))?;
+            on_desktop = false;
+        }
         out.line("")?;
         show(next, out)?;
-        out.raw(b"a: approve once   s: for the session   d: deny   return: later > ")?;
+        let all = match others {
+            0 => String::new(),
+            n => format!("A: approve it and {n} like it   D: deny them   "),
+        };
+        out.raw(
+            format!("a: approve once   s: for the session   d: deny   {all}return: later > ").as_bytes(),
+        )?;
         out.flush()?;
         std::io::stdout().flush()?;
         let mut line = String::new();
@@ -463,8 +541,10 @@ fn watch(global: &Global, out: &mut Output) -> Result<Exit, CliError> {
             "a" => (true, Scope::Once),
             "s" => (true, Scope::Session),
             "d" => (false, Scope::Once),
+            "A" if others > 0 => (true, Scope::Like),
+            "D" if others > 0 => (false, Scope::Like),
             _ => {
-                passed.push(next.id.clone());
+                passed.extend(list.approvals.iter().filter(|a| a.like == next.like).map(|a| a.id.clone()));
                 continue;
             }
         };
@@ -497,8 +577,21 @@ mod tests {
     }
 
     #[test]
-    fn text_of_agents_reaches_terminals_escaped() {
-        let a = Approval { path: "/tmp/\u{1b}[2Jx".into(), ..Approval::default() };
+    fn text_of_agents_reaches_terminals_and_desktops_escaped() {
+        let a = Approval { path: "/tmp/\u{1b}[2J<b>x&".into(), ..Approval::default() };
         assert!(!object(&a).contains('\u{1b}'));
+        let (_, text) = notice(&a, 2);
+        assert!(
+            !text.contains(['\u{1b}', '<', '>']) && text.contains("&lt;b&gt;x&amp; (and 2 like it)"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn those_that_are_like_each_other_are_shown_once() {
+        let one = |id: &str, like: &str| Approval { id: id.into(), like: like.into(), ..Approval::default() };
+        let all = [one("1", "x"), one("2", "y"), one("3", "x"), one("4", ""), one("5", ""), one("6", "x")];
+        let shown: Vec<(&str, usize)> = kinds(&all).into_iter().map(|(a, n)| (a.id.as_str(), n)).collect();
+        assert_eq!(shown, [("1", 2), ("2", 0), ("4", 0), ("5", 0)]);
     }
 }

@@ -39,6 +39,8 @@ use super::gaps::GapTracker;
 use super::holds::Holds;
 use super::policies::{Loaded, Policies, PolicyError, unknown as unknown_policy};
 use super::port::{EventPort, KernelPort};
+use super::program::Reading;
+use super::quiet::Quiet;
 use super::record::{self, Clock};
 use super::recorded::Recorded;
 use super::resolve::Job;
@@ -100,6 +102,8 @@ pub struct Parts {
     pub host_name: String,
     /// To the resolvers.
     pub jobs: mpsc::Sender<Job>,
+    /// To who reads programs.
+    pub readings: mpsc::Sender<Reading>,
     /// Names of resolvers that policies can ask.
     pub resolvers: Vec<String>,
     /// How far the writer is.
@@ -149,6 +153,8 @@ pub struct Core {
     summarized: std::time::Instant,
     /// What waits for an answer.
     holds: Holds,
+    /// When people elsewhere are told of it.
+    quiet: Quiet,
     /// When the kernel was last asked what waits.
     thorough: std::time::Instant,
     dirty: bool,
@@ -229,6 +235,7 @@ impl Core {
             told_lost: 0,
             summarized: std::time::Instant::now(),
             holds: Holds::default(),
+            quiet: Quiet::default(),
             thorough: std::time::Instant::now(),
             dirty: true,
             unkept: false,

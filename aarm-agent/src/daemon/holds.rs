@@ -11,11 +11,15 @@ use aarm_common::Decision;
 use aarm_common::event::Cause;
 use aarm_common::hold::{Grant, GrantKey};
 use aarm_common::limits::HOLDS_MAX;
-use aarm_policy::{Approver, Hold, Modify, OnTimeout, Policy, RuleInfo};
+use aarm_policy::{Approver, CASCADE, Hold, Modify, OnTimeout, Policy, RuleInfo};
 use serde::{Deserialize, Serialize};
 
+use super::resolve::dns::Learnt;
 use super::webhooks::What;
 use crate::api::approvals::{Approval, Asked};
+
+/// Longest time that reading a program may take; what it would have been is refused then.
+pub const READING_NS: u64 = 60_000_000_000;
 
 /// What a rule, or a policy's defaults, say of waiting.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +48,13 @@ pub struct PolicyTerms {
     pub step_up: Terms,
     /// Where a default says DEFER, rules contradict each other, or what a rule asks for is unknown.
     pub defer: Terms,
+    /// So much of one session is deferred at once at most.
+    #[serde(default = "cascade")]
+    pub cascade: u32,
+}
+
+fn cascade() -> u32 {
+    CASCADE
 }
 
 impl Default for PolicyTerms {
@@ -57,7 +68,7 @@ impl Default for PolicyTerms {
             risk: None,
             resolve: Vec::new(),
         };
-        Self { rules: Vec::new(), step_up: terms(600), defer: terms(30) }
+        Self { rules: Vec::new(), step_up: terms(600), defer: terms(30), cascade: CASCADE }
     }
 }
 
@@ -84,6 +95,7 @@ impl PolicyTerms {
             rules: rules.iter().map(|r| r.hold.clone().map_or_else(|| defer.clone(), Terms::from)).collect(),
             step_up: by_default(Decision::StepUp),
             defer,
+            cascade: policy.cascade(),
         }
     }
 
@@ -121,6 +133,9 @@ pub struct Waiting {
     /// A resolver is trying. Not of the next daemon.
     #[serde(skip)]
     pub seeking: bool,
+    /// Its program is being read, and what rules say of that is not known yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unread: Option<Unread>,
     /// What is changed of it, should it happen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub modify: Vec<Modify>,
@@ -129,6 +144,15 @@ pub struct Waiting {
     pub prior: Box<str>,
     /// What people see, but for what asks and for what was before.
     pub about: Approval,
+}
+
+/// A program that is about to run and that rules ask more of than its words.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Unread {
+    /// Policy generation that decides.
+    pub generation: u32,
+    /// It runs already: the policy only audits.
+    pub audit: bool,
 }
 
 /// What asks about an action.
@@ -149,13 +173,32 @@ impl Waiting {
     /// All that people see.
     pub fn shown(&self) -> Approval {
         let prior = serde_json::from_str(&self.prior).unwrap_or_default();
-        Approval { prior, ..self.listed() }
+        let mut asks = self.asks.iter().map(|ask| ask.shown.clone());
+        Approval { prior, asked: asks.next().unwrap_or_default(), also: asks.collect(), ..self.about.clone() }
     }
 
-    /// What people see in a list: all but what was before.
-    pub fn listed(&self) -> Approval {
-        let mut asks = self.asks.iter().map(|ask| ask.shown.clone());
-        Approval { asked: asks.next().unwrap_or_default(), also: asks.collect(), ..self.about.clone() }
+    /// Writes what people see in a list, as JSON.
+    fn written(&mut self, out: &mut Vec<u8>) {
+        // What asks is shown at the top, and lent for that.
+        let mut asks = self.asks.iter_mut();
+        if let Some(first) = asks.next() {
+            self.about.asked = std::mem::take(&mut first.shown);
+        }
+        self.about.also.extend(asks.map(|ask| std::mem::take(&mut ask.shown)));
+        // Plain text and numbers: nothing that JSON could not have.
+        let _ = serde_json::to_writer(&mut *out, &self.about);
+        let lent = std::iter::once(std::mem::take(&mut self.about.asked)).chain(self.about.also.drain(..));
+        self.asks.iter_mut().zip(lent).for_each(|(ask, shown)| ask.shown = shown);
+    }
+
+    /// What it has in common with others that are like it.
+    pub fn like(&self) -> String {
+        let rules = self.asks.iter().map(|ask| (&ask.shown.rule, &ask.shown.decision, &ask.shown.cause));
+        let a = &self.about;
+        let all = (&a.session, &a.uuid, &a.policy.hash, &a.operation, &a.exe, rules.collect::<Vec<_>>());
+        let json = serde_json::to_vec(&all).unwrap_or_default();
+        let digest = ring::digest::digest(&ring::digest::SHA256, &json);
+        digest.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Takes out what somebody may answer.
@@ -225,6 +268,17 @@ pub enum AnswerError {
     NoReceipt(PathBuf),
 }
 
+/// What an answer does, once it is on paper.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// It happens.
+    Allow,
+    /// It does not.
+    Deny,
+    /// It is decided again, by what the session knows then.
+    Anew(Learnt),
+}
+
 /// An answer that is on its way to paper.
 #[derive(Clone, Debug)]
 pub struct Given {
@@ -233,7 +287,7 @@ pub struct Given {
     /// What waits.
     pub waiting: Waiting,
     /// The answer.
-    pub allow: bool,
+    pub effect: Effect,
     /// What else it is good for.
     pub grant: Option<(GrantKey, Grant)>,
 }
@@ -302,12 +356,23 @@ impl Holds {
         self.waiting.values().filter(|w| which(w)).map(|w| w.key).collect()
     }
 
-    /// What somebody may see, oldest first.
-    pub fn seen_by(&self, who: &Answerer) -> Vec<Approval> {
-        let mut list: Vec<&Waiting> =
-            self.waiting.values().map(|w| &**w).filter(|w| w.is_seen_by(who)).collect();
-        list.sort_by_key(|w| w.since_ns);
-        list.into_iter().map(Waiting::listed).collect()
+    /// What somebody may see, oldest first, as the JSON of a [`crate::api::approvals::ApprovalList`]: there may be very many, so nothing is
+    /// copied but into it.
+    pub fn list(&mut self, who: &Answerer) -> Vec<u8> {
+        let seen = |w: &Waiting| w.unread.is_none() && w.is_seen_by(who);
+        let mut keys: Vec<(u64, u64)> =
+            self.waiting.values().filter(|w| seen(w)).map(|w| (w.since_ns, w.key)).collect();
+        keys.sort_unstable();
+        let mut out = b"{\"approvals\":[".to_vec();
+        for (i, (_, key)) in keys.iter().enumerate() {
+            let Some(w) = self.waiting.get_mut(key) else { continue };
+            if i > 0 {
+                out.push(b',');
+            }
+            w.written(&mut out);
+        }
+        out.extend_from_slice(b"]}");
+        out
     }
 
     /// What time does: those whose time is over, and have to be refused, and those that are passed to people, or to more of them.
@@ -317,6 +382,12 @@ impl Holds {
             let waited = now_ns.saturating_sub(w.since_ns);
             // One that is over is over for all; and where nobody is left to be asked (the kernel did not take an answer), nothing waits.
             let mut what = None;
+            if w.unread.is_some() {
+                if waited >= READING_NS {
+                    over.push(w.key);
+                }
+                continue;
+            }
             if w.asks.is_empty()
                 || w.asks.iter_mut().any(|ask| ask.is_over(now_ns, waited, &shown, &mut what))
             {
@@ -446,6 +517,7 @@ mod tests {
             modify: Vec::new(),
             object: None,
             seeking: false,
+            unread: None,
             prior: "".into(),
             about: Approval { id: "00000000000000ab".into(), ..Approval::default() },
         }
@@ -496,6 +568,28 @@ mod tests {
         holds.add(w);
         assert!(holds.tick(1499, |_| String::new()).0.is_empty());
         assert_eq!(holds.tick(1500, |_| String::new()).0, [0xab]);
+    }
+
+    #[test]
+    fn a_list_says_what_asks_and_takes_nothing_away() {
+        let mut holds = Holds::default();
+        let mut w = waiting(&["uid:0"]);
+        w.asks.push(ask(&["uid:8"]));
+        holds.add(w);
+        holds.add(Waiting { key: 1, since_ns: 5, ..waiting(&["uid:0"]) });
+        holds.add(Waiting { key: 2, unread: Some(Unread { generation: 1, audit: false }), ..waiting(&[]) });
+        let root = Answerer { uid: 0, ..Answerer::default() };
+        let read = |holds: &mut Holds, who: &Answerer| -> crate::api::approvals::ApprovalList {
+            serde_json::from_slice(&holds.list(who)).unwrap()
+        };
+        let first = read(&mut holds, &root);
+        let approvers = |a: &Approval| (a.asked.approvers.clone(), a.also.len());
+        // The oldest first, and not what nobody is asked about yet.
+        let all: Vec<_> = first.approvals.iter().map(approvers).collect();
+        assert_eq!(all, [(vec!["uid:0".to_owned()], 0), (vec!["uid:0".to_owned()], 1)]);
+        assert_eq!(read(&mut holds, &root), first);
+        assert_eq!(holds.get(0xab).unwrap().shown().also[0].approvers, ["uid:8"]);
+        assert!(read(&mut holds, &Answerer::nobody()).approvals.is_empty());
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub mod policies;
 pub mod port;
 pub mod post;
 pub mod prior;
+pub mod program;
+mod quiet;
 pub mod record;
 pub mod recorded;
 pub mod resolve;

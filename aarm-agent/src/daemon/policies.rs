@@ -16,7 +16,7 @@ use aarm_common::Decision;
 use aarm_common::event::Cause;
 use aarm_common::limits::{AGENT_SELECTORS, AGENTS_SLOT, MAX_LABELS, POLICY_SLOTS};
 use aarm_common::policy::Policy as Table;
-use aarm_policy::{AgentEntry, Compiled, Env, Mode, Policy, compile, compile_agents};
+use aarm_policy::{AgentEntry, CASCADE, Compiled, Env, Mode, Policy, compile, compile_agents};
 use aarm_receipt::canonical::Encoded;
 
 pub use documents::{PolicyError, check};
@@ -63,7 +63,7 @@ pub struct Loaded {
     pub rules: Vec<RuleName>,
     /// What it says of waiting.
     pub terms: PolicyTerms,
-    /// The policy itself, if it asks for command lines; of one that a former daemon loaded it is not known.
+    /// The policy itself, if programs are decided by it when they are about to run; of one that a former daemon loaded it is not known.
     pub source: Option<Arc<Policy>>,
     /// Agent selectors.
     pub agents: u32,
@@ -132,6 +132,11 @@ impl Policies {
             Some(loaded) => loaded.terms.of(rule, decision, cause).clone(),
             None => PolicyTerms::default().of(rule, decision, cause).clone(),
         }
+    }
+
+    /// How much of one session is deferred at once at most.
+    pub fn cascade(&self, generation: u32) -> u32 {
+        self.generation(generation).map_or(CASCADE, |loaded| loaded.terms.cascade)
     }
 
     /// Names of labels, by bit.

@@ -7,7 +7,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 use aarm_common::hold::{Grant, GrantKey, Hold, Lines};
 use aarm_common::limits::POLICY_SLOTS;
 use aarm_common::policy::{Hits, Policy};
-use aarm_common::state::{Given, Redirect, STATS, Session};
+use aarm_common::state::{Given, HostKey, Redirect, STATS, Session};
 
 use crate::kernel::{EventSource, Kernel, KernelError, Linked, Ring};
 
@@ -47,6 +47,10 @@ pub trait KernelPort: Send {
     fn holds(&self) -> Vec<(u64, Hold)>;
     /// See [`Kernel::answer`].
     fn answer(&mut self, key: u64, since_ns: u64, allow: bool) -> Result<bool, KernelError>;
+    /// See [`Kernel::again`].
+    fn again(&mut self, key: u64, since_ns: u64) -> Result<bool, KernelError>;
+    /// See [`Kernel::learn`].
+    fn learn(&mut self, key: HostKey, name: &str, until_ns: u64) -> Result<(), KernelError>;
     /// See [`Kernel::forget_hold`].
     fn forget_hold(&mut self, key: u64);
     /// See [`Kernel::lines`].
@@ -158,6 +162,14 @@ impl KernelPort for Kernel {
 
     fn forget_hold(&mut self, key: u64) {
         Self::forget_hold(self, key);
+    }
+
+    fn again(&mut self, key: u64, since_ns: u64) -> Result<bool, KernelError> {
+        Self::again(self, key, since_ns)
+    }
+
+    fn learn(&mut self, key: HostKey, name: &str, until_ns: u64) -> Result<(), KernelError> {
+        Self::learn(self, key, name, until_ns)
     }
 
     fn lines(&self, key: u64) -> Option<Lines> {

@@ -18,7 +18,7 @@ use super::policies::PolicyError;
 use super::recorded::Recorded;
 use super::snapshot::{self, Snapshot, SnapshotError};
 use super::writer::{self, Intake, Progress, Rhythm, Writer};
-use super::{notify, record, resolve, webhooks};
+use super::{notify, program, record, resolve, webhooks};
 use crate::api::server::{self, Api, SocketError};
 use crate::kernel::{Kernel, KernelError, KernelOptions};
 use crate::metrics::{self, Metrics};
@@ -204,6 +204,7 @@ fn serve(
     let progress = Arc::new(Progress::default());
     let pool = Pool::default();
     let (jobs, to_resolve) = mpsc::channel(resolve::QUEUE);
+    let (readings, to_read) = mpsc::channel(program::QUEUE);
     let (notices, to_tell) = mpsc::channel(webhooks::QUEUE);
     let notices = (!config.webhooks.is_empty()).then_some(notices);
     let mut resolvers: Vec<String> = config.resolvers.keys().cloned().collect();
@@ -224,6 +225,7 @@ fn serve(
         notices,
         host_name: host(),
         jobs,
+        readings,
         resolvers,
         progress: Arc::clone(&progress),
         pool: pool.clone(),
@@ -278,6 +280,7 @@ fn serve(
         tokio::spawn(webhooks::serve(to_tell, config.webhooks.clone(), Arc::clone(&metrics)));
         let answering = answers_listener
             .map(|l| tokio::spawn(tcp::serve(l, server::answers(Arc::clone(&api)), server::ANSWERS)));
+        tokio::spawn(program::serve(to_read, commands.clone()));
         tokio::spawn(resolve::serve(to_resolve, config.resolvers.clone(), commands.clone()));
         let serving = tokio::spawn(server::serve(listener, api));
         let scraped = metrics_listener

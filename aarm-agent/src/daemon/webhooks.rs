@@ -50,9 +50,16 @@ pub struct Notice {
     pub host: String,
     /// What it is about.
     pub approval: Approval,
+    /// How many others like it wait that nobody was told of: `GET /v1/approvals` has them.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub others: usize,
     /// The answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answer: Option<Told>,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 /// An answer, as it is told.
@@ -84,7 +91,10 @@ impl Notice {
                 format!("{}: {} {by}: {what}", self.host, told.answer)
             }
             (None, event) => {
-                let more = if event == What::Escalated { " (escalated)" } else { "" };
+                let mut more = if event == What::Escalated { " (escalated)" } else { "" }.to_owned();
+                if self.others > 0 {
+                    more = format!("{more} and {} like it", self.others);
+                }
                 format!(
                     "{}: {}{more}: {what}. Rule {rule}{because}. Until {}: aarm approvals approve {}",
                     self.host, a.asked.decision, a.asked.deadline, a.id
@@ -181,7 +191,7 @@ mod tests {
             asked,
             ..Approval::default()
         };
-        Notice { v: 1, event, host: "h".into(), approval, answer }
+        Notice { v: 1, event, host: "h".into(), approval, others: 0, answer }
     }
 
     #[test]

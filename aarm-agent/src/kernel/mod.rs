@@ -10,6 +10,7 @@ mod debug_log;
 mod error;
 mod events;
 mod moves;
+mod names;
 mod offsets;
 mod pins;
 pub mod probe;
@@ -26,14 +27,15 @@ use aarm_common::limits::{HOLDS_MAX, POLICY_SLOTS, SESSIONS};
 use aarm_common::op::Decision;
 use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{
-    Config, Cpu, Given, Inherited, InheritedKey, LinkedKey, Redirect, SESSION_ENDED, STATS, Session, Spare,
-    Stat, TASK_COUNTED, TASK_OUTSIDE, Task, session_id, session_slot,
+    Config, Cpu, Given, HostKey, Inherited, InheritedKey, LinkedKey, Redirect, SESSION_ENDED, STATS, Session,
+    Spare, Stat, TASK_COUNTED, TASK_OUTSIDE, Task, session_id, session_slot,
 };
 use aya::maps::{Array, HashMap, Map, MapData, MapError, Queue};
 use aya::{Btf, EbpfLoader};
 
 pub use error::KernelError;
 pub use events::{EventSource, Ring};
+use names::Names;
 use pins::Pins;
 pub use programs::cgroup_root;
 use sessions::SessionTable;
@@ -92,6 +94,7 @@ pub struct Kernel {
     lines: HashMap<MapData, u64, Lines>,
     grants: HashMap<MapData, GrantKey, Grant>,
     redirected: HashMap<MapData, u64, Redirect>,
+    names: Names,
     /// Whether some policy redirects.
     globals: Array<MapData, u64>,
     counters: MapData,
@@ -165,6 +168,9 @@ impl Kernel {
             grants: HashMap::try_from(Map::HashMap(open(&pins, "GRANTS")?)).map_err(map_error("GRANTS"))?,
             redirected: HashMap::try_from(Map::LruHashMap(open(&pins, "REDIRECTED")?))
                 .map_err(map_error("REDIRECTED"))?,
+            names: Names(
+                HashMap::try_from(Map::LruHashMap(open(&pins, "HOSTS")?)).map_err(map_error("HOSTS"))?,
+            ),
             globals: Array::try_from(Map::Array(open(&pins, pins::GLOBALS.1)?))
                 .map_err(map_error("GLOBALS"))?,
             counters: open(&pins, "CPU")?,
@@ -407,6 +413,21 @@ impl Kernel {
                 Ok(true)
             }
         }
+    }
+
+    /// Lets what waits under `key` since `since_ns` go on without an answer, so that it is decided again. Whether it still waited.
+    pub fn again(&mut self, key: u64, since_ns: u64) -> Result<bool, KernelError> {
+        let Some(hold) = self.hold(key).filter(|h| h.since_ns == since_ns) else { return Ok(false) };
+        self.holds.remove(&key).map_err(map_error("HOLDS"))?;
+        if hold.flags & HOLD_STOPPED != 0 {
+            go_on(hold.pid);
+        }
+        Ok(true)
+    }
+
+    /// Lets a session know an address by a name until then.
+    pub fn learn(&mut self, key: HostKey, name: &str, until_ns: u64) -> Result<(), KernelError> {
+        self.names.learn(key, name, until_ns)
     }
 
     /// Forgets what waited, because whoever did it is gone.

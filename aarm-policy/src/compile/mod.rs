@@ -34,6 +34,7 @@ use crate::diagnostic::{Code, Diagnostic, Place};
 use crate::env::Env;
 use crate::glob::Glob;
 use crate::hold::Hold;
+use crate::host::Shape;
 use crate::model::{Match, Mode, Policy, Rule};
 use crate::subject::Subjects;
 use dfa::{Dfa, MAX_WORK};
@@ -402,8 +403,10 @@ fn automaton(
     }
     for (i, entry) in entries.iter().enumerate().filter(|(i, _)| only(*i)) {
         for (predicate, host) in hosts::globs(entry.matches) {
-            if let Some(pattern) = host.pattern() {
-                nfa.add(&pattern, i as u16, predicate)?;
+            match host.shape() {
+                Some(Shape::Pattern(pattern)) => nfa.add(&pattern, i as u16, predicate)?,
+                Some(Shape::Regex(hir)) => nfa.add_name(hir, i as u16, predicate)?,
+                None => {}
             }
         }
     }

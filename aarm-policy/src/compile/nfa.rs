@@ -4,6 +4,7 @@
 //! bytes backwards and then a `/`. Globs that end alike share their first nodes, as in a trie, so that five
 //! hundred globs that end in `/**` wait in one node and not in five hundred.
 
+use regex_syntax::hir::{Class, Hir, HirKind};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -11,6 +12,9 @@ use crate::glob::{Atom, ByteSet, Component, Pattern, Start};
 
 /// Most nodes of one automaton.
 const MAX_NODES: usize = 400_000;
+
+/// The bytes of a label.
+const NAME: &[u8; 38] = b"abcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// Index of a node.
 pub(crate) type NodeId = u32;
@@ -124,6 +128,99 @@ impl<'h> Nfa<'h> {
             }
         }
         Ok(())
+    }
+
+    /// Adds a regular expression over the name of a host. A name is fed from its first byte to its last, with a `/` where it has a dot,
+    /// and one at its end.
+    pub(crate) fn add_name(&mut self, hir: &Hir, rule: u16, predicate: Predicate) -> Result<(), TooBig> {
+        // Nodes of its own: what others share must not become part of a loop.
+        let start = self.after(0)?;
+        let end = self.regex(start, hir)?;
+        let whole = self.node()?;
+        self.nodes[end as usize].edges.push((Edge::Slash, whole));
+        self.accept(whole, Accept { rule, predicate, boundary: false });
+        Ok(())
+    }
+
+    /// The node after what an expression describes.
+    fn regex(&mut self, at: NodeId, hir: &Hir) -> Result<NodeId, TooBig> {
+        match hir.kind() {
+            // The parser of hosts lets nothing through that looks around.
+            HirKind::Empty | HirKind::Look(_) => Ok(at),
+            HirKind::Literal(literal) => {
+                literal.0.iter().try_fold(at, |at, byte| self.one_of(at, &|b| b == *byte))
+            }
+            HirKind::Class(Class::Bytes(class)) => {
+                let ranges: Vec<(u8, u8)> = class.iter().map(|r| (r.start(), r.end())).collect();
+                self.one_of(at, &|b| ranges.iter().any(|(first, last)| (*first..=*last).contains(&b)))
+            }
+            HirKind::Class(Class::Unicode(class)) => {
+                let ranges: Vec<(char, char)> = class.iter().map(|r| (r.start(), r.end())).collect();
+                self.one_of(at, &|b| {
+                    ranges.iter().any(|(first, last)| (*first..=*last).contains(&char::from(b)))
+                })
+            }
+            HirKind::Capture(capture) => self.regex(at, &capture.sub),
+            HirKind::Concat(parts) => parts.iter().try_fold(at, |at, part| self.regex(at, part)),
+            HirKind::Alternation(parts) => {
+                let end = self.node()?;
+                for part in parts {
+                    let begin = self.after(at)?;
+                    let to = self.regex(begin, part)?;
+                    self.nodes[to as usize].free.push(end);
+                }
+                Ok(end)
+            }
+            HirKind::Repetition(repetition) => {
+                let mut at = at;
+                for _ in 0..repetition.min {
+                    at = self.regex(at, &repetition.sub)?;
+                }
+                match repetition.max {
+                    None => {
+                        let again = self.after(at)?;
+                        let to = self.regex(again, &repetition.sub)?;
+                        self.nodes[to as usize].free.push(again);
+                        self.after(again)
+                    }
+                    Some(max) => {
+                        let end = self.after(at)?;
+                        for _ in repetition.min..max {
+                            let begin = self.after(at)?;
+                            at = self.regex(begin, &repetition.sub)?;
+                            self.nodes[at as usize].free.push(end);
+                        }
+                        Ok(end)
+                    }
+                }
+            }
+        }
+    }
+
+    /// A new node that is reached without a byte.
+    fn after(&mut self, from: NodeId) -> Result<NodeId, TooBig> {
+        let to = self.node()?;
+        self.nodes[from as usize].free.push(to);
+        Ok(to)
+    }
+
+    /// A new node after one byte of a name.
+    fn one_of(&mut self, at: NodeId, is: &dyn Fn(u8) -> bool) -> Result<NodeId, TooBig> {
+        let to = self.node()?;
+        let mut set = ByteSet::default();
+        NAME.iter().filter(|b| is(**b)).for_each(|b| set.insert(*b));
+        if !set.is_empty() {
+            let next = self.classes.len() as u32;
+            let id = *self.class_ids.entry(set).or_insert(next);
+            if id == next {
+                self.classes.push(set);
+            }
+            self.nodes[at as usize].edges.push((Edge::Class(id), to));
+        }
+        if is(b'.') {
+            self.nodes[at as usize].edges.push((Edge::Slash, to));
+        }
+        Ok(to)
     }
 
     fn add_part(

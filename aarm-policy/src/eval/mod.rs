@@ -14,15 +14,16 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::action::{Action, canonical};
-use crate::args::{FUEL, TooLong};
+use crate::args::FUEL;
 use crate::env::Env;
 use crate::glob::Glob;
 use crate::host::Host;
 use crate::model::{Match, Mode, Policy, Record, decision_name, operation_name};
+use crate::program::{Facts, Lack};
 use crate::subject::Unknown;
 use context::Seen;
 pub use context::{Context, MAX_HISTORY, Past};
-pub use line::{Line, eval_line};
+pub use line::{Line, eval_line, wanted};
 use subject::Standing;
 
 /// Why the decision is what it is.
@@ -37,7 +38,7 @@ pub enum Cause {
     Conflict,
     /// The rule that would decide depends on what is not known of who acts.
     Unknown,
-    /// The rule that would decide asks for the command line: an exec goes on to its first instruction, and is decided there.
+    /// The rule that would decide asks for what is known of a program only when it is about to run: an exec goes on to its first instruction, and is decided there.
     Args,
 }
 
@@ -191,7 +192,7 @@ struct Outcome {
     decision: Decision,
     /// It may wait for an answer.
     waits: bool,
-    /// The command line decides, and is not known.
+    /// What is not known of the program decides.
     later: bool,
 }
 
@@ -304,6 +305,7 @@ fn decide(
 ) -> Outcome {
     let order = policy.order();
     let mut fuel = FUEL;
+    let facts = Facts::of(action.args.as_deref(), action.told.as_ref());
     // Whether a rule matches, and then whether something that it asks for is unknown.
     let mut matches = |i: &usize| {
         let rule = &policy.rules()[*i];
@@ -312,11 +314,13 @@ fn decide(
         }
         let mut failed = failing(&rule.matches, env, action, facet).or_else(|| seen.failing(rule));
         let mut unknown = None;
-        let mut later = false;
+        let mut later = None;
         if failed.is_none() && rule.is_by_line() {
-            match action.args.as_ref().map(|args| rule.matches.line.failing(args, &mut fuel)) {
-                Some(Ok(name)) => failed = name,
-                Some(Err(TooLong)) | None => later = true,
+            match rule.matches.program.failing(&facts, &mut fuel) {
+                // What is changed of a program is changed when it is about to run, whatever it is.
+                Ok(None) => later = facts.args.err(),
+                Ok(name) => failed = name,
+                Err(lack) => later = Some(lack),
             }
         }
         if failed.is_none() {
@@ -335,22 +339,30 @@ fn decide(
     };
     let found = order.iter().enumerate().find_map(|(at, i)| matches(i).map(|how| (at, how)));
     let winner = found.map(|(at, _)| order[at]);
-    let (unsure, mut later) = found.map_or((false, false), |(_, how)| how);
+    let (unsure, mut later) = found.map_or((false, None), |(_, how)| how);
     // A rule that is not sure to hold refuses by itself, whatever others say.
     let mut contradicted_by = None;
-    if let Some((at, _)) = found.filter(|_| !unsure && !later) {
+    if let Some((at, _)) = found.filter(|_| !unsure && later.is_none()) {
         for other in order[at + 1..].iter().filter(|other| policy.conflict(order[at], **other)) {
             if let Some((_, depends)) = matches(other) {
                 contradicted_by = contradicted_by.or(Some(*other));
-                later |= depends;
+                later = later.or(depends);
             }
         }
     }
-    if later {
+    if let Some(lack) = later {
         // What cannot be known any more is refused.
-        let decision = if action.args.is_some() { Decision::Deny } else { Decision::Allow };
+        let decision = if matches!(lack, Lack::Ever(_)) { Decision::Deny } else { Decision::Allow };
         let contradicted_by = None;
-        return Outcome { facet, winner, contradicted_by, unsure: false, decision, waits: false, later };
+        return Outcome {
+            facet,
+            winner,
+            contradicted_by,
+            unsure: false,
+            decision,
+            waits: false,
+            later: true,
+        };
     }
     // A name opens no network that a rule refuses.
     let by_name = found.zip(winner).filter(|(_, winner)| {
@@ -373,7 +385,7 @@ fn decide(
     // A conflict, or something unknown, is not what the rule says.
     let own = winner.map(|i| &policy.rules()[i]).filter(|_| !unsure && contradicted_by.is_none());
     let waits = policy.waits(own, decision);
-    Outcome { facet, winner, contradicted_by, unsure, decision, waits, later }
+    Outcome { facet, winner, contradicted_by, unsure, decision, waits, later: false }
 }
 
 /// The labels that an action adds to a session, if it passes.

@@ -4,12 +4,14 @@ use aarm_common::Operation;
 use aarm_common::limits::{HOST_NAMES, PATH_MAX};
 use std::net::{IpAddr, SocketAddr};
 
-use super::fields::{Fields, Shape, each, list, number, truth, wrong_type};
+use super::fields::{Fields, Shape, each, list, number, text, truth, wrong_type};
+use super::program::hash;
 use super::scalars::{self, MAX_UID};
 use crate::action::{Action, canonical, family_of, op_has, type_of};
 use crate::args::MAX_LINE;
 use crate::diagnostic::{Code, Diagnostic, Place, Sink};
 use crate::names;
+use crate::program::{MAX_ENV, MAX_SCRIPT, Told};
 use crate::yaml::{self, Node, Value, shown};
 
 /// Most further paths of an object.
@@ -24,6 +26,7 @@ const ACTION: Shape = Shape {
         "path2",
         "names2",
         "args",
+        "program",
         "exe",
         "uid",
         "ancestors",
@@ -43,8 +46,10 @@ const ACTION: Shape = Shape {
         "fast_open",
         "writes",
     ],
-    later: &["env", "tool"],
+    later: &["tool"],
 };
+
+const PROGRAM: Shape = Shape { what: "`program`", known: &["env", "hash", "package", "script"], later: &[] };
 
 const AS: Shape = Shape { what: "`as`", known: &["exe", "uid", "ancestors", "container"], later: &["tool"] };
 
@@ -139,6 +144,9 @@ pub(crate) fn read(node: &Node, sink: &mut Sink) -> Option<Action> {
     if let Some(node) = fields.get("args") {
         action.args = arguments(node, sink);
     }
+    if let Some(node) = fields.get("program") {
+        action.told = told(node, sink);
+    }
     subject(&fields, &mut action, sink);
     for (name, flag) in [
         ("also_read", &mut action.also_read),
@@ -179,6 +187,36 @@ fn arguments(node: &Node, sink: &mut Sink) -> Option<Vec<Vec<u8>>> {
         sink.error(node.place, Code::TooLarge, format!("the arguments have more than {MAX_LINE} bytes"));
     }
     Some(found)
+}
+
+/// What is known of a program besides its arguments; null: it is not known.
+fn told(node: &Node, sink: &mut Sink) -> Option<Told> {
+    if node.kind() == yaml::Kind::Nothing {
+        return None;
+    }
+    let fields = Fields::of(node, &PROGRAM, sink)?;
+    let mut env = Vec::new();
+    if let Some(node) = fields.get("env") {
+        for item in list(node, "variables", sink) {
+            match item.text() {
+                Some(text) if !text.contains('\0') => env.push(text.as_bytes().to_vec()),
+                _ => sink.push(wrong_type(item, "a variable, NAME=VALUE as text")),
+            }
+        }
+        if env.iter().map(|v| v.len() + 1).sum::<usize>() > MAX_ENV {
+            sink.error(node.place, Code::TooLarge, format!("the variables have more than {MAX_ENV} bytes"));
+        }
+    }
+    let script = fields.get("script").and_then(|n| text(n, sink)).map(|text| text.as_bytes().to_vec());
+    if script.as_ref().is_some_and(|text| text.len() > MAX_SCRIPT) {
+        sink.error(node.place, Code::TooLarge, format!("the script has more than {MAX_SCRIPT} bytes"));
+    }
+    Some(Told {
+        env,
+        hash: fields.get("hash").and_then(|n| hash(n, sink)),
+        package: fields.get("package").and_then(|n| text(n, sink)).map(str::to_owned),
+        script,
+    })
 }
 
 /// Names by which an address is known.
@@ -319,9 +357,12 @@ pub(crate) fn read_short(node: &Node, sink: &mut Sink) -> Option<Action> {
     let mut found: Option<Action> = None;
     let mut names = None;
     let mut args = None;
+    let mut program = None;
     for (key, value) in map {
         if key.text == "args" {
             args = Some((key.place, arguments(value, sink)));
+        } else if key.text == "program" {
+            program = Some((key.place, told(value, sink)));
         } else if key.text == "as" {
             if let Some(fields) = Fields::of(value, &AS, sink) {
                 subject(&fields, &mut actor, sink);
@@ -336,18 +377,21 @@ pub(crate) fn read_short(node: &Node, sink: &mut Sink) -> Option<Action> {
             found = Some(short_object(op, value, sink).unwrap_or_else(|| Action::new(op)));
         }
     }
-    if let (Some(action), Some((place, _))) = (&found, &names)
-        && !op_has(action.operation, "host")
-    {
-        sink.error(*place, Code::Inapplicable, format!("`{}` has no \"host\"", action.operation.name()));
-    }
-    if let (Some(action), Some((place, _))) = (&found, &args)
-        && !op_has(action.operation, "args")
-    {
-        sink.error(*place, Code::Inapplicable, format!("`{}` has no \"args\"", action.operation.name()));
+    let given = [
+        ("host", names.as_ref().map(|(place, _)| *place)),
+        ("args", args.as_ref().map(|(place, _)| *place)),
+        ("program", program.as_ref().map(|(place, _)| *place)),
+    ];
+    for (name, place) in given {
+        if let (Some(action), Some(place)) = (&found, place)
+            && !op_has(action.operation, name)
+        {
+            sink.error(place, Code::Inapplicable, format!("`{}` has no \"{name}\"", action.operation.name()));
+        }
     }
     let names = names.map(|(_, names)| names).unwrap_or_default();
     let args = args.map_or_else(|| Some(Vec::new()), |(_, args)| args);
+    let told = program.map_or_else(|| Some(Told::default()), |(_, told)| told);
     match found {
         Some(action) if sink.errors() == before => Some(Action {
             exe: actor.exe,
@@ -356,6 +400,7 @@ pub(crate) fn read_short(node: &Node, sink: &mut Sink) -> Option<Action> {
             container: actor.container,
             hosts: names,
             args,
+            told,
             ..action
         }),
         None if sink.errors() == before => {

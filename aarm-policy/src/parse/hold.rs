@@ -2,12 +2,12 @@
 
 use aarm_common::{Decision, Operation};
 
-use super::fields::{Fields, Shape, each, not_yet, text, wrong_type};
+use super::fields::{Fields, Shape, each, not_yet, number, text, wrong_type};
 use super::scalars;
 use crate::diagnostic::{Code, Diagnostic, Place, Sink};
 use crate::hold::{
-    Approver, Escalate, HoldDefaults, MAX_APPROVER, MAX_APPROVERS, MAX_RESOLVER, MAX_RESOLVERS, MAX_WAIT,
-    OnTimeout, Risk, RuleHold, is_resolver_name,
+    Approver, Escalate, HoldDefaults, MAX_APPROVER, MAX_APPROVERS, MAX_CASCADE, MAX_RESOLVER, MAX_RESOLVERS,
+    MAX_WAIT, OnTimeout, Risk, RuleHold, is_resolver_name,
 };
 use crate::model::OperationName;
 use crate::when::Span;
@@ -16,11 +16,14 @@ use crate::yaml::{Node, shown};
 /// Fields of a rule that are about waiting.
 const FIELDS: [&str; 6] = ["approvers", "escalate", "timeout", "on_timeout", "risk", "resolve"];
 /// Resolvers that a later version has.
-const LATER: [&str; 3] = ["dns", "intent", "declared"];
+const LATER: [&str; 2] = ["intent", "declared"];
 
 const ESCALATE: Shape = Shape { what: "`escalate`", known: &["after", "approvers"], later: &["to"] };
-const HOLD: Shape =
-    Shape { what: "`hold`", known: &["approvers", "timeout", "defer_timeout", "risk"], later: &["escalate"] };
+const HOLD: Shape = Shape {
+    what: "`hold`",
+    known: &["approvers", "timeout", "defer_timeout", "risk", "cascade"],
+    later: &["escalate"],
+};
 
 /// `spec.hold`.
 pub(crate) fn defaults(node: &Node, sink: &mut Sink) -> HoldDefaults {
@@ -30,6 +33,10 @@ pub(crate) fn defaults(node: &Node, sink: &mut Sink) -> HoldDefaults {
         timeout: fields.get("timeout").and_then(|n| wait(n, sink)),
         defer_timeout: fields.get("defer_timeout").and_then(|n| wait(n, sink)),
         risk: fields.get("risk").and_then(|n| risk(n, sink)),
+        cascade: fields
+            .get("cascade")
+            .and_then(|n| number(n, "how much is deferred at once", 1, MAX_CASCADE.into(), sink))
+            .map(|n| n as u32),
     }
 }
 
@@ -70,6 +77,29 @@ pub(crate) fn of_rule(fields: &Fields<'_>, decision: Option<Decision>, sink: &mu
         );
     }
     hold
+}
+
+/// Refuses a resolver that could find nothing out about these operations.
+pub(crate) fn check_resolvers(
+    fields: &Fields<'_>,
+    hold: &RuleHold,
+    names: &[OperationName],
+    sink: &mut Sink,
+) {
+    let mut members = names.iter().flat_map(|name| name.members());
+    let nameless = members.find(|op| !matches!(op, Operation::Connect | Operation::Send));
+    if let (Some(op), Some(node)) = (nameless, fields.get("resolve"))
+        && hold.resolve.iter().any(|name| name == "dns")
+    {
+        sink.push(
+            Diagnostic::error(
+                node.place,
+                Code::Inapplicable,
+                format!("the resolver `dns` finds nothing out about `{}`", op.name()),
+            )
+            .help("it finds names of addresses, for connect and send"),
+        );
+    }
 }
 
 /// Refuses a decision that would make wait what cannot.
@@ -138,7 +168,7 @@ fn resolvers(node: Option<&Node>, decision: Option<Decision>, sink: &mut Sink) -
                     format!("\"{}\" is no name of a resolver", shown(text)),
                 )
                 .help(format!(
-                    "1 to {MAX_RESOLVER} of a-z, 0-9 and -: hash, or one of the daemon's settings"
+                    "1 to {MAX_RESOLVER} of a-z, 0-9 and -: dns, hash, or one of the daemon's settings"
                 )),
             );
             return None;

@@ -4,13 +4,13 @@
 //! later version of the language reads is told apart from what nothing reads.
 
 mod action;
-mod args;
 mod cases;
 mod context;
 mod data;
 mod fields;
 mod hold;
 mod modify;
+mod program;
 mod rule;
 mod scalars;
 mod subject;

@@ -4,8 +4,8 @@ use aarm_common::{Decision, Operation};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::args::word;
 use super::fields::{Fields, Shape, any_of, each, text, wrong_type};
+use super::program::word;
 use crate::args::MAX_PATTERN;
 use crate::diagnostic::{Code, Diagnostic, Sink};
 use crate::model::OperationName;

@@ -4,10 +4,10 @@ use aarm_common::limits::MAX_RULES;
 use aarm_common::{Decision, Family, Operation};
 use std::collections::{HashMap, HashSet};
 
-use super::args;
 use super::fields::{Fields, Shape, each, list, number, text, wrong_type};
 use super::hold;
 use super::modify;
+use super::program;
 use super::scalars;
 use super::subject::subject;
 use super::when::{Known, when};
@@ -52,6 +52,14 @@ const MATCH: Shape = Shape {
         "not_args",
         "argv",
         "not_argv",
+        "env",
+        "not_env",
+        "hash",
+        "not_hash",
+        "package",
+        "not_package",
+        "script",
+        "not_script",
         "path",
         "not_path",
         "exe",
@@ -71,13 +79,13 @@ const MATCH: Shape = Shape {
         "uid",
         "not_uid",
     ],
-    later: &["env", "not_env", "hash", "not_hash", "tool"],
+    later: &["tool"],
 };
 
 /// Which operations a predicate can be asked of.
 fn applies(predicate: &str, op: Operation) -> bool {
     match predicate.strip_prefix("not_").unwrap_or(predicate) {
-        "args" | "argv" => op == Operation::Exec,
+        "args" | "argv" | "env" | "hash" | "package" | "script" => op == Operation::Exec,
         "path" => op.has_path(),
         "host" => matches!(op, Operation::Connect | Operation::Send),
         "cidr" | "port" => op.has_address(),
@@ -154,6 +162,7 @@ fn rule(fields: &Fields<'_>, known: &Known<'_>, sink: &mut Sink) -> Option<Rule>
     if let (Some(decision), Some(m)) = (decision, &matches) {
         let place = fields.get("decision").map_or(fields.place(), |n| n.place);
         hold::check(decision, &m.operations, place, sink);
+        hold::check_resolvers(fields, &hold, &m.operations, sink);
     }
     if let (Some(Decision::Modify), Some(m)) = (decision, &mut matches) {
         // What is changed of a program is changed of one that is run.
@@ -279,14 +288,14 @@ fn matches(node: &Node, sink: &mut Sink) -> Option<Match> {
     let before = sink.errors();
     let fields = Fields::of(node, &MATCH, sink)?;
     let mut operations = each(fields.need("operation", sink), "operations", sink, scalars::operation_name);
-    let line = args::line(&fields, sink);
-    if ["args", "not_args", "argv", "not_argv"].iter().any(|name| fields.get(name).is_some()) {
-        // Only running a program has a command line: of the family it is what is meant.
+    let program = program::program(&fields, sink);
+    if program::is_asked(&fields) {
+        // Only of what is run all that is known: of the family it is what is meant.
         only_exec(&mut operations);
     }
     let get = |name: &str| fields.get(name);
     let matches = Match {
-        line,
+        program,
         path: each(get("path"), "globs", sink, scalars::glob),
         not_path: each(get("not_path"), "globs", sink, scalars::glob),
         exe: each(get("exe"), "globs", sink, scalars::glob),
@@ -461,7 +470,7 @@ impl Compare {
             && self.none(&wide.not_sock_type, &narrow.not_sock_type)
             && self.any(&wide.uid, &narrow.uid)
             && self.none(&wide.not_uid, &narrow.not_uid)
-            && (wide.line.is_empty() || wide.line == narrow.line)
+            && (wide.program.is_empty() || wide.program == narrow.program)
     }
 
     /// Whether "any of `wide`" holds wherever "any of `narrow`" does.

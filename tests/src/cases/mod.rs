@@ -14,6 +14,7 @@ mod files;
 mod hold;
 mod hosts;
 mod identity;
+mod known;
 mod lifecycle;
 mod line;
 mod modify;
@@ -36,7 +37,7 @@ type Case = (&'static str, fn() -> Result<()>);
 
 /// Every case.
 pub fn all() -> Vec<Trial> {
-    let topics: [(&str, &[Case]); 28] = [
+    let topics: [(&str, &[Case]); 29] = [
         ("files", files::CASES),
         ("paths", paths::CASES),
         ("identity", identity::CASES),
@@ -49,6 +50,7 @@ pub fn all() -> Vec<Trial> {
         ("hosts", hosts::CASES),
         ("hold", hold::CASES),
         ("line", line::CASES),
+        ("known", known::CASES),
         ("modify", modify::CASES),
         ("resolve", resolve::CASES),
         ("elsewhere", elsewhere::CASES),

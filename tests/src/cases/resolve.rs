@@ -8,13 +8,16 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::Case;
-use crate::asks::{answer, id, next_that};
+use crate::asks::{self, answer, id, next_that};
 use crate::host::{Attempt, Host, file, policy};
+use crate::resolver;
 
 pub const CASES: &[Case] = &[
     ("what_is_deferred_is_decided_by_who_is_asked", asked),
     ("a_service_is_asked_and_its_requests_are_signed", service),
     ("a_resolver_that_was_asked_is_asked_again_after_a_restart", restarted),
+    ("an_address_whose_name_leads_back_to_it_is_decided_by_that_name", named),
+    ("more_is_not_deferred_at_once_than_the_policy_says", cascade),
 ];
 
 const RULES: &str = "
@@ -235,5 +238,107 @@ fn restarted() -> Result<()> {
     h.launch()?;
     file("/tmp/r/go", "")?;
     ensure!(child.wait()?.success(), "{}", h.log());
+    h.verified()
+}
+
+const NAMES: &str = "
+- { id: ask, match: { operation: [connect, send], port: 53 }, decision: ALLOW }
+- { id: good, match: { operation: connect, host: '/(api|www)[.]good[.]example/' }, decision: ALLOW }
+- { id: nameless, match: { operation: connect, host: unknown }, decision: DEFER, resolve: [dns], timeout: 60s }
+- { id: undecided, match: { operation: connect, host: '**.loop.example' }, decision: DEFER, resolve: [dns], timeout: 60s }
+- { id: others, match: { operation: connect }, decision: DENY }
+";
+
+/// Answers what the host's resolver is asked. Of an address that ends with: 10, a good name; 11, the same, which does not lead back; 12, another
+/// one; 13, none; 14, one that is asked about by its name as well.
+fn told(query: &[u8]) -> Vec<Vec<u8>> {
+    let name = resolver::asked(query);
+    let of = |n: u8| resolver::Record::Address([127, 0, 0, n].into(), 60);
+    let records = match name.as_str() {
+        "10.0.0.127.in-addr.arpa" | "11.0.0.127.in-addr.arpa" => {
+            vec![resolver::Record::Name("api.good.example")]
+        }
+        "12.0.0.127.in-addr.arpa" => vec![resolver::Record::Name("evil.example")],
+        "14.0.0.127.in-addr.arpa" => vec![resolver::Record::Name("x.loop.example")],
+        // IPv6 addresses are asked for as well.
+        "api.good.example" if query.ends_with(&[0, 1, 0, 1]) => vec![of(10)],
+        "evil.example" if query.ends_with(&[0, 1, 0, 1]) => vec![of(12)],
+        "x.loop.example" if query.ends_with(&[0, 1, 0, 1]) => vec![of(14)],
+        _ => Vec::new(),
+    };
+    vec![resolver::answer(query, &records)]
+}
+
+fn named() -> Result<()> {
+    file("/etc/resolv.conf", "nameserver 127.0.0.53\noptions timeout:1 attempts:2\n")?;
+    let h = Host::start(&(policy(NAMES) + "  resolvers: ['127.0.0.53']\n"))?;
+    let _servers: Vec<TcpListener> =
+        (10..15).map(|n| TcpListener::bind(format!("127.0.0.{n}:8080"))).collect::<std::io::Result<_>>()?;
+    // Nobody answers there yet.
+    let a = h.act(&["tcp", "127.0.0.10:8080"])?;
+    is(&a, libc::EPERM, &["dns: failed"], "DENY by unresolved")?;
+    let _resolver = resolver::Resolver::start("127.0.0.53:53", told)?;
+    let a = h.act(&["tcp", "127.0.0.10:8080"])?;
+    is(&a, 0, &["dns: known"], "ANEW by resolver")?;
+    let connect =
+        a.receipts.iter().rev().find(|r| r["action"]["operation"] == "connect").context("no connect")?;
+    ensure!(
+        connect["decision"]["rule"] == "good"
+            && connect["action"]["network"]["hosts"] == serde_json::json!(["api.good.example"]),
+        "{connect}"
+    );
+    // Who owns an address can call it what he likes.
+    let a = h.act(&["tcp", "127.0.0.11:8080"])?;
+    is(&a, libc::EPERM, &["dns: unknown"], "DENY by unresolved")?;
+    let a = h.act(&["tcp", "127.0.0.12:8080"])?;
+    is(&a, libc::EPERM, &["dns: known"], "ANEW by resolver")?;
+    a.refused("connect", "127.0.0.12", "others")?;
+    let a = h.act(&["tcp", "127.0.0.13:8080"])?;
+    is(&a, libc::EPERM, &["dns: unknown"], "DENY by unresolved")?;
+    // Whose name is asked about as well is not looked up for ever.
+    let a = h.act(&["tcp", "127.0.0.14:8080"])?;
+    let (tried, _) = story(&a);
+    ensure!(a.status == libc::EPERM && tried == ["dns: known", "dns: unknown"], "{tried:?}\n{}", a.tell());
+    // In a namespace of its own an address may be anybody's.
+    let a =
+        h.act(&["ask-elsewhere", "127.0.0.53:53", "api.good.example", "127.0.0.13", "127.0.0.13:8080"])?;
+    ensure!(a.status == libc::EPERM, "{}", a.tell());
+    h.verified()
+}
+
+/// So many are deferred at once.
+const DEFERRED: usize = 3;
+
+fn cascade() -> Result<()> {
+    let rules =
+        "- { id: slow, match: { operation: open_read, path: '/tmp/r/f*' }, decision: DEFER, timeout: 60s }";
+    let text = policy(rules) + &format!("  hold: {{ cascade: {DEFERRED}, approvers: ['uid:0'] }}\n");
+    let _ = std::fs::remove_dir_all("/tmp/r");
+    std::fs::create_dir_all("/tmp/r")?;
+    (0..6).try_for_each(|n| file(format!("/tmp/r/f{n}"), "x"))?;
+    let h = Host::start(&text)?;
+    let script = "for n in 0 1 2 3 4 5; do cat /tmp/r/f$n >/dev/null 2>&1 && echo read $n & done; wait";
+    let a = std::thread::scope(|scope| -> Result<Attempt> {
+        let attempt = scope.spawn(|| h.run(&[], &["/bin/sh", "-c", script]));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let over = |r: &Value| r["detail"]["method"] == "cascade";
+        while h.receipts(&[])?.iter().filter(|r| over(r)).count() < 6 - DEFERRED {
+            ensure!(Instant::now() < deadline, "nothing was refused");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let waits = asks::waiting(&h)?;
+        ensure!(waits.len() == DEFERRED, "{} wait", waits.len());
+        // They are like each other: one answer is enough.
+        ensure!(waits.iter().all(|w| w["like"] == waits[0]["like"]), "{waits:?}");
+        let out = h.aarm(&["approvals"])?;
+        let shown = String::from_utf8_lossy(&out.stdout).into_owned();
+        ensure!(shown.contains("(and 2 like it)"), "{shown}");
+        answer(&h, &["approve", id(&waits[1])?, "--like"])?;
+        attempt.join().map_err(|_| anyhow::anyhow!("the attempt panicked"))?
+    })?;
+    ensure!(a.status == 0 && a.output.matches("read ").count() == DEFERRED, "{}", a.tell());
+    let like =
+        a.receipts.iter().filter(|r| r["detail"]["scope"] == "like" && r["detail"]["answer"] == "ALLOW");
+    ensure!(like.count() == DEFERRED, "{}", a.tell());
     h.verified()
 }

@@ -11,6 +11,7 @@ use crate::api::redirects::Original;
 use crate::api::types::{PolicyInfo, PolicyLabel, ReloadResponse, SessionInfo};
 use crate::daemon::holds::{AnswerError, Answerer};
 use crate::daemon::policies::PolicyError;
+use crate::daemon::program::Read;
 use crate::daemon::resolve::Attempted;
 use crate::kernel::KernelError;
 
@@ -87,8 +88,8 @@ pub enum Command {
     Sessions(bool, oneshot::Sender<Vec<SessionInfo>>),
     /// One session by hexadecimal id or UUID, with its processes.
     Session(String, oneshot::Sender<Option<SessionInfo>>),
-    /// What waits, as far as somebody may see it.
-    Approvals(Answerer, oneshot::Sender<Vec<Approval>>),
+    /// What waits, as far as somebody may see it: the JSON of a list.
+    Approvals(Answerer, oneshot::Sender<Vec<u8>>),
     /// An answer to what waits.
     Answer(String, Answerer, AnswerRequest, oneshot::Sender<Result<Answering, AnswerError>>),
     /// Where the socket with this inode number was to be connected, and where it was redirected to.
@@ -99,6 +100,8 @@ pub enum Command {
     Requested(String, oneshot::Sender<Option<String>>),
     /// A resolver's attempt is over.
     Attempted(Attempted),
+    /// What a program is that is about to run.
+    Read(Box<Read>),
     /// List policies.
     Policies(oneshot::Sender<Vec<PolicyInfo>>),
     /// Read the policy directory again.
@@ -115,6 +118,8 @@ pub struct Answering {
     pub left: usize,
     /// The answer as receipts have it.
     pub answer: &'static str,
+    /// How many others were answered with it.
+    pub others: usize,
 }
 
 /// See [`Command::Numbers`].

@@ -19,15 +19,18 @@ use super::{Answering, Core};
 use crate::api::approvals::{AnswerRequest, Answered, Approval, Asked, PriorAction, Scope};
 use crate::api::signed;
 use crate::daemon::batch::Kind;
-use crate::daemon::holds::{AnswerError, Answerer, Ask, Given, Waiting};
+use crate::daemon::holds::{AnswerError, Answerer, Ask, Effect, Given, Waiting};
 use crate::daemon::image;
 use crate::daemon::prior::Prior;
 use crate::daemon::record::{self, Clock};
+use crate::daemon::resolve::dns::Learnt;
 use crate::daemon::sessions::Session;
 use crate::daemon::webhooks::{Notice, Told, What};
 
 /// Good for ever: until the session ends.
 const EVER: u64 = u64::MAX / 4;
+/// Most that are answered with one because they are like it.
+const LIKE_MAX: usize = 1024;
 /// What the kernel holds and nobody has told us of is looked at when it is so old.
 const ORPHAN_NS: u64 = 5_000_000_000;
 
@@ -37,18 +40,17 @@ pub(super) enum Answer {
     Deny,
     /// It happens, but for this.
     Modify(Changed),
+    /// It is decided again.
+    Anew,
 }
 
 impl Answer {
-    pub fn allows(&self) -> bool {
-        !matches!(self, Self::Deny)
-    }
-
     pub fn name(&self) -> &'static str {
         match self {
             Self::Allow => Decision::Allow.name(),
             Self::Deny => Decision::Deny.name(),
             Self::Modify(_) => Decision::Modify.name(),
+            Self::Anew => "ANEW",
         }
     }
 }
@@ -120,7 +122,12 @@ impl Core {
     /// Asks about it.
     pub(super) fn wait(&mut self, waiting: Waiting) {
         let key = waiting.key;
+        if self.cascades(&waiting) {
+            self.resolve(waiting, false, None, &How::by_itself("cascade"));
+            return;
+        }
         let mut waiting = waiting;
+        waiting.about.like = waiting.like();
         waiting.about.request = signed::hash(&self.p.host_name, &waiting.shown());
         let by_people = waiting.asks.iter().any(|ask| ask.chain.is_empty());
         self.holds.add(waiting);
@@ -130,6 +137,13 @@ impl Core {
         self.p.metrics.waiting.set(self.holds.count() as i64);
         self.dirty = true;
         self.seek(key);
+    }
+
+    /// Whether so much of its session is deferred already that it is refused instead.
+    fn cascades(&self, w: &Waiting) -> bool {
+        let deferred = |w: &Waiting| w.asks.iter().any(|ask| ask.shown.decision == Decision::Defer.name());
+        let most = self.sessions.get(w.session).map_or(u32::MAX, |s| self.policies.cascade(s.generation));
+        deferred(w) && self.holds.keys(|o| o.session == w.session && deferred(o)).len() >= most as usize
     }
 
     /// What an event says of an action that waits.
@@ -143,6 +157,7 @@ impl Core {
         let about = Approval {
             id: text(&hold_name(key)),
             request: String::new(),
+            like: String::new(),
             session: format!("{:016x}", e.header.session),
             uuid: session.map(|s| s.uuid_text.clone()).unwrap_or_default(),
             policy: policy.map_or_else(super::unknown_policy, |p| p.label.clone()),
@@ -189,6 +204,7 @@ impl Core {
             modify: Vec::new(),
             object: Some((e.header.object.dev, e.header.object.ino)).filter(|(_, ino)| *ino != 0),
             seeking: false,
+            unread: None,
             prior: self.prior(e.header.session),
             about,
         }
@@ -261,6 +277,7 @@ impl Core {
         let Some(mut w) = self.holds.take(w.key) else { return Err(AnswerError::NotFound(id.to_owned())) };
         let now = crate::kernel::boot_ns();
         let (grant, scope) = match request.scope {
+            Scope::Like => (None, "like".to_owned()),
             _ if !request.allow => (None, "once".to_owned()),
             Scope::Once => (None, "once".to_owned()),
             Scope::Session => (Some(Grant { expires_ns: EVER, uses: EVER }), "session".to_owned()),
@@ -282,8 +299,20 @@ impl Core {
                 let most = usize::try_from(more.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
                 self.holds.keys(same).into_iter().take(most).filter_map(|key| self.holds.take(key)).collect()
             }
+            None if request.scope == Scope::Like => {
+                // One refusal is enough for each; an approval is not, where others are to answer too.
+                let may = |o: &Waiting| if request.allow { o.is_only_for(who) } else { o.may_answer(who) };
+                let same = |o: &Waiting| o.about.like == w.about.like && may(o);
+                self.holds
+                    .keys(same)
+                    .into_iter()
+                    .take(LIKE_MAX)
+                    .filter_map(|key| self.holds.take(key))
+                    .collect()
+            }
             None => Vec::new(),
         };
+        let others = like.len();
         // They are among those that it is good for.
         let grant = grant.map(|(key, g)| (key, Grant { uses: g.uses - like.len() as u64, ..g }));
         let approver = who.shown();
@@ -303,7 +332,7 @@ impl Core {
         }
         let (told, durable) = oneshot::channel();
         self.batch.waiters.push(told);
-        Ok(Answering { durable, left, answer })
+        Ok(Answering { durable, left, answer, others })
     }
 
     /// Takes somebody's answers for what he may answer, and records all but the one that has an effect, which stays the first.
@@ -322,18 +351,30 @@ impl Core {
         left
     }
 
-    /// Tells people elsewhere what waits.
-    pub(super) fn tell(&self, key: u64, event: What) {
-        if let Some(w) = self.holds.get(key) {
-            self.notify(event, w, None);
+    /// Tells people elsewhere what waits. Of those that are like each other the first at once.
+    pub(super) fn tell(&mut self, key: u64, event: What) {
+        let Some(w) = self.holds.get(key) else { return };
+        let now = crate::kernel::boot_ns();
+        if event != What::Waiting || self.quiet.tells(&w.about.like, key, now) {
+            self.notify(event, w, None, 0);
+        }
+    }
+
+    /// Tells of those that were like one that was told of.
+    fn tell_rest(&mut self, now: u64) {
+        let holds = &self.holds;
+        for kind in self.quiet.over(now, |key| holds.get(key).is_some_and(|w| w.unread.is_none())) {
+            if let Some(w) = kind.first().and_then(|key| self.holds.get(*key)) {
+                self.notify(What::Waiting, w, None, kind.len() - 1);
+            }
         }
     }
 
     /// Tells them, if there is anybody to tell. Should so much be told already that there is no room, it is counted.
-    fn notify(&self, event: What, w: &Waiting, answer: Option<Told>) {
+    fn notify(&self, event: What, w: &Waiting, answer: Option<Told>, others: usize) {
         let Some(notices) = &self.p.notices else { return };
         let approval = w.shown();
-        let notice = Notice { v: 1, event, host: self.p.host_name.clone(), approval, answer };
+        let notice = Notice { v: 1, event, host: self.p.host_name.clone(), approval, others, answer };
         if notices.try_send(Arc::new(notice)).is_err() {
             self.p.metrics.webhooks(false);
         }
@@ -374,15 +415,37 @@ impl Core {
         };
         let asked = w.asks.first().and_then(|ask| ask.shown.rule.clone());
         let rule = how.rule.or(asked.as_deref());
-        self.record_answer(&w, &answer, rule, 0, &How { comment: &comment, ..*how });
+        let how = How { comment: &comment, ..*how };
+        let effect = if matches!(answer, Answer::Deny) { Effect::Deny } else { Effect::Allow };
+        let rule = rule.map(str::to_owned);
+        self.give(w, &answer, effect, grant, rule.as_deref(), &how)
+    }
+
+    /// Has it decided again, once the session knows a name more.
+    pub(super) fn decide_anew(&mut self, w: Waiting, learnt: Learnt, how: &How<'_>) {
+        let rule = w.asks.first().and_then(|ask| ask.shown.rule.clone());
+        self.give(w, &Answer::Anew, Effect::Anew(learnt), None, rule.as_deref(), how);
+    }
+
+    /// Writes an answer, and gives it to the kernel when it is durable.
+    fn give(
+        &mut self,
+        w: Waiting,
+        answer: &Answer,
+        effect: Effect,
+        grant: Option<(GrantKey, Grant)>,
+        rule: Option<&str>,
+        how: &How<'_>,
+    ) -> &'static str {
+        self.record_answer(&w, answer, rule, 0, how);
         self.p.metrics.answered(how.method, answer.name());
         let told = Told {
             answer: answer.name().into(),
             method: how.method.into(),
             approver: how.approver.to_owned(),
         };
-        self.notify(What::Answered, &w, Some(told));
-        self.holds.given.push_back(Given { batch: self.number, waiting: w, allow: answer.allows(), grant });
+        self.notify(What::Answered, &w, Some(told), 0);
+        self.holds.given.push_back(Given { batch: self.number, waiting: w, effect, grant });
         self.p.metrics.waiting.set(self.holds.count() as i64);
         self.dirty = true;
         answer.name()
@@ -444,7 +507,17 @@ impl Core {
             {
                 tracing::error!("an answer is good for one action only: {e}");
             }
-            match self.p.kernel.answer(g.waiting.key, g.waiting.since_ns, g.allow) {
+            let (key, since_ns) = (g.waiting.key, g.waiting.since_ns);
+            let done = match &g.effect {
+                Effect::Allow => self.p.kernel.answer(key, since_ns, true),
+                Effect::Deny => self.p.kernel.answer(key, since_ns, false),
+                Effect::Anew(learnt) => {
+                    let until = crate::kernel::boot_ns() + u64::from(learnt.seconds) * 1_000_000_000;
+                    let kernel = &mut self.p.kernel;
+                    kernel.learn(learnt.key, &learnt.name, until).and_then(|()| kernel.again(key, since_ns))
+                }
+            };
+            match done {
                 Ok(true) => {}
                 Ok(false) => tracing::debug!("hold {:016x} ended before its answer", g.waiting.key),
                 Err(e) => {
@@ -472,16 +545,21 @@ impl Core {
         }
         for key in over {
             if let Some(w) = self.holds.take(key) {
-                self.resolve(w, false, None, &How::by_itself("timeout"));
+                self.over(w, &How::by_itself("timeout"));
             }
         }
+        self.tell_rest(now);
         self.seek_all();
+        self.read_all();
         if !thorough {
             return;
         }
         // Threads that were killed while they waited tell nobody.
         let kernel = &self.p.kernel;
         let gone = |w: &Waiting| {
+            if w.unread.is_some_and(|u| u.audit) {
+                return false;
+            }
             kernel.hold(w.key).is_none_or(|h| h.since_ns != w.since_ns)
                 || !std::path::Path::new(&format!("/proc/{}/task/{}", w.about.pid, w.about.tid)).exists()
         };
@@ -515,6 +593,7 @@ impl Core {
                 modify: Vec::new(),
                 object: None,
                 seeking: false,
+                unread: None,
                 prior: "".into(),
                 about: Approval { id: text(&hold_name(key)), pid: h.pid, tid: h.tid, ..Approval::default() },
             };
@@ -531,7 +610,10 @@ impl Core {
     pub(super) fn adopt_holds(&mut self) {
         for bytes in std::mem::take(&mut self.p.snapshot.holds) {
             match serde_json::from_slice::<Waiting>(&bytes) {
-                Ok(w) if self.p.kernel.hold(w.key).is_some_and(|h| h.since_ns == w.since_ns) => {
+                Ok(w)
+                    if w.unread.is_some_and(|u| u.audit)
+                        || self.p.kernel.hold(w.key).is_some_and(|h| h.since_ns == w.since_ns) =>
+                {
                     self.holds.add(w)
                 }
                 Ok(_) => {}

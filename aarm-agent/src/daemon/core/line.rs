@@ -1,17 +1,25 @@
-//! Execs that stopped before their first instruction, because their command line decides.
+//! Execs that stopped before their first instruction, because what the kernel cannot see of their program decides.
 //!
-//! The kernel has found which rules hold but for what they ask of the command line; here it is read, and the rest is decided as
-//! the reference evaluator would. What cannot be decided is refused.
+//! The kernel has found which rules hold but for what they ask of the program. Where its words are enough, the rest is decided here, as the
+//! reference evaluator would; where a rule asks for more, the program is read first, by [`crate::daemon::program`]. What cannot be
+//! decided is refused.
+
+use std::sync::Arc;
 
 use aarm_common::event::{Event, FLAG_ARGS_CUT, FLAG_HELD};
 use aarm_common::hold::Asks;
+use aarm_common::limits::HOLDS_MAX;
 use aarm_common::op::Decision;
-use aarm_policy::{Cause, Changed, Line, MAX_LINE, Modify, TooLong, eval_line, words};
-use std::io::Read;
+use aarm_policy::{Changed, Line, Modify, Policy, Undecided};
 
 use super::Core;
 use super::hold::{Answer, How};
-use crate::daemon::holds::Ask;
+use crate::daemon::holds::{Ask, Unread, Waiting};
+use crate::daemon::program::{self, Read, Reading};
+use crate::daemon::resolve::{Attempted, Found};
+
+/// What is read of programs, as an attempt to find something out.
+const READER: &str = "program";
 
 impl Core {
     /// Decides one. In audit mode it runs already, and what would have become of it is recorded.
@@ -21,56 +29,143 @@ impl Core {
             return;
         }
         let key = e.header.hold;
-        let lines = self.decide_line(e);
-        let strictest = lines.iter().copied().max_by_key(Line::strictness);
-        let asks = match strictest {
-            Some(line) if held && line.waits => self.asks(e, &lines),
-            _ => Vec::new(),
+        let told = (e.header.flags & FLAG_ARGS_CUT == 0).then_some(e.args);
+        let unread = Unread { generation: e.header.policy, audit: !held };
+        let mut w = self.waiting(e, key, Vec::new());
+        let lines = match (self.source(unread.generation), self.p.kernel.lines(key)) {
+            (Some(policy), Some(found)) => {
+                program::by_words(policy, &found, &program::words_of(e.header.pid, told))
+            }
+            _ => Ok(Vec::new()),
         };
-        let mut w = self.waiting(e, key, asks);
-        w.modify = self.changes(e, &lines);
-        if !w.asks.is_empty() {
-            return self.wait(w);
-        }
-        let loaded = self.policies.generation(e.header.policy);
-        let rule = strictest.and_then(|line| loaded?.rules.get(line.rule? as usize)).map(|r| r.id.clone());
-        let too_long = strictest.is_some_and(|line| line.cause == Cause::Args);
-        let comment = if too_long { TooLong.to_string() } else { String::new() };
-        // Of one that a former daemon loaded the policy nothing can be said any more.
-        let method = if strictest.is_some() { "policy" } else { "restart" };
-        let how = How { rule: rule.as_deref(), comment: &comment, ..How::by_itself(method) };
-        let allow = strictest.is_some_and(|line| matches!(line.decision, Decision::Allow | Decision::Modify));
-        if held {
-            self.resolve(w, allow, None, &how);
-        } else {
-            // Nothing is changed of what is only looked at.
-            let answer =
-                if allow && !w.modify.is_empty() { Answer::Modify(Changed::default()) } else { allow.into() };
-            self.record_answer(&w, &answer, how.rule, 0, &how);
-            self.p.kernel.forget_hold(key);
+        match lines {
+            Ok(lines) => self.lined(w, unread, &lines),
+            // As many as the kernel can hold, and no more of those that it does not.
+            Err(_) if held || self.holds.count() < HOLDS_MAX as usize => {
+                w.unread = Some(unread);
+                self.holds.add(w);
+                self.dirty = true;
+                self.read_program(key);
+            }
+            Err(_) => self.over(w, &How::by_itself("timeout")),
         }
     }
 
-    /// What is decided of each program that was asked for.
-    fn decide_line(&self, e: &Event<'_>) -> Vec<Line> {
-        let policy = self.policies.generation(e.header.policy).and_then(|l| l.source.as_ref());
-        let (Some(policy), Some(found)) = (policy, self.p.kernel.lines(e.header.hold)) else {
-            return Vec::new();
+    /// The policy of a generation; of one that a former daemon loaded, one that says the same.
+    fn source(&self, generation: u32) -> Option<&Arc<Policy>> {
+        let loaded = self.policies.generation(generation)?;
+        loaded.source.as_ref().or_else(|| {
+            let same = |policy: &&Arc<Policy>| policy.hash() == loaded.label.hash;
+            self.policies.all().iter().filter_map(|l| l.source.as_ref()).find(same)
+        })
+    }
+
+    /// Has a program read, if nobody does. One that finds no place is read at the next tick.
+    fn read_program(&mut self, key: u64) {
+        let Some(w) = self.holds.get(key).filter(|w| !w.seeking) else { return };
+        let Some(unread) = w.unread else { return };
+        let (policy, found) = (self.source(unread.generation).cloned(), self.p.kernel.lines(key));
+        let (Some(policy), Some(found)) = (policy, found) else {
+            if let Some(w) = self.holds.take(key) {
+                self.lined(w, unread, &[]);
+            }
+            return;
         };
-        let words = match e.header.flags & FLAG_ARGS_CUT {
-            0 => words(e.args),
-            _ => whole(e.header.pid).and_then(|line| words(&line)),
+        let reading = Reading {
+            key,
+            since_ns: w.since_ns,
+            pid: w.about.pid,
+            path: w.about.path.clone(),
+            policy,
+            found,
         };
-        let rounds = (found.rounds as usize).min(found.matched.len());
-        let each = found.matched.iter().zip(&found.unsure).take(rounds);
-        each.map(|(matched, unsure)| eval_line(policy, matched, unsure, words.as_deref().map_err(|e| *e)))
-            .collect()
+        let begun = self.p.readings.try_send(reading).is_ok();
+        if let Some(w) = self.holds.get_mut(key) {
+            w.seeking = begun;
+        }
+    }
+
+    /// Has those read that nobody reads yet.
+    pub(super) fn read_all(&mut self) {
+        for key in self.holds.keys(|w| !w.seeking && w.unread.is_some()) {
+            self.read_program(key);
+        }
+    }
+
+    /// A program was read.
+    pub(super) fn was_read(&mut self, read: Read) {
+        let stuck = self.is_stuck();
+        // Over meanwhile, or gone.
+        let Some(w) = self.holds.get_mut(read.key).filter(|w| w.since_ns == read.since_ns && w.seeking)
+        else {
+            return;
+        };
+        w.seeking = false;
+        let Some(unread) = w.unread.filter(|_| !stuck) else { return };
+        let Some(mut w) = self.holds.take(read.key) else { return };
+        w.unread = None;
+        let attempted = Attempted {
+            key: read.key,
+            since_ns: read.since_ns,
+            resolver: READER.into(),
+            found: if read.undecided.is_some() { Found::Failed } else { Found::Known },
+            detail: read.undecided.map(|why| why.to_string()).unwrap_or_default(),
+            facts: read.facts,
+            learnt: None,
+            took: read.took,
+        };
+        self.note_attempt(&mut w, &attempted);
+        self.lined(w, unread, &read.lines);
+    }
+
+    /// Its time is over before anything was decided.
+    pub(super) fn over(&mut self, w: Waiting, how: &How<'_>) {
+        match w.unread {
+            Some(Unread { audit: true, .. }) => {
+                self.record_answer(&w, &Answer::Deny, None, 0, how);
+                self.p.kernel.forget_hold(w.key);
+                self.dirty = true;
+            }
+            _ => {
+                self.resolve(w, false, None, how);
+            }
+        }
+    }
+
+    /// Does what is decided of each program that was asked for.
+    fn lined(&mut self, mut w: Waiting, unread: Unread, lines: &[Line]) {
+        let strictest = lines.iter().copied().max_by_key(Line::strictness);
+        w.modify = self.changes(unread.generation, lines);
+        if strictest.is_some_and(|line| line.waits) && !unread.audit {
+            w.asks = self.asks(unread.generation, w.since_ns, lines);
+            return self.wait(w);
+        }
+        let loaded = self.policies.generation(unread.generation);
+        let rule = strictest.and_then(|line| loaded?.rules.get(line.rule? as usize)).map(|r| r.id.clone());
+        let undecided = strictest.and_then(|line| line.undecided).map(|why: Undecided| why.to_string());
+        // Of one that a former daemon loaded the policy nothing can be said any more.
+        let method = if strictest.is_some() { "policy" } else { "restart" };
+        let how = How {
+            rule: rule.as_deref(),
+            comment: undecided.as_deref().unwrap_or_default(),
+            ..How::by_itself(method)
+        };
+        let allow = strictest.is_some_and(|line| matches!(line.decision, Decision::Allow | Decision::Modify));
+        if !unread.audit {
+            self.resolve(w, allow, None, &how);
+            return;
+        }
+        // Nothing is changed of what is only looked at.
+        let answer =
+            if allow && !w.modify.is_empty() { Answer::Modify(Changed::default()) } else { allow.into() };
+        self.record_answer(&w, &answer, how.rule, 0, &how);
+        self.p.kernel.forget_hold(w.key);
+        self.dirty = true;
     }
 
     /// What is changed, should it run: of a script, what its own rules say and what those of its interpreter say.
-    fn changes(&self, e: &Event<'_>, lines: &[Line]) -> Vec<Modify> {
-        let source = self.policies.generation(e.header.policy).and_then(|l| l.source.as_ref());
-        let Some(policy) = source else { return Vec::new() };
+    fn changes(&self, generation: u32, lines: &[Line]) -> Vec<Modify> {
+        let Some(policy) = self.source(generation) else { return Vec::new() };
         let rules =
             lines.iter().filter(|line| line.decision == Decision::Modify).filter_map(|line| line.rule);
         let mut changes: Vec<Modify> = Vec::new();
@@ -83,7 +178,7 @@ impl Core {
     }
 
     /// Whom to ask.
-    fn asks(&self, e: &Event<'_>, lines: &[Line]) -> Vec<Ask> {
+    fn asks(&self, generation: u32, since_ns: u64, lines: &[Line]) -> Vec<Ask> {
         let mut asks: Vec<Asks> = Vec::new();
         for line in lines.iter().filter(|line| line.waits) {
             let one = Asks { rule: line.rule, decision: line.decision, cause: line.cause.into() };
@@ -91,17 +186,6 @@ impl Core {
                 asks.push(one);
             }
         }
-        asks.into_iter().map(|one| self.ask(e.header.policy, one, e.header.time_ns)).collect()
-    }
-}
-
-/// The command line of a process that is stopped, where the event has not all of it.
-fn whole(pid: u32) -> Result<Vec<u8>, TooLong> {
-    let mut line = Vec::new();
-    let file = std::fs::File::open(format!("/proc/{pid}/cmdline"));
-    match file.and_then(|file| file.take(MAX_LINE as u64 + 1).read_to_end(&mut line)) {
-        // A program without arguments has an empty one too, but the kernel does not cut that.
-        Ok(0) | Err(_) => Err(TooLong),
-        Ok(_) => Ok(line),
+        asks.into_iter().map(|one| self.ask(generation, one, since_ns)).collect()
     }
 }

@@ -3,6 +3,7 @@
 //! One resolver at a time for each action; each attempt has its receipt, and an answer goes the same way as one of people: to the kernel when it
 //! is on paper.
 
+use aarm_common::state::ObjectId;
 use aarm_receipt::Body;
 use aarm_receipt::receipt::Attempt as AttemptBody;
 
@@ -23,7 +24,8 @@ impl Core {
             return;
         }
         let Some(resolver) = w.asks.iter().find_map(|ask| ask.chain.first()).cloned() else { return };
-        let job = Job { key, since_ns: w.since_ns, resolver, object: w.object, about: w.shown() };
+        let object = w.object.map(|(dev, ino)| ObjectId { ino, dev, mode: 0 });
+        let job = Job { key, since_ns: w.since_ns, session: w.session, resolver, object, about: w.shown() };
         w.seeking = self.p.jobs.try_send(job).is_ok();
     }
 
@@ -47,14 +49,7 @@ impl Core {
             return;
         }
         let Some(mut w) = self.holds.take(a.key) else { return };
-        self.record_attempt(&w, &a);
-        w.about.attempts.push(Attempt {
-            resolver: a.resolver.clone(),
-            found: a.found.name().into(),
-            detail: a.detail.clone(),
-            took_ms: a.took.as_millis() as u64,
-        });
-        w.about.facts.extend(a.facts);
+        self.note_attempt(&mut w, &a);
         let approver = format!("resolver:{}", a.resolver);
         let how =
             How { method: "resolver", approver: &approver, scope: "once", comment: &a.detail, rule: None };
@@ -76,7 +71,13 @@ impl Core {
                 w.about.answered.push(Answered { rule, approver });
                 self.go_on(w);
             }
-            Found::Unknown | Found::Failed => self.exhausted(w, at),
+            // It may not be asked about any more, or by another rule.
+            Found::Anew => {
+                if let Some(learnt) = a.learnt {
+                    self.decide_anew(w, learnt, &how);
+                }
+            }
+            Found::Unknown | Found::Failed | Found::Known => self.exhausted(w, at),
         }
     }
 
@@ -104,6 +105,18 @@ impl Core {
         }
         w.asks.swap(0, at);
         self.resolve(w, false, None, &How::by_itself("unresolved"));
+    }
+
+    /// Records an attempt, also for who is asked next.
+    pub(super) fn note_attempt(&mut self, w: &mut Waiting, a: &Attempted) {
+        self.record_attempt(w, a);
+        w.about.attempts.push(Attempt {
+            resolver: a.resolver.clone(),
+            found: a.found.name().into(),
+            detail: a.detail.clone(),
+            took_ms: a.took.as_millis() as u64,
+        });
+        w.about.facts.extend(a.facts.iter().map(|(name, fact)| (name.clone(), fact.clone())));
     }
 
     fn record_attempt(&mut self, w: &Waiting, a: &Attempted) {

@@ -53,7 +53,7 @@ impl Core {
                 let _ = answer.send(found.or_else(ended));
             }
             Command::Approvals(who, answer) => {
-                let _ = answer.send(self.holds.seen_by(&who));
+                let _ = answer.send(self.holds.list(&who));
             }
             Command::Answer(id, who, request, answer) => {
                 let result = self.answer(&id, &who, &request);
@@ -69,6 +69,7 @@ impl Core {
                 let _ = answer.send(self.holds.requested(&request).map(|w| w.about.id.clone()));
             }
             Command::Attempted(attempted) => self.attempted(attempted),
+            Command::Read(read) => self.was_read(*read),
             Command::Policies(answer) => {
                 let list = self
                     .policies

@@ -9,7 +9,7 @@ use aarm_common::event::{Cause, EventHeader, HEADER_BYTES, Kind as EventKind, NO
 use aarm_common::hold::{Grant, GrantKey, Hold, Lines};
 use aarm_common::limits::POLICY_SLOTS;
 use aarm_common::policy::{Hits, Policy};
-use aarm_common::state::{Given, Redirect, STATS, Session as Slot, session_id};
+use aarm_common::state::{Given, HostKey, Redirect, STATS, Session as Slot, session_id};
 use aarm_common::{ABI_VERSION, Decision, Operation};
 
 use super::*;
@@ -45,6 +45,14 @@ impl KernelPort for Kernel {
 
     fn answer(&mut self, _: u64, _: u64, _: bool) -> Result<bool, KernelError> {
         Ok(false)
+    }
+
+    fn again(&mut self, _: u64, _: u64) -> Result<bool, KernelError> {
+        Ok(false)
+    }
+
+    fn learn(&mut self, _: HostKey, _: &str, _: u64) -> Result<(), KernelError> {
+        Ok(())
     }
 
     fn forget_hold(&mut self, _: u64) {}
@@ -214,6 +222,7 @@ fn start_on(kernel: Kernel, dir: &Path, adopted: bool) -> Running {
         notices: None,
         host_name: "h".into(),
         jobs: mpsc::channel(1).0,
+        readings: mpsc::channel(1).0,
         resolvers: Vec::new(),
         progress: Arc::clone(&progress),
         pool: Pool::default(),

@@ -8,6 +8,7 @@
 //! time, and its end is told, whatever it was. Must never: decide; an answer is the core's to record and to give.
 
 mod command;
+pub mod dns;
 mod hash;
 mod http;
 
@@ -15,9 +16,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use aarm_common::state::ObjectId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
 
+use self::dns::Learnt;
 use super::config::Resolver;
 use super::core::Command;
 use crate::api::approvals::Approval;
@@ -27,7 +30,7 @@ pub const QUEUE: usize = 1024;
 /// Jobs at once.
 const AT_ONCE: usize = 16;
 /// What needs no settings.
-pub const BUILT_IN: &[&str] = &["hash"];
+pub const BUILT_IN: &[&str] = &["dns", "hash"];
 /// Longest text that a resolver can say of what it found, in bytes; longer ones are cut.
 pub const DETAIL_MAX: usize = 1024;
 /// Most facts that a resolver can add.
@@ -44,8 +47,10 @@ pub struct Job {
     pub since_ns: u64,
     /// Which resolver.
     pub resolver: String,
-    /// The file that the action is about, as the kernel saw it: device, in its encoding, and inode.
-    pub object: Option<(u32, u64)>,
+    /// The session.
+    pub session: u64,
+    /// The file that the action is about, as the kernel saw it.
+    pub object: Option<ObjectId>,
     /// What people see.
     pub about: Approval,
 }
@@ -61,6 +66,10 @@ pub enum Found {
     Unknown,
     /// It could not be found out; the next one is asked.
     Failed,
+    /// What was to be found out, for rules to decide.
+    Known,
+    /// Something by which rules decide the action anew.
+    Anew,
 }
 
 impl Found {
@@ -71,6 +80,7 @@ impl Found {
             Self::Deny => "DENY",
             Self::Unknown => "unknown",
             Self::Failed => "failed",
+            Self::Known | Self::Anew => "known",
         }
     }
 }
@@ -90,6 +100,8 @@ pub struct Attempted {
     pub detail: String,
     /// What people, and resolvers that come later, are told as well.
     pub facts: BTreeMap<String, String>,
+    /// A name that the session is to know.
+    pub learnt: Option<Learnt>,
     /// How long it took.
     pub took: Duration,
 }
@@ -100,6 +112,7 @@ struct Answer {
     found: Option<Found>,
     detail: String,
     facts: BTreeMap<String, String>,
+    learnt: Option<Learnt>,
 }
 
 impl Answer {
@@ -165,7 +178,7 @@ fn reply(bytes: &[u8]) -> Answer {
         Said::Deny => Found::Deny,
         Said::Unknown => Found::Unknown,
     };
-    Answer { found: Some(found), detail: reply.reason, facts: reply.facts }
+    Answer { found: Some(found), detail: reply.reason, facts: reply.facts, learnt: None }
 }
 
 /// Does jobs until there are no more.
@@ -190,6 +203,7 @@ pub async fn serve(
                 found: answer.found.unwrap_or(Found::Unknown),
                 detail,
                 facts: answer.facts,
+                learnt: answer.learnt,
                 took: began.elapsed(),
             };
             // If the core is gone, the next daemon finds it out.
@@ -203,6 +217,9 @@ async fn attempt(job: &Job, resolvers: &BTreeMap<String, Resolver>) -> Answer {
     if job.resolver == "hash" {
         let job = job.clone();
         return tokio::task::spawn_blocking(move || hash::resolve(&job)).await.unwrap_or_else(Answer::failed);
+    }
+    if job.resolver == "dns" {
+        return dns::resolve(job).await;
     }
     let Some(resolver) = resolvers.get(&job.resolver) else {
         return Answer::failed("no resolver of that name is in the daemon's settings any more");
