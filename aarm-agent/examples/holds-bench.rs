@@ -82,6 +82,7 @@ fn waiting(key: u64) -> Waiting {
         asks: vec![ask()],
         object: None,
         seeking: false,
+        listens_ns: 0,
         unread: None,
         modify: Vec::new(),
         prior: serde_json::to_string(&all).unwrap_or_default().into(),

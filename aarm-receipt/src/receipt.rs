@@ -11,6 +11,7 @@
 //! | `action` | action | tool (family), operation, object: what was attempted |
 //! | `context` | action | `labels` of the session when it was decided, what the action `adds`, history `conditions` that held (bits), conditions on who acts (`subjects`) that held and that were `unknown` (bits) |
 //! | `decision` | action | result, mode, rule, reason, cause, facet, policy (name, version, hash), time taken; of MODIFY `modified`: where to it was redirected; `hold`: the name of the hold that it waits in (STEP_UP and DEFER), or that was answered |
+//! | `detail` | statement | what an agent said of itself: `what` (`intent`, `tool`), the tool's `name`, `text`. As it was said: nothing vouches for it |
 //! | `detail` | attempt | a resolver that was asked about a hold: what it `found` (ALLOW, DENY, `unknown`, `failed`, or `known` of what rules decide by), its `text` and `facts` |
 //! | `detail` | resolution | what became of a hold: `answer` (ALLOW, MODIFY, DENY, or ANEW: it is decided again by what was found out), `modified`: what was changed of a program before its first instruction, before and after, but of variables the names only (`more`: so many are not listed), `method`, for answers of people `approver` and `scope`, `of` (the event that began it), time waited; `left`: so many other rules are still to be answered before it happens |
 //! | `identity` | of processes | human (a claim), user, process, program, agent (the session's first program), `cgroup` where the process was when it was born or last ran a program |
@@ -58,6 +59,7 @@ pub const KINDS: &[&str] = &[
     "session_close",
     "session_open",
     "start",
+    "statement",
     "stop",
     "summary",
 ];
@@ -405,6 +407,15 @@ pub enum Body<'a> {
     Resolution(Resolution<'a>),
     /// A resolver tried to find out how to decide one.
     Attempt(Attempt<'a>),
+    /// Something that an agent said of itself.
+    Statement {
+        /// `intent` or `tool`.
+        what: &'a str,
+        /// The tool; empty of a request.
+        name: &'a str,
+        /// What was said; the beginning of a long one.
+        text: &'a [u8],
+    },
     /// Events that are missing.
     Gap {
         /// On which CPU.

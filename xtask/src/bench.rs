@@ -32,6 +32,8 @@ enum What {
     Kernel,
     /// The daemon alone, counted in a VM: instructions for each event, and while idle.
     Daemon,
+    /// What waits for the daemon's decision, timed in a VM against a pipe.
+    Waits,
     /// 10,000 actions that wait, on this machine: the daemon's memory for each, and the time to list them.
     Holds,
     /// The receipt log, on this machine.
@@ -42,7 +44,9 @@ enum What {
 pub fn run(args: &BenchArgs) -> Result<u8> {
     let mut code = 0;
     let wanted = |what| args.what.is_none_or(|w| w == what);
-    for (what, name) in [(What::Kernel, "aarm-vm-bench"), (What::Daemon, "daemon-bench")] {
+    let in_vms =
+        [(What::Kernel, "aarm-vm-bench"), (What::Daemon, "daemon-bench"), (What::Waits, "aarm-vm-waits")];
+    for (what, name) in in_vms {
         if !wanted(what) {
             continue;
         }
@@ -58,7 +62,8 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
             spec.command.push("--json".into());
         }
         spec.agent = false;
-        spec.icount = true;
+        // Two processors hand over to each other: a clock that counts instructions has one.
+        spec.icount = what != What::Waits;
         spec.add = vec![(program, path)];
         spec.timeout = Duration::from_secs(3000);
         code = code.max(vm::run(&mut spec, &built)?);

@@ -1,6 +1,7 @@
 //! The API on the unix socket.
 
 pub mod approvals;
+pub mod feed;
 pub mod redirects;
 pub mod server;
 pub mod signed;

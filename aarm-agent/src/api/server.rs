@@ -89,6 +89,11 @@ impl Peer {
         self.pid
     }
 
+    /// The process itself, whatever has its number.
+    pub fn pidfd(&self) -> std::io::Result<OwnedFd> {
+        self.pidfd.try_clone()
+    }
+
     /// Groups, when it connected.
     pub fn groups(&self) -> Vec<u32> {
         self.groups.to_vec()
@@ -273,7 +278,7 @@ impl Api {
 
     /// Refuses a peer that is inside a session: what changes anything is for those outside.
     pub async fn outside(&self, peer: &Peer) -> Answer<()> {
-        let pidfd = peer.pidfd.try_clone().map_err(Refusal::internal)?;
+        let pidfd = peer.pidfd().map_err(Refusal::internal)?;
         match self.ask(|a| Command::SessionOf(pidfd, a)).await? {
             Ok(None) => Ok(()),
             Ok(Some(_)) => Err(Refusal::new(
@@ -496,6 +501,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/approvals", get(super::approvals::list))
         .route("/v1/approvals/{id}", get(super::approvals::show).post(super::approvals::answer))
         .route("/v1/answers", post(super::signed::answer))
+        .route("/v1/feed", post(super::feed::say))
         .route("/v1/redirects", get(super::redirects::original))
         .route("/v1/watch", get(super::streams::watch))
         .route("/v1/receipts", get(super::streams::receipts))

@@ -14,6 +14,7 @@ mod escape;
 mod exit;
 mod explain;
 mod files;
+mod hook;
 mod original;
 mod output;
 mod policy;
@@ -78,6 +79,7 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     Policy(policy::PolicyArgs),
     Status(status::StatusArgs),
+    Hook(hook::HookArgs),
     Original(original::OriginalArgs),
     Completions(completions::CompletionsArgs),
 }
@@ -116,6 +118,7 @@ fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Doctor(args) => doctor::run(&args, global, &mut out),
         Command::Policy(args) => policy::run(&args, global, &mut out),
         Command::Status(args) => status::run(&args, global, &mut out),
+        Command::Hook(args) => hook::run(&args, global, &mut out),
         Command::Original(args) => original::run(&args, global, &mut out),
         Command::Completions(args) => completions::run(&args, &mut out),
     }?;

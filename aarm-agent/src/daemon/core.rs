@@ -8,6 +8,7 @@
 
 mod command;
 mod events;
+mod feed;
 mod hold;
 mod keep;
 mod line;

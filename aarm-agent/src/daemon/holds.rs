@@ -21,6 +21,9 @@ use crate::api::approvals::{Approval, Asked};
 /// Longest time that reading a program may take; what it would have been is refused then.
 pub const READING_NS: u64 = 60_000_000_000;
 
+/// Most programs that run on while they are read, because their policy only audits.
+pub const AUDITED_MAX: usize = 1024;
+
 /// What a rule, or a policy's defaults, say of waiting.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
@@ -133,6 +136,9 @@ pub struct Waiting {
     /// A resolver is trying. Not of the next daemon.
     #[serde(skip)]
     pub seeking: bool,
+    /// Since when it waits for something to be said; 0: it does not. Not of the next daemon.
+    #[serde(skip)]
+    pub listens_ns: u64,
     /// Its program is being read, and what rules say of that is not known yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unread: Option<Unread>,
@@ -311,7 +317,7 @@ impl Holds {
     /// Adds one.
     pub fn add(&mut self, waiting: Waiting) {
         self.waiting.insert(waiting.key, Box::new(waiting));
-        assert!(self.waiting.len() <= HOLDS_MAX as usize + 1, "the kernel holds no more");
+        assert!(self.waiting.len() <= HOLDS_MAX as usize + AUDITED_MAX + 1, "the kernel holds no more");
     }
 
     /// Takes one out, to answer it.
@@ -344,6 +350,11 @@ impl Holds {
     /// The same, to change it.
     pub fn get_mut(&mut self, key: u64) -> Option<&mut Waiting> {
         self.waiting.get_mut(&key).map(|w| &mut **w)
+    }
+
+    /// How many programs run on while they are read.
+    pub fn audited(&self) -> usize {
+        self.waiting.values().filter(|w| w.unread.is_some_and(|u| u.audit)).count()
     }
 
     /// How many wait.
@@ -517,6 +528,7 @@ mod tests {
             modify: Vec::new(),
             object: None,
             seeking: false,
+            listens_ns: 0,
             unread: None,
             prior: "".into(),
             about: Approval { id: "00000000000000ab".into(), ..Approval::default() },

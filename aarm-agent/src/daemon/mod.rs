@@ -30,5 +30,6 @@ pub mod resolve;
 pub mod sessions;
 pub mod snapshot;
 pub mod start;
+mod statements;
 pub mod webhooks;
 pub mod writer;

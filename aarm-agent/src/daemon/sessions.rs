@@ -9,6 +9,7 @@ use aarm_receipt::canonical::Encoded;
 use aarm_receipt::receipt::{SessionRef, cut};
 
 use super::prior::History;
+use super::statements::Statements;
 use crate::api::types::{ActionCounts, PolicyLabel, ProcessInfo, SessionInfo, SessionStart};
 
 /// Sessions that ended and are still shown.
@@ -115,6 +116,8 @@ pub struct Session {
     pub processes: Processes,
     /// What it did last, as far as this daemon saw it.
     pub history: History,
+    /// What it said of itself, likewise.
+    pub statements: Statements,
 }
 
 impl Session {
@@ -140,6 +143,7 @@ impl Session {
             summarized: 0,
             processes: Processes::default(),
             history: History::default(),
+            statements: Statements::default(),
         }
     }
 

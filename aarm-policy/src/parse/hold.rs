@@ -2,7 +2,7 @@
 
 use aarm_common::{Decision, Operation};
 
-use super::fields::{Fields, Shape, each, not_yet, number, text, wrong_type};
+use super::fields::{Fields, Shape, each, number, text, wrong_type};
 use super::scalars;
 use crate::diagnostic::{Code, Diagnostic, Place, Sink};
 use crate::hold::{
@@ -15,8 +15,6 @@ use crate::yaml::{Node, shown};
 
 /// Fields of a rule that are about waiting.
 const FIELDS: [&str; 6] = ["approvers", "escalate", "timeout", "on_timeout", "risk", "resolve"];
-/// Resolvers that a later version has.
-const LATER: [&str; 2] = ["intent", "declared"];
 
 const ESCALATE: Shape = Shape { what: "`escalate`", known: &["after", "approvers"], later: &["to"] };
 const HOLD: Shape = Shape {
@@ -156,10 +154,6 @@ fn resolvers(node: Option<&Node>, decision: Option<Decision>, sink: &mut Sink) -
             sink.push(wrong_type(node, "the name of a resolver, as text"));
             return None;
         };
-        if LATER.contains(&text) {
-            sink.push(not_yet(node.place, &format!("the resolver `{text}`")));
-            return None;
-        }
         if !is_resolver_name(text) {
             sink.push(
                 Diagnostic::error(
@@ -168,7 +162,7 @@ fn resolvers(node: Option<&Node>, decision: Option<Decision>, sink: &mut Sink) -
                     format!("\"{}\" is no name of a resolver", shown(text)),
                 )
                 .help(format!(
-                    "1 to {MAX_RESOLVER} of a-z, 0-9 and -: dns, hash, or one of the daemon's settings"
+                    "1 to {MAX_RESOLVER} of a-z, 0-9 and -: declared, dns, hash, intent, or one of the daemon's settings"
                 )),
             );
             return None;

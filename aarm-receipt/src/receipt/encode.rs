@@ -170,6 +170,7 @@ pub fn encode(c: &Common<'_>, body: &Body<'_>, out: &mut Vec<u8>) {
         Body::Name { .. } => ("name", None),
         Body::Resolution(r) => ("resolution", Some(&r.identity)),
         Body::Attempt(_) => ("attempt", None),
+        Body::Statement { .. } => ("statement", None),
         Body::Gap { .. } => ("gap", None),
         Body::Recovery { .. } => ("recovery", None),
         Body::Policy { .. } => ("policy", None),
@@ -386,6 +387,11 @@ fn detail(o: &mut Object<'_>, body: &Body<'_>) {
             o.bytes_if_any(key!("rule"), r.rule.as_bytes());
             o.bytes_if_any(key!("scope"), r.scope.as_bytes());
             o.number(key!("waited_ns"), r.waited_ns);
+        }
+        Body::Statement { what, name, text } => {
+            o.bytes_if_any(key!("name"), cut(name.as_bytes()));
+            o.bytes(key!("text"), cut(text));
+            o.name(key!("what"), what);
         }
         Body::Attempt(a) => {
             if !a.facts.is_empty() {

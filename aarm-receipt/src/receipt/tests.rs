@@ -153,6 +153,7 @@ fn every_kind_parses_back_and_equals_an_independent_rfc_8785() {
             facts: &facts,
             took_ns: 9,
         }),
+        Body::Statement { what: "tool", name: "Bash", text: b"git push" },
         Body::SessionClose { allowed: 1, denied: 2, audited: 3, refused: 4 },
         Body::Process { what: "fork", child: Some(3), status: None, identity: who },
         Body::Gap { cpu: None, missing: 2, why: "ring full", detail: b"\0" },

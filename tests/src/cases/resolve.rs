@@ -17,6 +17,7 @@ pub const CASES: &[Case] = &[
     ("a_service_is_asked_and_its_requests_are_signed", service),
     ("a_resolver_that_was_asked_is_asked_again_after_a_restart", restarted),
     ("an_address_whose_name_leads_back_to_it_is_decided_by_that_name", named),
+    ("what_an_agent_says_of_itself_is_told_to_who_decides", said),
     ("more_is_not_deferred_at_once_than_the_policy_says", cascade),
 ];
 
@@ -340,5 +341,56 @@ fn cascade() -> Result<()> {
     let like =
         a.receipts.iter().filter(|r| r["detail"]["scope"] == "like" && r["detail"]["answer"] == "ALLOW");
     ensure!(like.count() == DEFERRED, "{}", a.tell());
+    h.verified()
+}
+
+const FEED: &str = "
+- { id: feed, match: { operation: unix_connect, path: '**/aarm.sock' }, decision: ALLOW }
+- { id: why, match: { operation: open_read, path: /tmp/r/g }, decision: DEFER, resolve: [intent, declared], on_timeout: STEP_UP, timeout: 60s }
+";
+
+/// What an agent's hook gives to the daemon.
+fn hook(event: &str) -> String {
+    format!("echo '{event}' | /usr/local/bin/aarm hook || exit 9")
+}
+
+fn said() -> Result<()> {
+    std::fs::create_dir_all("/tmp/r")?;
+    file("/tmp/r/g", "content of g")?;
+    let h = Host::start(&policy(FEED))?;
+    let prompt = hook(r#"{"hook_event_name":"UserPromptSubmit","prompt":"publish the release"}"#);
+    let tool =
+        hook(r#"{"hook_event_name":"PreToolUse","tool_name":"Bash","tool_input":{"command":"cat g"}}"#);
+    // Said before, and said while it waits for that.
+    for script in
+        [format!("{prompt}; {tool}; cat /tmp/r/g"), format!("{prompt}; cat /tmp/r/g & sleep 2; {tool}; wait")]
+    {
+        let a = std::thread::scope(|scope| -> Result<Attempt> {
+            let attempt = scope.spawn(|| h.run(&[], &["/bin/sh", "-c", &script]));
+            let asked = next_that(&h, |w| w["facts"]["declared"] == "Bash: cat g")?;
+            ensure!(asked["facts"]["intent"] == "publish the release", "{asked}");
+            answer(&h, &["approve", id(&asked)?])?;
+            attempt.join().map_err(|_| anyhow::anyhow!("the attempt panicked"))?
+        })?;
+        ensure!(a.status == 0 && a.output.contains("content of g"), "{}", a.tell());
+        is(&a, 0, &["intent: known", "declared: known"], "ALLOW by approval")?;
+        let said: Vec<&Value> =
+            a.receipts.iter().filter(|r| r["kind"] == "statement").map(|r| &r["detail"]).collect();
+        ensure!(
+            said.len() == 2 && said[0]["text"] == "publish the release" && said[1]["name"] == "Bash",
+            "{said:?}"
+        );
+    }
+    // Nobody says anything: people are asked all the same, and are told so.
+    let a = std::thread::scope(|scope| -> Result<Attempt> {
+        let attempt = scope.spawn(|| h.run(&[], &["/bin/sh", "-c", "cat /tmp/r/g"]));
+        let asked = next_that(&h, |w| w["attempts"].as_array().is_some_and(|all| all.len() == 2))?;
+        answer(&h, &["deny", id(&asked)?])?;
+        attempt.join().map_err(|_| anyhow::anyhow!("the attempt panicked"))?
+    })?;
+    is(&a, 1, &["intent: failed", "declared: failed"], "DENY by approval")?;
+    // Who is in no session speaks for none.
+    let out = std::process::Command::new("/bin/sh").args(["-c", &prompt]).output()?;
+    ensure!(out.status.code() == Some(9), "{out:?}");
     h.verified()
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use tokio::sync::oneshot;
 
 use crate::api::approvals::{AnswerRequest, Approval};
+use crate::api::feed::Said;
 use crate::api::redirects::Original;
 use crate::api::types::{PolicyInfo, PolicyLabel, ReloadResponse, SessionInfo};
 use crate::daemon::holds::{AnswerError, Answerer};
@@ -100,6 +101,8 @@ pub enum Command {
     Requested(String, oneshot::Sender<Option<String>>),
     /// A resolver's attempt is over.
     Attempted(Attempted),
+    /// Something is said of the session that a process is in; which that is, and when it is on paper.
+    Say(OwnedFd, Said, oneshot::Sender<Result<Option<Taken>, KernelError>>),
     /// What a program is that is about to run.
     Read(Box<Read>),
     /// List policies.
@@ -120,6 +123,15 @@ pub struct Answering {
     pub answer: &'static str,
     /// How many others were answered with it.
     pub others: usize,
+}
+
+/// See [`Command::Say`].
+#[derive(Debug)]
+pub struct Taken {
+    /// The session.
+    pub session: u64,
+    /// Told when it is on paper.
+    pub durable: oneshot::Receiver<()>,
 }
 
 /// See [`Command::Numbers`].

@@ -8,13 +8,12 @@ use std::sync::Arc;
 
 use aarm_common::event::{Event, FLAG_ARGS_CUT, FLAG_HELD};
 use aarm_common::hold::Asks;
-use aarm_common::limits::HOLDS_MAX;
 use aarm_common::op::Decision;
 use aarm_policy::{Changed, Line, Modify, Policy, Undecided};
 
 use super::Core;
 use super::hold::{Answer, How};
-use crate::daemon::holds::{Ask, Unread, Waiting};
+use crate::daemon::holds::{AUDITED_MAX, Ask, Unread, Waiting};
 use crate::daemon::program::{self, Read, Reading};
 use crate::daemon::resolve::{Attempted, Found};
 
@@ -40,8 +39,8 @@ impl Core {
         };
         match lines {
             Ok(lines) => self.lined(w, unread, &lines),
-            // As many as the kernel can hold, and no more of those that it does not.
-            Err(_) if held || self.holds.count() < HOLDS_MAX as usize => {
+            // The kernel bounds those that it holds.
+            Err(_) if held || self.holds.audited() < AUDITED_MAX => {
                 w.unread = Some(unread);
                 self.holds.add(w);
                 self.dirty = true;

@@ -13,7 +13,7 @@ use crate::api::approvals::{Answered, Attempt};
 use crate::daemon::batch::Kind;
 use crate::daemon::holds::Waiting;
 use crate::daemon::record;
-use crate::daemon::resolve::{Attempted, Found, Job};
+use crate::daemon::resolve::{Attempted, DECLARED, Found, INTENT, Job};
 use crate::daemon::webhooks::What;
 
 impl Core {
@@ -24,6 +24,9 @@ impl Core {
             return;
         }
         let Some(resolver) = w.asks.iter().find_map(|ask| ask.chain.first()).cloned() else { return };
+        if resolver == INTENT || resolver == DECLARED {
+            return self.listen(key, &resolver);
+        }
         let object = w.object.map(|(dev, ino)| ObjectId { ino, dev, mode: 0 });
         let job = Job { key, since_ns: w.since_ns, session: w.session, resolver, object, about: w.shown() };
         w.seeking = self.p.jobs.try_send(job).is_ok();

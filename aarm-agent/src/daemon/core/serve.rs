@@ -69,6 +69,10 @@ impl Core {
                 let _ = answer.send(self.holds.requested(&request).map(|w| w.about.id.clone()));
             }
             Command::Attempted(attempted) => self.attempted(attempted),
+            Command::Say(pidfd, said, answer) => {
+                let result = self.said(&pidfd, said);
+                let _ = answer.send(result);
+            }
             Command::Read(read) => self.was_read(*read),
             Command::Policies(answer) => {
                 let list = self

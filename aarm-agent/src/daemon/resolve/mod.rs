@@ -30,7 +30,11 @@ pub const QUEUE: usize = 1024;
 /// Jobs at once.
 const AT_ONCE: usize = 16;
 /// What needs no settings.
-pub const BUILT_IN: &[&str] = &["dns", "hash"];
+pub const BUILT_IN: &[&str] = &[DECLARED, "dns", "hash", INTENT];
+/// What the agent said that it is about to do: the core waits for it itself.
+pub const DECLARED: &str = "declared";
+/// What it was asked for, likewise.
+pub const INTENT: &str = "intent";
 /// Longest text that a resolver can say of what it found, in bytes; longer ones are cut.
 pub const DETAIL_MAX: usize = 1024;
 /// Most facts that a resolver can add.
