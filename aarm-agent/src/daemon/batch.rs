@@ -43,6 +43,8 @@ pub enum Kind {
     Outcome,
     /// What was answered of one that waited.
     Answer,
+    /// A program that is about to run, and what its policy says of it, unless that refuses it.
+    Program,
     /// A process came or went.
     Process,
     /// A session opened or closed.
@@ -62,6 +64,8 @@ pub struct Batch {
     pub first_index: u64,
     /// Everything before this position of the event ring is in this batch or an earlier one.
     pub ring_end: u64,
+    /// A thread is stopped until all of it is durable.
+    pub urgent: bool,
     /// Told when all of it is durable.
     pub waiters: Vec<oneshot::Sender<()>>,
 }
@@ -127,6 +131,7 @@ impl Batch {
         self.bytes.clear();
         self.entries.clear();
         self.waiters.clear();
+        self.urgent = false;
         self.number = 0;
         self.first_index = 0;
         self.ring_end = 0;

@@ -378,6 +378,7 @@ impl Core {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let batches = self.p.batches.clone();
+        let progress = Arc::clone(&self.p.progress);
         loop {
             self.flush();
             self.settle();
@@ -389,6 +390,8 @@ impl Core {
                     Some(c) => self.serve(c),
                     None => break,
                 },
+                // `settle` lets them go.
+                () = progress.settled.notified() => {}
                 _ = tick.tick() => self.tick(),
                 permit = batches.reserve(), if !reads => match (permit, self.pending.take()) {
                     (Ok(permit), Some(batch)) => permit.send(batch),

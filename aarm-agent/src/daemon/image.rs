@@ -105,21 +105,28 @@ fn limit_of(pid: u32, resource: Resource, new: Option<libc::rlimit>) -> Result<l
     Ok(old)
 }
 
+/// Bytes of a program's pointers, by how the kernel told it the size of a page. Not by its file: that may be on a filesystem whose
+/// server is the agent's and does not answer.
+fn width(told: &[u8]) -> Option<usize> {
+    const AT_PAGESZ: u64 = 6;
+    [8, 4].into_iter().find(|width| {
+        let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |n, byte| n << 8 | u64::from(*byte));
+        let mut pairs = told.chunks_exact(2 * width).map(|pair| pair.split_at(*width));
+        pairs.any(|(kind, value)| number(kind) == AT_PAGESZ && number(value) == 4096)
+    })
+}
+
 fn io(pid: u32, what: &'static str) -> impl FnOnce(std::io::Error) -> ImageError {
     move |source| ImageError::Io { pid, what, source }
 }
 
 impl Image {
     fn open(pid: u32) -> Result<Self, ImageError> {
-        let mut head = [0u8; 5];
-        File::open(format!("/proc/{pid}/exe"))
-            .and_then(|mut exe| exe.read_exact(&mut head))
-            .map_err(io(pid, "reading its program"))?;
-        let width = match head {
-            [0x7f, b'E', b'L', b'F', 2] => 8,
-            [0x7f, b'E', b'L', b'F', 1] => 4,
-            _ => return Err(ImageError::Stack(pid)),
-        };
+        let mut told = Vec::new();
+        File::open(format!("/proc/{pid}/auxv"))
+            .and_then(|file| file.take(4096).read_to_end(&mut told))
+            .map_err(io(pid, "reading what the kernel told it"))?;
+        let width = width(&told).ok_or(ImageError::Stack(pid))?;
         let mut stat = String::new();
         File::open(format!("/proc/{pid}/stat"))
             .and_then(|file| file.take(4096).read_to_string(&mut stat))
@@ -350,6 +357,19 @@ mod tests {
         let mut endless = vec![0, 0, 0];
         endless.resize(2 * AUX_MAX + 8, 1);
         assert_eq!(Stack::default().read(&endless), None);
+    }
+
+    #[test]
+    fn a_programs_width_is_known_by_what_the_kernel_told_it() {
+        let told = |width: usize| -> Vec<u8> {
+            let words = [33u64, 0x7fff_1234, 6, 4096, 0, 0];
+            words.iter().flat_map(|w| w.to_le_bytes()[..width].to_vec()).collect()
+        };
+        assert_eq!(
+            (width(&told(8)), width(&told(4)), width(&[]), width(&[6; 64])),
+            (Some(8), Some(4), None, None)
+        );
+        assert_eq!(width(&std::fs::read("/proc/self/auxv").unwrap()), Some(size_of::<usize>()));
     }
 
     /// Becomes a program and stops before its first instruction, as the kernel lets a tracer have it; changes it, lets it run, and gives what

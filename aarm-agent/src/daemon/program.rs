@@ -30,8 +30,10 @@ use super::core::Command;
 
 /// Readings on their way to be begun.
 pub const QUEUE: usize = 1024;
-/// Readings at once.
-const AT_ONCE: usize = 8;
+/// Readings at once, of one session.
+const AT_ONCE: usize = 4;
+/// Longest time that one may take.
+const TIME: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(30) };
 /// Largest program whose hash is made, in bytes.
 const PROGRAM_MAX: u64 = 1 << 30;
 /// Hashes, and packages, that are kept.
@@ -49,6 +51,8 @@ pub struct Reading {
     pub key: u64,
     /// Since when.
     pub since_ns: u64,
+    /// The session.
+    pub session: u64,
     /// The process; its image is stopped, unless the policy only audits.
     pub pid: u32,
     /// The path of its program, as the kernel has it.
@@ -103,31 +107,54 @@ pub fn words_of(pid: u32, told: Option<&[u8]>) -> Words {
     }
 }
 
+/// Words that nobody has read yet.
+pub fn unread() -> Words {
+    Err(Lack::Yet(Wanted::ARGS))
+}
+
 /// Reads programs until there are no more.
 pub async fn serve(mut readings: mpsc::Receiver<Reading>, core: mpsc::Sender<Command>) {
-    let at_once = Arc::new(Semaphore::new(AT_ONCE));
     while let Some(reading) = readings.recv().await {
-        let Ok(permit) = Arc::clone(&at_once).acquire_owned().await else { return };
         let core = core.clone();
+        // As many as the kernel can hold; most of them wait for their session's turn.
         tokio::spawn(async move {
-            let (key, since_ns) = (reading.key, reading.since_ns);
-            let read = tokio::task::spawn_blocking(move || read(&reading)).await.unwrap_or_else(|e| {
-                tracing::error!("reading a program: {e}");
-                let undecided = Some(Undecided::File);
-                Read {
-                    key,
-                    since_ns,
-                    lines: Vec::new(),
-                    facts: BTreeMap::new(),
-                    undecided,
-                    took: Duration::ZERO,
-                }
+            let (key, since_ns, session) = (reading.key, reading.since_ns, reading.session);
+            let began = Instant::now();
+            let read = apart(session, move || read(&reading)).await.unwrap_or_else(|| Read {
+                key,
+                since_ns,
+                lines: Vec::new(),
+                facts: BTreeMap::new(),
+                undecided: Some(Undecided::File),
+                took: began.elapsed(),
             });
             // If the core is gone, the next daemon reads it.
             let _ = core.send(Command::Read(Box::new(read))).await;
-            drop(permit);
         });
     }
+}
+
+/// The turns of each session.
+static TURNS: Mutex<BTreeMap<u64, Arc<Semaphore>>> = Mutex::new(BTreeMap::new());
+
+/// Does something that may take for ever, because what is read may be on a filesystem whose server is the agent's: in a thread of its own, so
+/// many at once for each session, so that none keeps others waiting. `None`: it took longer than [`TIME`].
+pub async fn apart<T: Send + 'static>(session: u64, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let turns = {
+        let mut all = TURNS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        all.retain(|_, turns| Arc::strong_count(turns) > 1);
+        Arc::clone(all.entry(session).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE))))
+    };
+    let done = async {
+        let turn = turns.acquire_owned().await.ok()?;
+        let work = move || {
+            // Until it is really over, whoever has stopped waiting for it.
+            let _turn = turn;
+            work()
+        };
+        tokio::task::spawn_blocking(work).await.ok()
+    };
+    tokio::time::timeout(TIME, done).await.ok().flatten()
 }
 
 /// Finds out what rules ask for, and decides.
@@ -471,6 +498,22 @@ mod tests {
         assert_eq!(found.metadata().unwrap().ino(), file.metadata().unwrap().ino());
         assert_eq!(path, std::env::current_exe().unwrap());
         assert!(opened(me, b"Cargo.toml").is_some(), "from where it works");
+    }
+
+    #[tokio::test]
+    async fn a_session_whose_files_do_not_answer_keeps_no_other_waiting() {
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let held = Arc::new(Mutex::new(held));
+        let stuck = |held: &Arc<Mutex<std::sync::mpsc::Receiver<()>>>| {
+            let held = Arc::clone(held);
+            tokio::spawn(apart(1, move || held.lock().unwrap().recv().is_ok()))
+        };
+        let all: Vec<_> = (0..AT_ONCE + 2).map(|_| stuck(&held)).collect();
+        assert_eq!(apart(2, || 7).await, Some(7));
+        for one in all {
+            assert_eq!(one.await.unwrap(), None, "it took too long");
+        }
+        drop(hold);
     }
 
     #[test]

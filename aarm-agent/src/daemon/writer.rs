@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aarm_receipt::{LogError, LogWriter};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 
 use super::batch::{Batch, Kind, Pool};
 use super::port::ReleasePort;
@@ -49,6 +49,8 @@ pub struct Progress {
     pub full: AtomicBool,
     /// A receipt waits for room.
     pub blocked: AtomicBool,
+    /// Something that a stopped thread waits for is on disk.
+    pub settled: Notify,
 }
 
 /// Where receipts come from, and the ring their events are still in.
@@ -136,7 +138,7 @@ impl Writer {
                 self.append(batch, &batches)?;
             }
             let due = self.oldest.is_some_and(|t| t.elapsed() >= self.rhythm.sync);
-            let urgent = self.waiting.iter().any(|b| !b.waiters.is_empty());
+            let urgent = self.waiting.iter().any(|b| b.urgent || !b.waiters.is_empty());
             if due || urgent || self.waiting_receipts >= self.rhythm.sync_count {
                 self.sync()?;
             }
@@ -165,7 +167,12 @@ impl Writer {
     fn append(&mut self, mut batch: Batch, more: &mpsc::Receiver<Batch>) -> Result<(), LogError> {
         batch.first_index = self.log.size();
         for (entry, bytes) in batch.iter() {
-            let weighty = is_weighty(entry.decision) || matches!(entry.kind, Kind::System | Kind::Answer);
+            let weighty = match entry.kind {
+                Kind::System | Kind::Answer => true,
+                // It is decided when it is read, as every exec is; the signature is the checkpoint's.
+                Kind::Program => false,
+                _ => is_weighty(entry.decision),
+            };
             let mut waited = false;
             loop {
                 match self.log.append(bytes, weighty) {
@@ -212,6 +219,9 @@ impl Writer {
         if let Some(last) = self.waiting.last() {
             self.ring.release(last.ring_end);
             self.progress.batches.store(last.number, Ordering::Release);
+        }
+        if self.waiting.iter().any(|b| b.urgent) {
+            self.progress.settled.notify_one();
         }
         for mut batch in self.waiting.drain(..) {
             self.metrics.receipts.inc_by(batch.len() as u64);

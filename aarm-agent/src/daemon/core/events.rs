@@ -94,7 +94,8 @@ impl Core {
         let owner = session.map_or(NO_OWNER, |s| s.uid);
         let decision = e.decision as u8;
         let (clock, host) = (self.clock, &self.p.host);
-        self.batch.push(owner, id, e.header.time_ns, decision, Kind::Action, |out| {
+        let kind = if e.op == Operation::ExecArgs { Kind::Program } else { Kind::Action };
+        self.batch.push(owner, id, e.header.time_ns, decision, kind, |out| {
             record::action(e, clock, host, session, policy, labels, out);
         });
     }

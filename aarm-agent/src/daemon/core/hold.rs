@@ -446,6 +446,7 @@ impl Core {
             approver: how.approver.to_owned(),
         };
         self.notify(What::Answered, &w, Some(told), 0);
+        self.batch.urgent = true;
         self.holds.given.push_back(Given { batch: self.number, waiting: w, effect, grant });
         self.p.metrics.waiting.set(self.holds.count() as i64);
         self.dirty = true;
@@ -464,6 +465,11 @@ impl Core {
         let now = crate::kernel::boot_ns();
         let session = self.sessions.get(w.session);
         let common = common_of(self.clock, &self.p.host, session, w, now);
+        // By its policy, as every exec is; whatever else answers, and every refusal, weighs.
+        let kind = match answer {
+            Answer::Allow if how.method == "policy" => Kind::Program,
+            _ => Kind::Answer,
+        };
         let exe = Encoded::text(aarm_receipt::receipt::cut(w.about.exe.as_bytes()));
         let body = Body::Resolution(Resolution {
             hold: w.key,
@@ -495,8 +501,7 @@ impl Core {
                 cgroup: session.and_then(|s| s.processes.get(&w.about.pid)).map(|p| p.cgroup.encoded()),
             },
         });
-        self.batch
-            .push(w.owner, w.session, now, 0, Kind::Answer, |out| aarm_receipt::encode(&common, &body, out));
+        self.batch.push(w.owner, w.session, now, 0, kind, |out| aarm_receipt::encode(&common, &body, out));
         self.note_untold(w.owner, w.session, now);
     }
 

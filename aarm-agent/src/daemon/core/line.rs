@@ -33,7 +33,12 @@ impl Core {
         let mut w = self.waiting(e, key, Vec::new());
         let lines = match (self.source(unread.generation), self.p.kernel.lines(key)) {
             (Some(policy), Some(found)) => {
-                program::by_words(policy, &found, &program::words_of(e.header.pid, told))
+                // What runs on may have made its words whatever keeps a reader waiting: then they are read elsewhere.
+                let words = match told {
+                    None if !held => program::unread(),
+                    _ => program::words_of(e.header.pid, told),
+                };
+                program::by_words(policy, &found, &words)
             }
             _ => Ok(Vec::new()),
         };
@@ -73,6 +78,7 @@ impl Core {
         let reading = Reading {
             key,
             since_ns: w.since_ns,
+            session: w.session,
             pid: w.about.pid,
             path: w.about.path.clone(),
             policy,

@@ -23,6 +23,7 @@ use tokio::sync::{Semaphore, mpsc};
 use self::dns::Learnt;
 use super::config::Resolver;
 use super::core::Command;
+use super::program;
 use crate::api::approvals::Approval;
 
 /// Jobs on their way to be begun.
@@ -220,7 +221,8 @@ pub async fn serve(
 async fn attempt(job: &Job, resolvers: &BTreeMap<String, Resolver>) -> Answer {
     if job.resolver == "hash" {
         let job = job.clone();
-        return tokio::task::spawn_blocking(move || hash::resolve(&job)).await.unwrap_or_else(Answer::failed);
+        let read = program::apart(job.session, move || hash::resolve(&job)).await;
+        return read.unwrap_or_else(|| Answer::failed("reading it takes too long"));
     }
     if job.resolver == "dns" {
         return dns::resolve(job).await;
