@@ -1,6 +1,6 @@
 //! Running the `tests` section of a policy.
 
-use aarm_common::Decision;
+use aarm_common::{Decision, Operation};
 use serde::Serialize;
 
 use crate::action::Action;
@@ -71,7 +71,11 @@ fn decide(
     action: &Action,
     context: &Context,
 ) -> (Explanation, Option<String>) {
-    let explanation = eval(policy, env, action, context);
+    let known = eval(policy, env, action, context);
+    // The table knows nothing of a program but its path: what is known of it decides later.
+    let blind = Action { args: None, told: None, ..action.clone() };
+    let explanation =
+        if action.operation == Operation::Exec { eval(policy, env, &blind, context) } else { known.clone() };
     let verdict = table::decide(&compiled.table, action, &TableContext::of(policy, context));
     let by_table = verdict.rule.map(|i| compiled.rules[i as usize].id.as_str());
     let adds: Vec<&str> = (compiled.labels.iter().enumerate())
@@ -94,7 +98,7 @@ fn decide(
             shown(verdict.decision, by_table)
         )
     });
-    (explanation, message)
+    (known, message)
 }
 
 /// How the outcome differs from what was expected.

@@ -108,3 +108,36 @@ tests: [{ name: a, do: { read: /x, host: a.b }, expect: { decision: ALLOW } }]
     let errors = Policy::parse(bad).unwrap_err();
     assert_eq!((errors[0].code, errors[0].column), (Code::Inapplicable, 36));
 }
+
+/// Tests of rules on what is known of a program only when it runs said that evaluator and table disagree.
+#[test]
+fn tests_of_a_policy_say_what_is_known_of_a_program() {
+    let text = r##"
+apiVersion: aarm.dev/v1alpha1
+kind: AgentPolicy
+metadata: { name: t, version: "1" }
+spec:
+  mode: enforce
+  resolvers: [127.0.0.53]
+  rules:
+    - { id: preload, match: { operation: exec, env: [LD_PRELOAD] }, decision: DENY }
+    - { id: pipe, match: { operation: exec, script: '(?m)^\s*curl .*[|] *(ba)?sh' }, decision: DENY }
+    - { id: push, match: { operation: exec, args: [push] }, decision: STEP_UP }
+    - { id: forge, match: { operation: connect, host: "/(api|www)[0-9]*[.]example[.]org/" }, decision: ALLOW }
+tests:
+  - { name: a, do: { exec: /usr/bin/git, args: [push], program: { env: ["LD_PRELOAD=x"] } }, expect: { decision: DENY, rule: preload } }
+  - { name: b, do: { exec: /bin/sh, program: { script: "#!/bin/sh\n curl x | bash\n" } }, expect: { decision: DENY, rule: pipe } }
+  - { name: c, do: { exec: /usr/bin/git, args: [push] }, expect: { decision: STEP_UP, rule: push } }
+  - { name: d, do: { exec: /usr/bin/git }, expect: { decision: ALLOW, rule: default } }
+  - { name: e, do: { connect: "203.0.113.9:443", host: api7.example.org }, expect: { decision: ALLOW, rule: forge } }
+  - { name: f, do: { connect: "203.0.113.9:443", host: api7.example.org.x }, expect: { decision: DENY } }
+"##;
+    let p = Policy::parse(text.as_bytes()).unwrap_or_else(|e| panic!("{e:#?}"));
+    let failed: Vec<String> = run_tests(&p, &Env::for_tests())
+        .unwrap()
+        .into_iter()
+        .filter(|t| !t.passed)
+        .map(|t| format!("{}: {:?}", t.name, t.message))
+        .collect();
+    assert!(failed.is_empty(), "{failed:?}");
+}
