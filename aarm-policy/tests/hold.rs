@@ -83,7 +83,7 @@ fn bad_terms_are_refused_with_what_to_do() {
             "after 1m nobody is asked any more",
         ),
         ("decision: STEP_UP, escalate: {after: 1m}", "needs the field \"approvers\""),
-        ("decision: DEFER, resolve: [dns]", "the resolver `dns` is not supported yet"),
+        ("decision: DEFER, resolve: [dns]", "the resolver `dns` finds nothing out about `exec`"),
         ("decision: STEP_UP, classification: forbidden", "a forbidden rule can only be DENY"),
         (
             "decision: STEP_UP, classification: context_dependent_defer, when: {elapsed: {over: 1s}}",
