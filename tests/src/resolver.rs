@@ -47,20 +47,22 @@ pub enum Record<'a> {
     Name(&'a str),
 }
 
-/// The name that a query asks for.
-pub fn asked(query: &[u8]) -> String {
+/// The name that a query asks for, whether for an IPv4 address, and where the question ends: what follows are options.
+pub fn asked(query: &[u8]) -> (String, bool, usize) {
     let (mut at, mut labels) = (12, Vec::new());
     while let Some(len @ 1..) = query.get(at).map(|n| *n as usize) {
         let label = query.get(at + 1..at + 1 + len).unwrap_or_default();
         labels.push(String::from_utf8_lossy(label).into_owned());
         at += 1 + len;
     }
-    labels.join(".")
+    let end = (at + 5).min(query.len());
+    (labels.join("."), query[..end].ends_with(&[0, A as u8, 0, 1]), end)
 }
 
 /// The answer to a query.
 pub fn answer(query: &[u8], records: &[Record<'_>]) -> Vec<u8> {
-    let mut m = query.to_vec();
+    let mut m = query[..asked(query).2].to_vec();
+    m[10..12].copy_from_slice(&[0, 0]);
     m[2..4].copy_from_slice(&0x8180u16.to_be_bytes());
     m[6..8].copy_from_slice(&(records.len() as u16).to_be_bytes());
     for record in records {
