@@ -128,8 +128,9 @@ pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u3
             return settled::GRANTED as u32 | ALLOW;
         }
         if (*s).made != 0 {
-            // What it is made for was asked about with its making; where that was not asked about, it is too late to.
-            if (*task).passed_op == Operation::Create as u64 && same_call(task, (*h).time_ns) {
+            // What it is made for was asked about with its making; where that was not asked about, it is too late to. That was in this
+            // very open, however long ago: each making forgets what was allowed before (`path_mknod`).
+            if (*task).passed != 0 && (*task).passed_op == Operation::Create as u64 {
                 (*h).hold = (*task).passed;
                 return settled::ANSWERED as u32 | ALLOW;
             }

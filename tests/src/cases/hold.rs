@@ -20,6 +20,7 @@ pub const CASES: &[Case] = &[
     ("signals_neither_free_nor_lose_what_waits", signals),
     ("what_cannot_wait_is_refused_and_says_so", unable),
     ("an_answer_that_is_not_fetched_at_once_stays", frozen),
+    ("what_was_made_is_opened_however_long_that_takes", slow),
     ("an_answer_is_for_what_was_asked", another),
     ("who_answers_for_one_rule_does_not_for_another", several),
     ("many_threads_wait_and_none_is_lost", many),
@@ -311,6 +312,27 @@ fn frozen() -> Result<()> {
     a.allowed("mkdir", "/tmp/h/late")?;
     let resolutions = a.receipts.iter().filter(|r| r["kind"] == "resolution").count();
     ensure!(resolutions == 1, "{resolutions} answers to one hold\n{}", a.tell());
+    h.verified()
+}
+
+/// Found with git on a busy machine: an open whose making was approved was refused where more than 10 ms lay in between, and left an
+/// empty file.
+fn slow() -> Result<()> {
+    let h = host(ASKS, "")?;
+    let group = Path::new("/sys/fs/cgroup/slow");
+    std::fs::create_dir_all(group)?;
+    std::fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+cpu")?;
+    // A hundredth of a CPU: it stands still within most system calls.
+    std::fs::write(group.join("cpu.max"), "1000 100000")?;
+    for n in 0..6 {
+        let path = format!("/tmp/h/slow-{n}");
+        let a = while_waiting(&h, &["create", &path], |asked| {
+            std::fs::write(group.join("cgroup.procs"), asked["pid"].to_string())?;
+            answer(&h, &["approve", id(asked)?])
+        })?;
+        a.allowed("create", &path)?;
+        a.allowed("open_write", &path)?;
+    }
     h.verified()
 }
 
