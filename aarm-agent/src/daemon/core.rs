@@ -6,6 +6,7 @@
 //! [`Command`]s. What each event means is in [`events`], what is answered in [`serve`], what is done without being
 //! asked, and what outlives the daemon, in [`keep`]; what waits for an answer, in [`hold`].
 
+mod above;
 mod command;
 mod events;
 mod feed;
@@ -156,6 +157,8 @@ pub struct Core {
     holds: Holds,
     /// When people elsewhere are told of it.
     quiet: Quiet,
+    /// What was held lately, and who may have stopped for it.
+    above: Vec<above::Above>,
     /// When the kernel was last asked what waits.
     thorough: std::time::Instant,
     dirty: bool,
@@ -237,6 +240,7 @@ impl Core {
             summarized: std::time::Instant::now(),
             holds: Holds::default(),
             quiet: Quiet::default(),
+            above: Vec::new(),
             thorough: std::time::Instant::now(),
             dirty: true,
             unkept: false,

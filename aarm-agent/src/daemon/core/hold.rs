@@ -4,6 +4,7 @@
 
 use aarm_common::event::Event;
 use aarm_common::hold::{Asks, Grant, GrantKey, Hold};
+use aarm_common::limits::LINE_LOOK_NS;
 use aarm_common::op::{Decision, Operation};
 use aarm_policy::Changed;
 use aarm_receipt::canonical::Encoded;
@@ -524,8 +525,17 @@ impl Core {
                 }
             };
             match done {
-                Ok(true) => {}
-                Ok(false) => tracing::debug!("hold {:016x} ended before its answer", g.waiting.key),
+                Ok(waited) => {
+                    if !waited {
+                        tracing::debug!("hold {key:016x} ended before its answer");
+                    }
+                    // An image looks for its decision for a while before it stops.
+                    let looked = g.waiting.about.operation == Operation::ExecArgs.name()
+                        && crate::kernel::boot_ns().saturating_sub(since_ns) < LINE_LOOK_NS;
+                    if !looked {
+                        self.look_above(&g.waiting);
+                    }
+                }
                 Err(e) => {
                     tracing::error!(
                         "hold {:016x} cannot be answered, and goes on waiting: {e}",

@@ -117,6 +117,7 @@ impl Core {
             self.thorough = std::time::Instant::now();
         }
         self.hold_tick(now, thorough);
+        self.above_tick();
         // A wake-up can be missed only if a program was interrupted between two words; look anyway.
         self.more = true;
         if let Err(e) = self.policies.refresh_agents(&mut *self.p.kernel) {
