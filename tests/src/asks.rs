@@ -1,5 +1,6 @@
 //! What waits for an answer, and answering it, as people do.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -9,6 +10,8 @@ use crate::host::{Attempt, Host};
 
 /// How long somebody waits to be asked.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long something may take that is asked about again and again.
+const LONG: Duration = Duration::from_secs(240);
 
 /// All that waits.
 pub fn waiting(h: &Host) -> Result<Vec<Value>> {
@@ -72,4 +75,49 @@ pub fn while_it_waits(
         done.with_context(|| attempt.tell())?;
         Ok(attempt)
     })
+}
+
+/// Runs a command while somebody approves whatever waits, each when it has been seen to wait for so long.
+pub fn approved(h: &Host, after: Duration, command: &[&str]) -> Result<Attempt> {
+    std::thread::scope(|scope| {
+        let attempt = scope.spawn(|| h.run(&[], command));
+        let done = approve_until(h, after, || attempt.is_finished());
+        if done.is_err() {
+            kill_sessions();
+        }
+        let attempt = attempt.join().map_err(|_| anyhow::anyhow!("the attempt panicked"))??;
+        done.with_context(|| attempt.tell())?;
+        Ok(attempt)
+    })
+}
+
+/// Approves whatever waits, each when it has been seen to wait for so long, until something is done.
+pub fn approve_until(h: &Host, after: Duration, done: impl Fn() -> bool) -> Result<()> {
+    let deadline = Instant::now() + LONG;
+    let mut seen: HashMap<String, Instant> = HashMap::new();
+    while !done() {
+        let all = waiting(h)?;
+        ensure!(Instant::now() < deadline, "no end after {LONG:?}; waiting: {all:?}");
+        for asked in all {
+            let since = *seen.entry(asked["request"].to_string()).or_insert_with(Instant::now);
+            if since.elapsed() >= after {
+                // It may have gone on, or ended, in between.
+                let _ = answer(h, &["approve", id(&asked)?]);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Kills whatever still runs in any session: it would keep us.
+pub fn kill_sessions() {
+    for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let variables = std::fs::read(process.path().join("environ")).unwrap_or_default();
+        let inside = variables.split(|b| *b == 0).any(|v| v.starts_with(b"AARM_SESSION="));
+        if let Some(pid) = process.file_name().to_str().and_then(|n| n.parse().ok()).filter(|_| inside) {
+            // SAFETY: no memory is involved.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+    }
 }

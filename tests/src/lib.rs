@@ -5,6 +5,7 @@
 //! - [`differential`]: random policies and actions, the kernel against the reference evaluator.
 //! - [`escapes`]: the corpus of ways around a policy, and what became of each.
 //! - [`resolver`]: a resolver whose answers may be wrong, and programs that ask it.
+//! - [`terminal`]: a terminal, and somebody at it.
 //! - [`cases`]: the cases, by what a user relies on.
 //!
 //! Must never: look into the product's internals. A case knows what a user knows: files, commands, the API. Except
@@ -18,3 +19,4 @@ pub mod escapes;
 pub mod host;
 pub mod reach;
 pub mod resolver;
+pub mod terminal;

@@ -34,7 +34,7 @@ pub struct TestArgs {
     /// Seed of the random policies and actions, as a run that failed has printed it; by default another one each time.
     #[arg(long, requires = "vm")]
     seed: Option<u64>,
-    /// Only cases whose name contains this.
+    /// Only cases whose name contains this, or one of several between commas; topics that have a boot of their own, from the start.
     filter: Option<String>,
 }
 
@@ -42,6 +42,27 @@ impl TestArgs {
     /// What the cases' names are to contain.
     fn filter(&self) -> Option<&str> {
         self.filter.as_deref().or(self.differential.map(|_| DIFFERENTIAL))
+    }
+
+    /// What the suites are told of which cases to run in a boot; none: it has none of those that are asked for.
+    fn cases(&self, boot: Boot) -> Option<Vec<String>> {
+        let apart = OWN_BOOT.iter().flat_map(|(_, _, topics)| *topics);
+        let mut words = match boot {
+            Boot::Plain => apart.flat_map(|t| ["--skip", *t]).map(str::to_owned).collect(),
+            _ => Vec::new(),
+        };
+        let Some(filter) = self.filter() else {
+            words.extend((boot != Boot::Plain).then(|| topics(boot).join(",")));
+            return Some(words);
+        };
+        let is_of = |name: &str, boot| topics(boot).iter().any(|t| name.starts_with(t.trim_end_matches(':')));
+        let names = filter.split(',').filter(|name| match boot {
+            // What no other boot has is here.
+            Boot::Plain => OWN_BOOT.iter().all(|(apart, ..)| !is_of(name, *apart)),
+            _ => is_of(name, boot),
+        });
+        words.push(names.collect::<Vec<_>>().join(","));
+        words.last().is_some_and(|names| !names.is_empty()).then_some(words)
     }
 
     /// Variables for the suites, as words for `env`.
@@ -97,11 +118,9 @@ pub fn run(args: &TestArgs) -> Result<u8> {
     let kernels: Vec<_> =
         MATRIX.iter().map(|k| k.series).filter(|s| args.kernel.as_deref().is_none_or(|k| k == *s)).collect();
     anyhow::ensure!(!kernels.is_empty(), "there is no such kernel in the matrix");
-    let own_boot = args.filter().is_some_and(|f| OWN_BOOT.iter().any(|(.., t)| f.starts_with(t)));
-    let plain = kernels.iter().filter(|_| !own_boot).map(|kernel| (Boot::Plain, *kernel));
-    let apart = OWN_BOOT.iter().filter(|(_, kernel, topic)| {
-        kernels.contains(kernel) && args.filter().is_none_or(|f| f.starts_with(topic))
-    });
+    let plain = kernels.iter().filter(|_| args.cases(Boot::Plain).is_some()).map(|k| (Boot::Plain, *k));
+    let apart =
+        OWN_BOOT.iter().filter(|(boot, kernel, _)| kernels.contains(kernel) && args.cases(*boot).is_some());
     let mut waiting: VecDeque<_> = plain.chain(apart.map(|(boot, kernel, _)| (*boot, *kernel))).collect();
     let waiting = Mutex::new(&mut waiting);
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
@@ -159,7 +178,13 @@ enum Boot {
 }
 
 /// Topics that have a boot of their own, on one kernel.
-const OWN_BOOT: &[(Boot, &str, &str)] = &[(Boot::NoBpf, "6.1", "nobpf"), (Boot::Debian, "6.12", "debian")];
+const OWN_BOOT: &[(Boot, &str, &[&str])] =
+    &[(Boot::NoBpf, "6.1", &["nobpf::"]), (Boot::Debian, "6.12", &["real::", "debian::"])];
+
+/// The topics of a boot of its own.
+fn topics(boot: Boot) -> &'static [&'static str] {
+    OWN_BOOT.iter().find(|(apart, ..)| *apart == boot).map_or(&[], |(.., topics)| topics)
+}
 
 /// What the escape corpus tries, and cases need, that a cloud kernel has as modules. Loaded by those.
 const MODULES: &[&str] = &[
@@ -179,20 +204,16 @@ const MODULES: &[&str] = &[
 
 /// Boots one kernel and runs its cases.
 fn suite(kernel: &str, boot: Boot, args: &TestArgs, built: &Built) -> Result<Tally> {
-    let (name, only) = match boot {
-        Boot::Plain => (kernel.to_owned(), vec!["--skip", "debian::", "--skip", "nobpf::"]),
-        Boot::NoBpf => (format!("{kernel}-nobpf"), vec!["nobpf::"]),
-        Boot::Debian => (format!("{kernel}-debian"), vec!["debian::"]),
+    let name = match boot {
+        Boot::Plain => kernel.to_owned(),
+        Boot::NoBpf => format!("{kernel}-nobpf"),
+        Boot::Debian => format!("{kernel}-debian"),
     };
     let log = cache::target().join(format!("vm-{name}.log"));
     let mut spec = Spec::new(kernel, &["/bin/busybox", "env"]);
     spec.command.extend(args.variables());
     spec.command.push("/usr/local/bin/aarm-vm-tests".to_owned());
-    // The cases of a boot of its own are few: a filter that names one runs them all.
-    spec.command.extend(only.iter().map(|s| (*s).to_owned()));
-    if boot == Boot::Plain {
-        spec.command.extend(args.filter().map(str::to_owned));
-    }
+    spec.command.extend(args.cases(boot).unwrap_or_default());
     spec.root = if boot == Boot::Debian { Root::Debian } else { Root::Busybox };
     spec.bpf = boot != Boot::NoBpf;
     spec.agent = false;
@@ -237,6 +258,23 @@ fn tally(text: &str) -> Option<Tally> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_boot_runs_what_it_has_of_what_is_asked_for() {
+        let cases = |filter: Option<&str>, boot| {
+            let filter = filter.map(str::to_owned);
+            let args =
+                TestArgs { unit: false, vm: true, kernel: None, differential: None, seed: None, filter };
+            args.cases(boot).map(|words| words.join(" "))
+        };
+        let skipped = "--skip nobpf:: --skip real:: --skip debian::";
+        assert_eq!(cases(None, Boot::Plain).as_deref(), Some(skipped));
+        assert_eq!(cases(None, Boot::Debian).as_deref(), Some("real::,debian::"));
+        assert_eq!(cases(Some("hold,real::git"), Boot::Plain), Some(format!("{skipped} hold")));
+        assert_eq!(cases(Some("hold,real::git"), Boot::Debian).as_deref(), Some("real::git"));
+        assert_eq!(cases(Some("hold,real::git"), Boot::NoBpf), None);
+        assert_eq!(cases(Some("debian"), Boot::Plain), None);
+    }
 
     #[test]
     fn the_result_line_is_read() {

@@ -22,6 +22,7 @@ mod network;
 mod paths;
 mod pressure;
 mod programs;
+mod real;
 mod receipts;
 mod resolve;
 mod session;
@@ -66,6 +67,7 @@ pub fn all() -> Vec<Trial> {
         ("unable", unable::CASES),
         ("nobpf", unable::NO_BPF),
         ("escapes", escapes::CASES),
+        ("real", real::CASES),
         ("debian", debian::CASES),
     ];
     topics

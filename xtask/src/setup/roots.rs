@@ -10,9 +10,9 @@ use crate::command::{as_root, command};
 use crate::image;
 
 /// Raised whenever the list below changes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const SUITE: &str = "bookworm";
-const PACKAGES: &str = "systemd-sysv,dbus,git,python3,curl,ca-certificates,tcc,libc6-dev,make,netcat-openbsd,procps,iproute2,openssh-client";
+const PACKAGES: &str = "systemd-sysv,dbus,git,python3,curl,ca-certificates,tcc,libc6-dev,make,netcat-openbsd,procps,iproute2,openssh-client,tmux,vim-tiny";
 
 fn entry() -> String {
     format!("debian-{SUITE}-{VERSION}")
