@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
-use crate::{reach, resolver};
+use crate::{reach, resolver, storm};
 
 /// Exit status for a technique that does not exist or lacks arguments.
 const USAGE: u8 = 200;
@@ -23,7 +23,7 @@ pub(crate) fn check(result: libc::c_long) -> Result<i32, i32> {
     }
 }
 
-fn open(path: &str, flags: i32) -> Result<i32, i32> {
+pub(crate) fn open(path: &str, flags: i32) -> Result<i32, i32> {
     // SAFETY: the path ends in NUL.
     check(unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, c(path).as_ptr(), flags, 0o644) })
 }
@@ -52,7 +52,7 @@ fn hold_many(to: &str, threads: &str, times: &str) -> Result<i32, i32> {
 }
 
 /// A system call on one path.
-fn on_path(number: libc::c_long, path: &str, extra: [libc::c_long; 3]) -> Result<i32, i32> {
+pub(crate) fn on_path(number: libc::c_long, path: &str, extra: [libc::c_long; 3]) -> Result<i32, i32> {
     // SAFETY: the path ends in NUL; the other arguments are numbers.
     check(unsafe {
         libc::syscall(number, libc::AT_FDCWD as libc::c_long, c(path).as_ptr(), extra[0], extra[1], extra[2])
@@ -60,10 +60,15 @@ fn on_path(number: libc::c_long, path: &str, extra: [libc::c_long; 3]) -> Result
 }
 
 /// A system call on two paths.
-fn on_paths(number: libc::c_long, from: &str, to: &str, flags: libc::c_long) -> Result<i32, i32> {
+pub(crate) fn on_paths(number: libc::c_long, from: &str, to: &str, flags: libc::c_long) -> Result<i32, i32> {
     let at = libc::AT_FDCWD as libc::c_long;
     // SAFETY: both paths end in NUL.
     check(unsafe { libc::syscall(number, at, c(from).as_ptr(), at, c(to).as_ptr(), flags) })
+}
+
+pub(crate) fn symlink(target: &str, path: &str) -> Result<i32, i32> {
+    // SAFETY: both paths end in NUL.
+    check(unsafe { libc::symlink(c(target).as_ptr(), c(path).as_ptr()) }.into())
 }
 
 fn socket(family: i32, kind: i32, protocol: i32) -> Result<i32, i32> {
@@ -119,17 +124,26 @@ pub(crate) fn unix(name: &str) -> (libc::sockaddr_un, u32) {
 }
 
 pub(crate) fn connect(address: &str, kind: i32) -> Result<i32, i32> {
-    let s = socket(family(address), kind, 0)?;
     let (a, n) = sockaddr(address)?;
-    // SAFETY: the address is valid for its length.
-    check(unsafe { libc::connect(s, (&raw const a).cast(), n) }.into())
+    let s = socket(family(address), kind, 0)?;
+    // SAFETY: the address is valid for its length; the socket is ours.
+    unsafe {
+        let done = check(libc::connect(s, (&raw const a).cast(), n).into());
+        libc::close(s);
+        done
+    }
 }
 
-fn send_to(address: &str) -> Result<i32, i32> {
-    let s = socket(family(address), libc::SOCK_DGRAM, 0)?;
+pub(crate) fn send_to(address: &str) -> Result<i32, i32> {
     let (a, n) = sockaddr(address)?;
-    // SAFETY: buffer and address are valid for their lengths.
-    check(unsafe { libc::sendto(s, b"x".as_ptr().cast(), 1, 0, (&raw const a).cast(), n) } as libc::c_long)
+    let s = socket(family(address), libc::SOCK_DGRAM, 0)?;
+    // SAFETY: buffer and address are valid for their lengths; the socket is ours.
+    unsafe {
+        let done =
+            check(libc::sendto(s, b"x".as_ptr().cast(), 1, 0, (&raw const a).cast(), n) as libc::c_long);
+        libc::close(s);
+        done
+    }
 }
 
 fn bind(address: &str, listen: bool) -> Result<i32, i32> {
@@ -560,14 +574,14 @@ fn attempt(args: &[String]) -> Option<Result<i32, i32>> {
         "rename" => on_paths(libc::SYS_renameat2, a(0)?, a(1)?, 0),
         "exchange" => on_paths(libc::SYS_renameat2, a(0)?, a(1)?, 2),
         "link" => on_paths(libc::SYS_linkat, a(0)?, a(1)?, 0),
-        // SAFETY: both paths end in NUL.
-        "symlink" => check(unsafe { libc::symlink(c(a(0)?).as_ptr(), c(a(1)?).as_ptr()) }.into()),
+        "symlink" => symlink(a(0)?, a(1)?),
         "exec" => exec(a(0)?, rest.get(1..).unwrap_or_default()),
         "exec-memfd" => exec_memfd(a(0)?),
         "map-exec" => map_exec(a(0)?),
         "tcp" => connect(a(0)?, libc::SOCK_STREAM),
         "udp" => connect(a(0)?, libc::SOCK_DGRAM),
         "sendto" => send_to(a(0)?),
+        "storm" => storm::storm(a(0)?, a(1)?),
         "hold-many" => hold_many(a(0)?, a(1)?, a(2)?),
         "bind" => bind(a(0)?, false),
         "listen" => bind(a(0)?, true),

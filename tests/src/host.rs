@@ -1,7 +1,7 @@
 //! A daemon for one case: its own policy and log, everything else as installed.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Seek};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -309,22 +309,33 @@ impl Host {
 
     /// Receipts by the filters of `aarm receipts`.
     pub fn receipts(&self, filters: &[&str]) -> Result<Vec<Value>> {
-        let mut args = vec!["receipts", "--json"];
-        args.extend(filters);
-        let out = self.aarm(&args)?;
-        ensure!(
-            out.status.success(),
-            "aarm receipts: {}\n{}",
-            String::from_utf8_lossy(&out.stderr),
-            self.log()
-        );
-        String::from_utf8_lossy(&out.stdout)
-            .lines()
-            .map(|l| {
-                let mut line: Value = serde_json::from_str(l).with_context(|| format!("not JSON: {l}"))?;
-                Ok(line["receipt"].take())
-            })
-            .collect()
+        let mut all = Vec::new();
+        self.each_receipt(filters, |receipt| all.push(receipt))?;
+        Ok(all)
+    }
+
+    /// The same one by one: there may be more than memory has room for.
+    pub fn each_receipt(&self, filters: &[&str], mut each: impl FnMut(Value)) -> Result<()> {
+        let mut errors = tempfile::tempfile()?;
+        let mut aarm = Command::new(AARM)
+            .args(["receipts", "--json"])
+            .args(filters)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(errors.try_clone()?)
+            .spawn()?;
+        for line in BufReader::new(aarm.stdout.take().context("piped above")?).lines() {
+            let line = line?;
+            let mut line: Value = serde_json::from_str(&line).with_context(|| format!("not JSON: {line}"))?;
+            each(line["receipt"].take());
+        }
+        if !aarm.wait()?.success() {
+            let mut text = String::new();
+            errors.rewind()?;
+            errors.read_to_string(&mut text)?;
+            bail!("aarm receipts: {text}\n{}", self.log());
+        }
+        Ok(())
     }
 
     /// Receipts by filters, once there are any. A command may have ended before its last receipts are durable.

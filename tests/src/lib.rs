@@ -1,9 +1,12 @@
 //! The suites that run inside a VM.
 //!
 //! - [`actor`]: one technique each, in the plainest system calls: what a supervised process may try.
+//! - [`wanted`]: how much a run was asked for, and its seed.
+//! - [`asks`], [`desk`]: answering what waits, one by one and in great number.
 //! - [`host`]: a daemon with a policy of the case's own, and the questions a case asks afterwards.
 //! - [`differential`]: random policies and actions, the kernel against the reference evaluator.
 //! - [`escapes`]: the corpus of ways around a policy, and what became of each.
+//! - [`storm`]: many threads that must all ask, and who disturbs them.
 //! - [`resolver`]: a resolver whose answers may be wrong, and programs that ask it.
 //! - [`terminal`]: a terminal, and somebody at it.
 //! - [`cases`]: the cases, by what a user relies on.
@@ -14,9 +17,12 @@
 pub mod actor;
 pub mod asks;
 pub mod cases;
+pub mod desk;
 pub mod differential;
 pub mod escapes;
 pub mod host;
 pub mod reach;
 pub mod resolver;
+pub mod storm;
 pub mod terminal;
+pub mod wanted;

@@ -68,8 +68,10 @@ impl TestArgs {
     /// Variables for the suites, as words for `env`.
     fn variables(&self) -> Vec<String> {
         let set = |name: &str, value: Option<u64>| value.map(|value| format!("{name}={value}"));
+        let given = SIZES.iter().map(|(name, ..)| set(name, size(name)));
         [set("AARM_DIFFERENTIAL", self.differential), set("AARM_SEED", self.seed)]
             .into_iter()
+            .chain(given)
             .flatten()
             .collect()
     }
@@ -77,8 +79,19 @@ impl TestArgs {
     /// How long one kernel may take.
     fn timeout(&self) -> Duration {
         let more = self.differential.unwrap_or(0).div_ceil(DECISIONS_A_SECOND);
-        SUITE + Duration::from_secs(more)
+        let took =
+            |(name, seconds): &(&str, u64)| size(name).unwrap_or(0).saturating_mul(*seconds).div_ceil(1000);
+        let larger: u64 = SIZES.iter().map(took).sum();
+        SUITE + Duration::from_secs(more + larger)
     }
+}
+
+/// How much some cases do, if these are set: see where they are read. And the seconds in which a slow machine does a thousand of it.
+const SIZES: &[(&str, u64)] = &[("AARM_STORM", 8000)];
+
+/// The size that was asked for.
+fn size(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
 /// The topic that `--differential` runs.

@@ -27,6 +27,7 @@ mod receipts;
 mod resolve;
 mod session;
 mod shares;
+mod storm;
 mod subject;
 mod unable;
 
@@ -50,6 +51,7 @@ pub fn all() -> Vec<Trial> {
         ("network", network::CASES),
         ("hosts", hosts::CASES),
         ("hold", hold::CASES),
+        ("storm", storm::CASES),
         ("line", line::CASES),
         ("known", known::CASES),
         ("modify", modify::CASES),

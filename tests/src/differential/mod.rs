@@ -23,11 +23,12 @@ use std::time::Instant;
 
 use aarm_policy::random::{self, Shape};
 use aarm_policy::{Env, Policy};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use crate::host::{Host, policy};
+use crate::wanted::{number, seed};
 use oracle::{Disagreement, Met};
 use rng::Rng;
 
@@ -41,8 +42,6 @@ const AT_ONCE: usize = 8;
 const UNFIT_ONE_IN: usize = 8;
 /// See `UNFIT_ONE_IN`.
 const UNFIT_FIRST: usize = 4;
-/// A round ends like this if nothing refuses it.
-pub const SEED: &str = "AARM_SEED";
 /// Number of decisions asked for.
 pub const WANTED: &str = "AARM_DIFFERENTIAL";
 
@@ -143,20 +142,9 @@ pub fn play(round: &Round, version: &str) -> Result<Option<(Played, Policy)>> {
     Ok(played.map(|played| (played, parsed)))
 }
 
-/// A number from the environment.
-fn number(name: &str) -> Result<Option<u64>> {
-    let text = std::env::var(name).ok();
-    text.map(|t| t.parse().with_context(|| format!("{name} is not a number: {t}"))).transpose()
-}
-
 /// Runs it.
 pub fn run() -> Result<()> {
-    let seed = match number(SEED)? {
-        Some(seed) => seed,
-        None => {
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos() as u64 % 1_000_000
-        }
-    };
+    let seed = seed()?;
     let wanted = number(WANTED)?.map_or(DECISIONS, |n| n as usize);
     println!("differential: seed {seed}, {wanted} decisions");
     let host = Host::start(&policy(""))?;
