@@ -100,7 +100,9 @@ pub const FLAG_DIRECTORY: u16 = 512;
 pub const FLAG_LINKED: u16 = 1024;
 /// The action waits: nothing has happened yet, and `hold` is its name.
 pub const FLAG_HELD: u16 = 2048;
-const FLAGS_KNOWN: u16 = 4095;
+/// The image that waits was traced when it began to: its tracer needs no leave any more to change it.
+pub const FLAG_TRACED: u16 = 4096;
+const FLAGS_KNOWN: u16 = 8191;
 
 /// `rule` when no rule decided.
 pub const NO_RULE: u16 = u16::MAX;

@@ -6,7 +6,8 @@
 //! decides. Then the image runs, or is killed.
 //!
 //! Whatever continues it: [`watch`] is called when a task has taken its signals and is about to return to its program, and stops it
-//! again while nothing is decided. Should that ever be missed, `context::prepare` refuses whatever it does.
+//! again while nothing is decided. Should that ever be missed, `context::prepare` refuses whatever it does. Nor does anybody of a session
+//! attach to it meanwhile, or write its memory: what is decided, and shown to people, is what runs.
 
 use aarm_common::event::*;
 use aarm_common::hold::{HOLD_STOPPED, Hold, LINE_ROUNDS, Lines};
@@ -142,6 +143,14 @@ pub unsafe fn begin(task: *mut Task) {
     }
 }
 
+/// Whether a task's image waits for its decision; the task is given by typed pointer.
+#[inline(always)]
+pub fn is_undecided(task: *mut c_void) -> bool {
+    let task = if task.is_null() { core::ptr::null_mut() } else { TASKS.get(task) };
+    // SAFETY: a valid map value.
+    !task.is_null() && unsafe { (*task).line_hold } != 0
+}
+
 /// Nobody could decide it.
 #[inline(always)]
 unsafe fn kill(task: *mut Task) {
@@ -166,6 +175,7 @@ pub unsafe fn tell(s: *mut Scratch, scratch: u32, slot: u32, task: *mut Task) {
         // From here on it refuses: see `context::prepare`.
         (*task).who_generation = 0;
         let held = (*task).line_hold == key;
+        let traced = typed::<u32>(current(), &OFF_TASK_STRUCT_PTRACE) != 0;
         let h = &raw mut (*s).head;
         let mm: *const c_void = typed(current(), &OFF_TASK_STRUCT_MM);
         if !mm.is_null() {
@@ -183,6 +193,9 @@ pub unsafe fn tell(s: *mut Scratch, scratch: u32, slot: u32, task: *mut Task) {
             let Some(hold) = HOLDS.get_ptr(key) else { return };
             (*h).time_ns = (*hold).since_ns;
             (*h).flags |= FLAG_HELD;
+            if traced {
+                (*h).flags |= FLAG_TRACED;
+            }
         } else {
             (*h).flags |= FLAG_AUDIT;
         }
@@ -206,7 +219,6 @@ pub unsafe fn tell(s: *mut Scratch, scratch: u32, slot: u32, task: *mut Task) {
             // Somebody may have taken back the first one. That it stops is for `watch` to say, and the second signal leaves nothing but
             // that the kernel asks for signals. Where somebody traces the exec, the kernel forgets that as well, and only a signal that
             // is there makes it ask.
-            let traced = typed::<u32>(current(), &OFF_TASK_STRUCT_PTRACE) != 0;
             if !signal(SIGSTOP) || !traced && !signal(SIGCONT) {
                 kill(task);
             }

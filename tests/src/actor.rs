@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 
-use crate::{reach, resolver, storm};
+use crate::{meddle, race, reach, resolver, storm};
 
 /// Exit status for a technique that does not exist or lacks arguments.
 const USAGE: u8 = 200;
@@ -581,6 +581,9 @@ fn attempt(args: &[String]) -> Option<Result<i32, i32>> {
         "tcp" => connect(a(0)?, libc::SOCK_STREAM),
         "udp" => connect(a(0)?, libc::SOCK_DGRAM),
         "sendto" => send_to(a(0)?),
+        "race" => race::race(rest),
+        "say" => race::say(),
+        "meddle" => meddle::meddle(rest),
         "storm" => storm::storm(a(0)?, a(1)?),
         "hold-many" => hold_many(a(0)?, a(1)?, a(2)?),
         "bind" => bind(a(0)?, false),

@@ -7,6 +7,7 @@
 //! - [`differential`]: random policies and actions, the kernel against the reference evaluator.
 //! - [`escapes`]: the corpus of ways around a policy, and what became of each.
 //! - [`storm`]: many threads that must all ask, and who disturbs them.
+//! - [`race`]: system calls whose arguments are rewritten meanwhile; [`meddle`]: programs that are, before they run.
 //! - [`resolver`]: a resolver whose answers may be wrong, and programs that ask it.
 //! - [`terminal`]: a terminal, and somebody at it.
 //! - [`cases`]: the cases, by what a user relies on.
@@ -21,6 +22,8 @@ pub mod desk;
 pub mod differential;
 pub mod escapes;
 pub mod host;
+pub mod meddle;
+pub mod race;
 pub mod reach;
 pub mod resolver;
 pub mod storm;

@@ -159,6 +159,9 @@ pub struct Unread {
     pub generation: u32,
     /// It runs already: the policy only audits.
     pub audit: bool,
+    /// Its own session traces it, and may change it whenever it likes.
+    #[serde(default)]
+    pub traced: bool,
 }
 
 /// What asks about an action.
@@ -589,7 +592,11 @@ mod tests {
         w.asks.push(ask(&["uid:8"]));
         holds.add(w);
         holds.add(Waiting { key: 1, since_ns: 5, ..waiting(&["uid:0"]) });
-        holds.add(Waiting { key: 2, unread: Some(Unread { generation: 1, audit: false }), ..waiting(&[]) });
+        holds.add(Waiting {
+            key: 2,
+            unread: Some(Unread { generation: 1, audit: false, traced: false }),
+            ..waiting(&[])
+        });
         let root = Answerer { uid: 0, ..Answerer::default() };
         let read = |holds: &mut Holds, who: &Answerer| -> crate::api::approvals::ApprovalList {
             serde_json::from_slice(&holds.list(who)).unwrap()

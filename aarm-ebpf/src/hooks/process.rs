@@ -182,23 +182,30 @@ pub fn sched_process_exit(_ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// `PTRACE_MODE_ATTACH`: to change it, by whatever means; otherwise to read it.
+const PTRACE_MODE_ATTACH: u32 = 2;
 /// `PTRACE_MODE_NOAUDIT`: the kernel only asks what to show.
 const PTRACE_MODE_NOAUDIT: u32 = 4;
 const PR_SET_MM: i32 = 35;
 const PR_SET_PTRACER: i32 = 0x5961_6d61;
 
-/// Decides an action on another process, unless it is of the same session.
+/// Decides an action on another process, unless it is of the same session. One that is `shut` refuses it, whosever it is.
 #[inline(always)]
-fn upon(op: Operation, other: *mut c_void, arg: u32) -> i32 {
+fn upon(op: Operation, other: *mut c_void, arg: u32, shut: bool) -> i32 {
     subject(|u| {
         // SAFETY: the subject's pointers are valid map values; `other` is typed.
         unsafe {
-            if session_of(other) == (*u.task).session {
+            if !shut && session_of(other) == (*u.task).session {
                 return 0;
             }
             framed(u, |f| {
                 let pid: u32 = typed(other, &OFF_TASK_STRUCT_TGID);
                 (*f.s).head.arg = (arg as u64) << 32 | pid as u64;
+                if shut {
+                    // First who acts, which the receipt says.
+                    let cause = prepare(f).err().unwrap_or(Cause::Args);
+                    return fail_closed(f, op, cause);
+                }
                 nameless(f, op)
             })
         }
@@ -207,14 +214,15 @@ fn upon(op: Operation, other: *mut c_void, arg: u32) -> i32 {
 
 #[lsm(hook = "task_kill")]
 pub fn task_kill(ctx: LsmContext) -> i32 {
-    upon(Operation::Signal, ctx.arg(0), ctx.arg(2))
+    upon(Operation::Signal, ctx.arg(0), ctx.arg(2), false)
 }
 
 #[lsm(hook = "ptrace_access_check")]
 pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
     let mode: u32 = ctx.arg(1);
     if mode & PTRACE_MODE_NOAUDIT == 0 {
-        return upon(Operation::Ptrace, ctx.arg(0), mode);
+        let shut = mode & PTRACE_MODE_ATTACH != 0 && line::is_undecided(ctx.arg(0));
+        return upon(Operation::Ptrace, ctx.arg(0), mode, shut);
     }
     subject(|u| {
         // SAFETY: the subject's pointers are valid map values.
@@ -237,12 +245,12 @@ pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
 
 #[lsm(hook = "ptrace_traceme")]
 pub fn ptrace_traceme(ctx: LsmContext) -> i32 {
-    upon(Operation::Ptrace, ctx.arg(0), 0)
+    upon(Operation::Ptrace, ctx.arg(0), 0, false)
 }
 
 #[lsm(hook = "task_setrlimit")]
 pub fn task_setrlimit(ctx: LsmContext) -> i32 {
-    upon(Operation::Prlimit, ctx.arg(0), ctx.arg(1))
+    upon(Operation::Prlimit, ctx.arg(0), ctx.arg(1), false)
 }
 
 /// Letting others trace, or saying that the program is another one.

@@ -29,6 +29,7 @@ mod session;
 mod shares;
 mod storm;
 mod subject;
+mod toctou;
 mod unable;
 
 use anyhow::Result;
@@ -39,7 +40,7 @@ type Case = (&'static str, fn() -> Result<()>);
 
 /// Every case.
 pub fn all() -> Vec<Trial> {
-    let topics: [(&str, &[Case]); 29] = [
+    let topics: [(&str, &[Case]); 30] = [
         ("files", files::CASES),
         ("paths", paths::CASES),
         ("identity", identity::CASES),
@@ -52,6 +53,7 @@ pub fn all() -> Vec<Trial> {
         ("hosts", hosts::CASES),
         ("hold", hold::CASES),
         ("storm", storm::CASES),
+        ("toctou", toctou::CASES),
         ("line", line::CASES),
         ("known", known::CASES),
         ("modify", modify::CASES),

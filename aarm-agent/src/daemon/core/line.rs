@@ -4,9 +4,10 @@
 //! reference evaluator would; where a rule asks for more, the program is read first, by [`crate::daemon::program`]. What cannot be
 //! decided is refused.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use aarm_common::event::{Event, FLAG_ARGS_CUT, FLAG_HELD};
+use aarm_common::event::{Event, FLAG_ARGS_CUT, FLAG_HELD, FLAG_TRACED};
 use aarm_common::hold::Asks;
 use aarm_common::op::Decision;
 use aarm_policy::{Changed, Line, Modify, Policy, Undecided};
@@ -19,6 +20,8 @@ use crate::daemon::resolve::{Attempted, Found};
 
 /// What is read of programs, as an attempt to find something out.
 const READER: &str = "program";
+/// Why nobody is asked about, and nothing is changed of, what its own session may change after it was shown.
+const TRACED: &str = "it is traced by its own session, which can change its arguments";
 
 impl Core {
     /// Decides one. In audit mode it runs already, and what would have become of it is recorded.
@@ -29,7 +32,8 @@ impl Core {
         }
         let key = e.header.hold;
         let told = (e.header.flags & FLAG_ARGS_CUT == 0).then_some(e.args);
-        let unread = Unread { generation: e.header.policy, audit: !held };
+        let traced = held && e.header.flags & FLAG_TRACED != 0 && !self.is_traced_from_outside(e.header.pid);
+        let unread = Unread { generation: e.header.policy, audit: !held, traced };
         let mut w = self.waiting(e, key, Vec::new());
         let lines = match (self.source(unread.generation), self.p.kernel.lines(key)) {
             (Some(policy), Some(found)) => {
@@ -53,6 +57,15 @@ impl Core {
             }
             Err(_) => self.over(w, &How::by_itself("timeout")),
         }
+    }
+
+    /// Whether who traces a process is outside any session. Who has let it go meanwhile may have been inside.
+    fn is_traced_from_outside(&self, pid: u32) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:")?.trim().parse().ok());
+        let tracer =
+            tracer.filter(|tracer| *tracer != 0).and_then(|tracer| crate::kernel::pidfd(tracer).ok());
+        tracer.is_some_and(|tracer| matches!(self.p.kernel.session_of(tracer.as_fd()), Ok(None)))
     }
 
     /// The policy of a generation; of one that a former daemon loaded, one that says the same.
@@ -141,7 +154,14 @@ impl Core {
     fn lined(&mut self, mut w: Waiting, unread: Unread, lines: &[Line]) {
         let strictest = lines.iter().copied().max_by_key(Line::strictness);
         w.modify = self.changes(unread.generation, lines);
-        if strictest.is_some_and(|line| line.waits) && !unread.audit {
+        let asks = strictest.is_some_and(|line| line.waits);
+        if unread.traced && (asks || !w.modify.is_empty()) {
+            w.modify.clear();
+            let how = How { comment: TRACED, ..How::by_itself("policy") };
+            self.resolve(w, false, None, &how);
+            return;
+        }
+        if asks && !unread.audit {
             w.asks = self.asks(unread.generation, w.since_ns, lines);
             return self.wait(w);
         }
