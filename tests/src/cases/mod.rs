@@ -40,7 +40,7 @@ type Case = (&'static str, fn() -> Result<()>);
 
 /// Every case.
 pub fn all() -> Vec<Trial> {
-    let topics: [(&str, &[Case]); 30] = [
+    let topics: [(&str, &[Case]); 32] = [
         ("files", files::CASES),
         ("paths", paths::CASES),
         ("identity", identity::CASES),
