@@ -122,6 +122,12 @@ pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u3
             (*h).hold = key;
             return waits_still(task, hold, key, (*h).time_ns);
         }
+        if (*s).begun != 0 && ((*task).passed == key || (*task).passed == action) {
+            // A stop interrupts a connection that is being made, also one for another thread's sake: the kernel begins the system call anew,
+            // which then only waits.
+            (*h).hold = (*task).passed;
+            return settled::ANSWERED as u32 | ALLOW;
+        }
         if granted(session, action, (*h).time_ns) {
             (*h).hold = action;
             passed(task, action, what as u8, (*h).time_ns);

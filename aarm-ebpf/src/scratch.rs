@@ -78,6 +78,8 @@ pub struct Scratch {
     pub reserved: u32,
     /// Not 0: the system call has made the object already, and cannot be begun anew.
     pub made: u64,
+    /// Not 0: a connection is being made already, and nothing begins.
+    pub begun: u64,
     /// Name of an action that is asked about, as done by one thread.
     pub hold: u64,
     /// Name of the same, whichever thread does it, as asked about by the same rules.
@@ -165,6 +167,7 @@ pub fn take() -> Option<(*mut Scratch, u32)> {
                     core::ptr::write_volatile(&raw mut (*s).data, 0);
                     core::ptr::write_volatile(&raw mut (*s).carried, 0);
                     core::ptr::write_volatile(&raw mut (*s).made, 0);
+                    core::ptr::write_volatile(&raw mut (*s).begun, 0);
                     core::ptr::write_volatile(&raw mut (*s).asked, 0);
                     zero(&raw mut (*s).head);
                 }

@@ -102,12 +102,6 @@ impl Deed {
         }
     }
 
-    /// Whether the kernel may begin it anew after it was decided: a connection that is being made, when the thread is stopped. Then it
-    /// is decided once more, as the call that it is.
-    pub fn begins_anew(&self) -> bool {
-        self.kind == Kind::Tcp
-    }
-
     fn act(&self) -> i32 {
         let o = self.object.as_str();
         let done = match self.kind {

@@ -39,6 +39,7 @@ use super::batch::{BATCH_RECEIPTS, Batch, Kind, NO_OWNER, Pool};
 use super::cgroups::Cgroups;
 use super::gaps::GapTracker;
 use super::holds::Holds;
+use super::journal::Journal;
 use super::policies::{Loaded, Policies, PolicyError, unknown as unknown_policy};
 use super::port::{EventPort, KernelPort};
 use super::program::Reading;
@@ -155,6 +156,8 @@ pub struct Core {
     summarized: std::time::Instant,
     /// What waits for an answer.
     holds: Holds,
+    /// What began to wait since state was kept last; none: that cannot be written.
+    journal: Option<Journal>,
     /// When people elsewhere are told of it.
     quiet: Quiet,
     /// What was held lately, and who may have stopped for it.
@@ -239,6 +242,7 @@ impl Core {
             told_lost: 0,
             summarized: std::time::Instant::now(),
             holds: Holds::default(),
+            journal: None,
             quiet: Quiet::default(),
             above: Vec::new(),
             thorough: std::time::Instant::now(),
@@ -247,9 +251,10 @@ impl Core {
         };
         core.tell_again();
         first(&mut core);
+        let noted = core.open_journal();
         if core.p.adopted {
             core.adopt()?;
-            core.adopt_holds();
+            core.adopt_holds(noted);
             core.told_lost = core.p.kernel.stats()?[Stat::Lost as usize];
         }
         // Homes may have changed since: an adopted table is made anew.

@@ -47,6 +47,8 @@ pub trait KernelPort: Send {
     fn holds(&self) -> Vec<(u64, Hold)>;
     /// See [`Kernel::answer`].
     fn answer(&mut self, key: u64, since_ns: u64, allow: bool) -> Result<bool, KernelError>;
+    /// Whether something still waits, and was not answered.
+    fn is_unanswered(&self, key: u64, since_ns: u64) -> bool;
     /// See [`Kernel::again`].
     fn again(&mut self, key: u64, since_ns: u64) -> Result<bool, KernelError>;
     /// See [`Kernel::learn`].
@@ -162,6 +164,10 @@ impl KernelPort for Kernel {
 
     fn forget_hold(&mut self, key: u64) {
         Self::forget_hold(self, key);
+    }
+
+    fn is_unanswered(&self, key: u64, since_ns: u64) -> bool {
+        Self::is_unanswered(self, key, since_ns)
     }
 
     fn again(&mut self, key: u64, since_ns: u64) -> Result<bool, KernelError> {

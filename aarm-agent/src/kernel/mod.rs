@@ -415,6 +415,12 @@ impl Kernel {
         }
     }
 
+    /// Whether what waits under `key` since `since_ns` still does, and was not answered: it may not have come for its answer yet.
+    pub fn is_unanswered(&self, key: u64, since_ns: u64) -> bool {
+        let answered = self.verdicts.get(&key, 0).is_ok_and(|v| v.since_ns == since_ns);
+        !answered && self.hold(key).is_some_and(|h| h.since_ns == since_ns)
+    }
+
     /// Lets what waits under `key` since `since_ns` go on without an answer, so that it is decided again. Whether it still waited.
     pub fn again(&mut self, key: u64, since_ns: u64) -> Result<bool, KernelError> {
         let Some(hold) = self.hold(key).filter(|h| h.since_ns == since_ns) else { return Ok(false) };

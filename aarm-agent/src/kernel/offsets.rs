@@ -61,6 +61,7 @@ const OFFSETS: &[(&str, &str, &str)] = &[
     ("OFF_VM_AREA_STRUCT_VM_FILE", "vm_area_struct", "vm_file"),
     ("OFF_VM_AREA_STRUCT_VM_FLAGS", "vm_area_struct", "vm_flags"),
     ("OFF_SOCKET_SK", "socket", "sk"),
+    ("OFF_SOCKET_STATE", "socket", "state"),
     ("OFF_SOCKET_TYPE", "socket", "type"),
     ("OFF_SOCK_SK_PROTOCOL", "sock", "sk_protocol"),
     ("OFF_SOCK_SKC_FAMILY", "sock_common", "skc_family"),

@@ -249,11 +249,18 @@ unsafe fn with_address(
     }
 }
 
+/// `socket.state`: a connection is being made.
+const SS_CONNECTING: u32 = 2;
+
 #[lsm(hook = "socket_connect")]
 pub fn socket_connect(ctx: LsmContext) -> i32 {
     supervised(|f| {
         // SAFETY: hook arguments are typed pointers.
-        unsafe { with_address(f, Operation::Connect, ctx.arg(0), ctx.arg::<u64>(1), ctx.arg(2), None) }
+        unsafe {
+            let sock: *const c_void = ctx.arg(0);
+            (*f.s).begun = (typed::<u32>(sock, &OFF_SOCKET_STATE) == SS_CONNECTING) as u64;
+            with_address(f, Operation::Connect, sock, ctx.arg::<u64>(1), ctx.arg(2), None)
+        }
     })
 }
 

@@ -310,7 +310,12 @@ impl Holds {
         for hold in &holds {
             let times = hold.answers.len();
             ensure!(hold.asked as usize == times, "not answered as often as asked: {}", tell());
-            ensure!(times == 1 || times > 1 && deed.begins_anew(), "not asked about once: {}", tell());
+            ensure!(times == 1, "not asked about once: {}", tell());
+            ensure!(
+                hold.answers.iter().all(|(.., how)| how != "restart"),
+                "forgotten by a daemon: {}",
+                tell()
+            );
             ensure!(hold.done.len() >= times, "no receipt of what happened: {}", tell());
             for (done, happened) in &hold.done {
                 // The last answer before it.

@@ -22,6 +22,7 @@ use crate::api::signed;
 use crate::daemon::batch::Kind;
 use crate::daemon::holds::{AnswerError, Answerer, Ask, Effect, Given, Waiting};
 use crate::daemon::image;
+use crate::daemon::journal::Journal;
 use crate::daemon::prior::Prior;
 use crate::daemon::record::{self, Clock};
 use crate::daemon::resolve::dns::Learnt;
@@ -131,12 +132,11 @@ impl Core {
         waiting.about.like = waiting.like();
         waiting.about.request = signed::hash(&self.p.host_name, &waiting.shown());
         let by_people = waiting.asks.iter().any(|ask| ask.chain.is_empty());
-        self.holds.add(waiting);
+        self.add_hold(waiting);
         if by_people {
             self.tell(key, What::Waiting);
         }
         self.p.metrics.waiting.set(self.holds.count() as i64);
-        self.dirty = true;
         self.seek(key);
     }
 
@@ -623,13 +623,47 @@ impl Core {
         self.holds.all().filter_map(|w| serde_json::to_vec(w).ok()).collect()
     }
 
-    /// Takes over what waited under a former daemon, if it still does.
-    pub(super) fn adopt_holds(&mut self) {
-        for bytes in std::mem::take(&mut self.p.snapshot.holds) {
+    /// Opens the journal; what it has.
+    pub(super) fn open_journal(&mut self) -> Vec<Vec<u8>> {
+        match Journal::open(&self.p.state) {
+            Ok((journal, noted)) => {
+                self.journal = Some(journal);
+                noted
+            }
+            Err(e) => {
+                tracing::error!("what begins to wait is kept later than it should be: {e}");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Does something to the journal. One that fails is done without: what waits is kept with the rest of the state.
+    pub(super) fn noted(&mut self, what: impl FnOnce(&mut Journal) -> std::io::Result<()>) {
+        if let Some(Err(e)) = self.journal.as_mut().map(what) {
+            tracing::error!("what begins to wait is kept later than it should be: {e}");
+            self.journal = None;
+        }
+    }
+
+    /// Adds something that waits, which the next daemon knows from now on.
+    pub(super) fn add_hold(&mut self, w: Waiting) {
+        let line = serde_json::to_vec(&w);
+        self.holds.add(w);
+        self.dirty = true;
+        if let Ok(line) = line {
+            self.noted(|journal| journal.note(line));
+        }
+    }
+
+    /// Takes over what waited under a former daemon, if it still does and was not answered. What was kept last is the truth about what
+    /// was noted before.
+    pub(super) fn adopt_holds(&mut self, noted: Vec<Vec<u8>>) {
+        let kept = std::mem::take(&mut self.p.snapshot.holds);
+        for bytes in noted.into_iter().chain(kept) {
             match serde_json::from_slice::<Waiting>(&bytes) {
                 Ok(w)
                     if w.unread.is_some_and(|u| u.audit)
-                        || self.p.kernel.hold(w.key).is_some_and(|h| h.since_ns == w.since_ns) =>
+                        || self.p.kernel.is_unanswered(w.key, w.since_ns) =>
                 {
                     self.holds.add(w)
                 }

@@ -9,6 +9,7 @@ use super::{Core, Read, STORE_EVENTS, SUMMARY, THOROUGH, unknown_policy};
 use crate::api::types::{ActionCounts, SessionStart};
 use crate::daemon::batch::{BATCH_RECEIPTS, Kind};
 use crate::daemon::gaps::Gap;
+use crate::daemon::journal::Journal;
 use crate::daemon::policies::PolicyError;
 use crate::daemon::record::Clock;
 use crate::daemon::sessions::Session;
@@ -233,6 +234,9 @@ impl Core {
             holds: self.hold_records(),
         };
         let stored = snapshot.store(&self.p.state);
+        if stored.is_ok() {
+            self.noted(Journal::clear);
+        }
         // Tried again at the next tick, but said once.
         self.dirty = stored.is_err();
         match stored {

@@ -51,8 +51,7 @@ impl Core {
             // The kernel bounds those that it holds.
             Err(_) if held || self.holds.audited() < AUDITED_MAX => {
                 w.unread = Some(unread);
-                self.holds.add(w);
-                self.dirty = true;
+                self.add_hold(w);
                 self.read_program(key);
             }
             Err(_) => self.over(w, &How::by_itself("timeout")),

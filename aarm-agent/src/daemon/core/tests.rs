@@ -47,6 +47,10 @@ impl KernelPort for Kernel {
         Ok(false)
     }
 
+    fn is_unanswered(&self, _: u64, _: u64) -> bool {
+        false
+    }
+
     fn again(&mut self, _: u64, _: u64) -> Result<bool, KernelError> {
         Ok(false)
     }
