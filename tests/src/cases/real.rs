@@ -326,7 +326,13 @@ fn interactive() -> Result<()> {
         std::thread::sleep(LATER);
         t.types("\x1a")?;
         t.shows("Stopped")?;
-        t.types("kill %1; wait %1; exit 0\n")
+        t.shows(PROMPT)?;
+        t.types("fg\n")?;
+        t.shows("sleep 1000")?;
+        std::thread::sleep(LATER);
+        t.types("\x03")?;
+        t.shows(PROMPT)?;
+        t.types("exit 0\n")
     })?;
     held(&receipts, 5).context(shown)?;
     h.verified()

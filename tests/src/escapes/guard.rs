@@ -435,15 +435,33 @@ const APPROVALS: &[Technique] = &[
         },
         Expect::Harmless("the daemon refuses what a session asks"),
     ),
-    absent("approvals-socket", "closing the approvals socket", STEP_UP),
-    absent("forged-approval", "forging an approval from inside the session", STEP_UP),
-    absent("replayed-grant", "replaying a grant from another session or thread", STEP_UP),
-    absent("changed-arguments", "changing arguments between hold and resume", STEP_UP),
-    absent("sigcont", "SIGCONT to a held task", STEP_UP),
-    absent("held-over-restart", "being held while the daemon restarts", STEP_UP),
+    elsewhere(
+        "approvals-socket",
+        "approvals while nobody serves their socket",
+        "hold::what_waits_outlives_the_daemon",
+    ),
+    elsewhere(
+        "forged-approval",
+        "forging an approval from inside the session",
+        "hold::nobody_answers_for_himself",
+    ),
+    elsewhere(
+        "replayed-grant",
+        "replaying a grant from another session or thread",
+        "hold::an_answer_is_good_for_what_it_says",
+    ),
+    elsewhere(
+        "changed-arguments",
+        "changing arguments between hold and resume",
+        "toctou::while_an_image_is_asked_about_nobody_changes_it",
+    ),
+    elsewhere("sigcont", "SIGCONT to a held task", "hold::signals_neither_free_nor_lose_what_waits"),
+    elsewhere(
+        "held-over-restart",
+        "being held while the daemon restarts",
+        "storm::each_ends_as_its_receipts_say",
+    ),
 ];
-
-const STEP_UP: &str = "nothing is held or approved yet";
 
 /// The daemon's process and directory.
 fn daemon(d: &Dirs) -> io::Result<(i32, PathBuf)> {
