@@ -662,7 +662,7 @@ impl Core {
         for bytes in noted.into_iter().chain(kept) {
             match serde_json::from_slice::<Waiting>(&bytes) {
                 Ok(w)
-                    if w.unread.is_some_and(|u| u.audit)
+                    if w.unread.is_some_and(|u| u.audit) && self.p.kernel.lines(w.key).is_some()
                         || self.p.kernel.is_unanswered(w.key, w.since_ns) =>
                 {
                     self.holds.add(w)

@@ -47,14 +47,17 @@ impl Core {
             _ => Ok(Vec::new()),
         };
         match lines {
-            Ok(lines) => self.lined(w, unread, &lines),
+            Ok(lines) => self.lined(w, unread, &lines, None),
             // The kernel bounds those that it holds.
             Err(_) if held || self.holds.audited() < AUDITED_MAX => {
                 w.unread = Some(unread);
                 self.add_hold(w);
                 self.read_program(key);
             }
-            Err(_) => self.over(w, &How::by_itself("timeout")),
+            Err(_) => {
+                w.unread = Some(unread);
+                self.over(w, &How::by_itself("timeout"));
+            }
         }
     }
 
@@ -83,7 +86,7 @@ impl Core {
         let (policy, found) = (self.source(unread.generation).cloned(), self.p.kernel.lines(key));
         let (Some(policy), Some(found)) = (policy, found) else {
             if let Some(w) = self.holds.take(key) {
-                self.lined(w, unread, &[]);
+                self.lined(w, unread, &[], None);
             }
             return;
         };
@@ -132,7 +135,7 @@ impl Core {
             took: read.took,
         };
         self.note_attempt(&mut w, &attempted);
-        self.lined(w, unread, &read.lines);
+        self.lined(w, unread, &read.lines, read.undecided);
     }
 
     /// Its time is over before anything was decided.
@@ -149,8 +152,8 @@ impl Core {
         }
     }
 
-    /// Does what is decided of each program that was asked for.
-    fn lined(&mut self, mut w: Waiting, unread: Unread, lines: &[Line]) {
+    /// Does what is decided of each program that was asked for. `undecided`: why nothing could be.
+    fn lined(&mut self, mut w: Waiting, unread: Unread, lines: &[Line], undecided: Option<Undecided>) {
         let strictest = lines.iter().copied().max_by_key(Line::strictness);
         w.modify = self.changes(unread.generation, lines);
         let asks = strictest.is_some_and(|line| line.waits);
@@ -166,9 +169,10 @@ impl Core {
         }
         let loaded = self.policies.generation(unread.generation);
         let rule = strictest.and_then(|line| loaded?.rules.get(line.rule? as usize)).map(|r| r.id.clone());
-        let undecided = strictest.and_then(|line| line.undecided).map(|why: Undecided| why.to_string());
+        let undecided = strictest.map_or(undecided, |line| line.undecided);
         // Of one that a former daemon loaded the policy nothing can be said any more.
-        let method = if strictest.is_some() { "policy" } else { "restart" };
+        let method = if strictest.is_some() || undecided.is_some() { "policy" } else { "restart" };
+        let undecided = undecided.map(|why| why.to_string());
         let how = How {
             rule: rule.as_deref(),
             comment: undecided.as_deref().unwrap_or_default(),
