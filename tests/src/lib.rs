@@ -8,6 +8,7 @@
 //! - [`escapes`]: the corpus of ways around a policy, and what became of each.
 //! - [`storm`]: many threads that must all ask, and who disturbs them.
 //! - [`race`]: system calls whose arguments are rewritten meanwhile; [`meddle`]: programs that are, before they run.
+//! - [`measured`]: a daemon for a measurement.
 //! - [`resolver`]: a resolver whose answers may be wrong, and programs that ask it.
 //! - [`terminal`]: a terminal, and somebody at it.
 //! - [`cases`]: the cases, by what a user relies on.
@@ -22,6 +23,7 @@ pub mod desk;
 pub mod differential;
 pub mod escapes;
 pub mod host;
+pub mod measured;
 pub mod meddle;
 pub mod race;
 pub mod reach;

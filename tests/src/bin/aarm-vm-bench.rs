@@ -6,6 +6,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -80,7 +81,7 @@ fn memory() -> f64 {
 
 /// Bytes of locked memory of all maps below a directory of the BPF filesystem, as the kernel accounts for them. Maps that take memory
 /// as they fill (`BPF_F_NO_PREALLOC`) lock none, whatever the account says of their largest size.
-fn locked(dir: &std::path::Path) -> f64 {
+fn locked(dir: &Path) -> f64 {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     entries
         .map(|entry| {
@@ -237,24 +238,7 @@ fn start_daemon() -> Result<Child> {
         let counted = policy(&format!("counted{n}"), n, "  record: { read: summary }\n");
         std::fs::write(format!("{DIR}/policies/counted{n}.yaml"), counted)?;
     }
-    let config = format!("{DIR}/agent.yaml");
-    std::fs::write(
-        &config,
-        format!("policies: {DIR}/policies\nlog: {DIR}/log\nkeys: {DIR}/keys\nstate: {DIR}/state\n"),
-    )?;
-    let log = std::fs::File::create(format!("{DIR}/daemon.log"))?;
-    let mut daemon =
-        Command::new(AGENT).args(["--config", &config]).stdout(log.try_clone()?).stderr(log).spawn()?;
-    for _ in 0..3000 {
-        if Command::new(AARM).arg("status").stdout(Stdio::null()).stderr(Stdio::null()).status()?.success() {
-            return Ok(daemon);
-        }
-        if daemon.try_wait()?.is_some() {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    anyhow::bail!("aarm-agent does not serve: {}", std::fs::read_to_string(format!("{DIR}/daemon.log"))?)
+    aarm_vm_tests::measured::daemon(Path::new(DIR))
 }
 
 /// The files that are opened.
@@ -287,7 +271,7 @@ fn all() -> Result<Value> {
     // SAFETY: as above.
     unsafe { libc::kill(pid as i32, libc::SIGCONT) };
     let mut scenarios = json!({ "bare": bare, "floor": floored, "outside": outside, "idle-daemon": idle });
-    scenarios["maps"] = json!({ "locked": locked(std::path::Path::new("/sys/fs/bpf")) });
+    scenarios["maps"] = json!({ "locked": locked(Path::new("/sys/fs/bpf")) });
     for n in RULES {
         // The daemon shares the one CPU, so the loop's own time has its work in it.
         let (figures, _) = inside(&format!("p{n}"), pid, false)?;
@@ -319,7 +303,7 @@ fn quick() -> Result<Value> {
     let pid = daemon.id();
     std::thread::sleep(Duration::from_secs(2));
     let mut scenarios = json!({ "bare": bare, "idle-daemon": measure(true) });
-    scenarios["maps"] = json!({ "locked": locked(std::path::Path::new("/sys/fs/bpf")) });
+    scenarios["maps"] = json!({ "locked": locked(Path::new("/sys/fs/bpf")) });
     scenarios["inside-20"] = inside("p20", pid, false)?.0;
     scenarios["kernel-20"] = inside("p20", pid, true)?.0;
     scenarios["counted-20"] = inside("counted20", pid, true)?.0;
@@ -446,7 +430,7 @@ fn main() -> Result<()> {
         Some(what @ ("measure" | "measure-calls")) => {
             println!("ready");
             let go = args.get(1).context("where is the go file?")?;
-            while !std::path::Path::new(go).exists() {
+            while !Path::new(go).exists() {
                 std::thread::sleep(Duration::from_millis(20));
             }
             println!("{}", measure(what == "measure"));

@@ -5,13 +5,12 @@
 
 use std::io::{Read, Write};
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-const AGENT: &str = "/usr/local/bin/aarm-agent";
 const AARM: &str = "/usr/local/bin/aarm";
 const DIR: &str = "/tmp/aarm-waits";
 /// Of each kind.
@@ -143,24 +142,7 @@ fn start() -> Result<Child> {
     for name in ["plain", "lined"] {
         std::fs::copy("/bin/busybox", format!("{DIR}/{name}"))?;
     }
-    let config = format!("{DIR}/agent.yaml");
-    std::fs::write(
-        &config,
-        format!("policies: {DIR}/policies\nlog: {DIR}/log\nkeys: {DIR}/keys\nstate: {DIR}/state\n"),
-    )?;
-    let log = std::fs::File::create(format!("{DIR}/daemon.log"))?;
-    let mut daemon =
-        Command::new(AGENT).args(["--config", &config]).stdout(log.try_clone()?).stderr(log).spawn()?;
-    for _ in 0..3000 {
-        if Command::new(AARM).arg("status").stdout(Stdio::null()).stderr(Stdio::null()).status()?.success() {
-            return Ok(daemon);
-        }
-        if daemon.try_wait()?.is_some() {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    anyhow::bail!("aarm-agent does not serve: {}", std::fs::read_to_string(format!("{DIR}/daemon.log"))?)
+    aarm_vm_tests::measured::daemon(std::path::Path::new(DIR))
 }
 
 fn main() -> Result<()> {
