@@ -425,6 +425,9 @@ fn show(a: &Approval, out: &mut Output) -> std::io::Result<()> {
     if !a.argv.is_empty() {
         lines.push(("command", value(&a.argv.join(" "))));
     }
+    if !a.cwd.is_empty() {
+        lines.push(("in", value(&a.cwd)));
+    }
     lines.push(("user", users.name(a.uid)));
     lines.push((
         "waits",

@@ -132,6 +132,7 @@ fn asked(h: &Host) -> Result<()> {
             ensure!(asked["rule"] == "ask-mkdir" && asked["operation"] == "exec_args", "{asked}");
             ensure!(asked["argv"] == serde_json::json!([TOOL, "mkdir", dir]), "{asked}");
             ensure!(asked["decision"] == "STEP_UP" && asked["exe"] == TOOL, "{asked}");
+            ensure!(asked["cwd"].as_str().is_some_and(|dir| dir.starts_with('/')), "{asked}");
             ensure!(!Path::new(dir).exists(), "it ran before the answer");
             answer(h, how, asked)
         })?;

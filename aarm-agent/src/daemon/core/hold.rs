@@ -171,6 +171,7 @@ impl Core {
             operation: e.op.name().into(),
             path: text(e.path),
             path2: if e.op == Operation::ExecArgs { String::new() } else { text(e.path2) },
+            cwd: if e.op == Operation::ExecArgs { text(e.path2) } else { String::new() },
             address: record::address(e),
             hosts: if e.op.has_address() {
                 e.args.split(|b| *b == 0).filter(|n| !n.is_empty()).map(text).collect()
