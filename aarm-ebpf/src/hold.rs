@@ -24,7 +24,7 @@ use crate::decide::{Verdict, WAITS};
 use crate::emit::{aarm_emit, has_room};
 use crate::kernel::*;
 use crate::maps::*;
-use crate::scratch::{ASKED, END, Scratch};
+use crate::scratch::{ASKED, END, MADE, Scratch};
 use crate::session::Frame;
 
 /// `-ERESTARTNOINTR`: the kernel begins the system call anew.
@@ -136,7 +136,7 @@ pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u3
         if (*s).made != 0 {
             // What it is made for was asked about with its making; where that was not asked about, it is too late to. That was in this
             // very open, however long ago: each making forgets what was allowed before (`path_mknod`).
-            if (*task).passed != 0 && (*task).passed_op == Operation::Create as u64 {
+            if (*s).made == MADE && (*task).passed != 0 && (*task).passed_op == Operation::Create as u64 {
                 (*h).hold = (*task).passed;
                 return settled::ANSWERED as u32 | ALLOW;
             }

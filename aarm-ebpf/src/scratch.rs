@@ -25,6 +25,11 @@ pub const END: usize = EVENT_MAX;
 /// Facets of one action: six are the most that there are.
 pub const ASKED: usize = 8;
 
+/// It was decided when it was made.
+pub const MADE: u64 = 1;
+/// Nobody was asked about its making.
+pub const MADE_NAMELESS: u64 = 2;
+
 /// One buffer.
 #[repr(C)]
 pub struct Scratch {
@@ -76,7 +81,7 @@ pub struct Scratch {
     pub asked: u32,
     /// Zero.
     pub reserved: u32,
-    /// Not 0: the system call has made the object already, and cannot be begun anew.
+    /// [`MADE`] or [`MADE_NAMELESS`]: the system call has made the object already, and cannot be begun anew.
     pub made: u64,
     /// Not 0: a connection is being made already, and nothing begins.
     pub begun: u64,

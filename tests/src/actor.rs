@@ -552,6 +552,7 @@ fn attempt(args: &[String]) -> Option<Result<i32, i32>> {
             let (one, two) = (a(0)?, a(1)?);
             make(one).and_then(|_| make(two))
         }
+        "open-nameless" => open(a(0)?, libc::O_WRONLY | libc::O_TMPFILE),
         "open-truncate" => open(a(0)?, libc::O_WRONLY | libc::O_TRUNC),
         "list" => open(a(0)?, libc::O_RDONLY | libc::O_DIRECTORY),
         "press" => press(a(0)?, a(1)?),

@@ -12,9 +12,11 @@ use super::*;
 use crate::decide::{Verdict, used_words};
 use crate::emit::summarize;
 use crate::known::still;
-use crate::scratch::{Scratch, no_hits};
+use crate::scratch::{self, Scratch, no_hits};
 use crate::session::{Subject, framed, subject, supervised};
 
+/// `__O_TMPFILE`: this open has made a file without a name, another one each time.
+const O_TMPFILE: u32 = 0o20_000_000;
 /// `FMODE_CREATED`: this open has made the file.
 const FMODE_CREATED: u32 = 1 << 20;
 const FMODE_WRITE: u32 = 2;
@@ -157,7 +159,13 @@ unsafe fn open(f: &Frame, o: Object, flags: u32, mode: u32) -> i32 {
     // SAFETY: the frame's pointers are valid map values; the object's are typed.
     unsafe {
         (*f.s).head.arg = flags as u64;
-        (*f.s).made = (mode & FMODE_CREATED) as u64;
+        (*f.s).made = if flags & O_TMPFILE != 0 {
+            scratch::MADE_NAMELESS
+        } else if mode & FMODE_CREATED != 0 {
+            scratch::MADE
+        } else {
+            0
+        };
         (*f.s).head.object = object(o.inode);
         let op = if mode & FMODE_WRITE == 0 { Operation::OpenRead } else { Operation::OpenWrite };
         if let Err(cause) = prepare(f) {

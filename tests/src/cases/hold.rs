@@ -406,6 +406,10 @@ fn unable() -> Result<()> {
     let refused = a.receipts.iter().find(|r| r["decision"]["cause"] == "cannot_wait");
     let refused = refused.with_context(|| a.tell())?;
     ensure!(refused["decision"]["result"] == "DENY" && refused["decision"]["rule"] == "asks", "{refused}");
+    // One without a name is another file each time: it would be asked about for ever.
+    let a = h.act(&["open-nameless", "/tmp/h"])?;
+    ensure!(a.errno() == EPERM, "errno {}\n{}", a.errno(), a.tell());
+    ensure!(a.receipts.iter().any(|r| r["decision"]["cause"] == "cannot_wait"), "{}", a.tell());
     ensure!(waiting(&h)?.is_empty(), "somebody is asked");
     Ok(())
 }
