@@ -255,13 +255,13 @@ const NAMES: &str = "
 fn told(query: &[u8]) -> Vec<Vec<u8>> {
     // IPv6 addresses are asked for as well.
     let (name, v4, _) = resolver::asked(query);
-    let of = |n: u8| resolver::Record::Address([127, 0, 0, n].into(), 60);
+    let of = |n: u8| resolver::Record::Address([198, 51, 100, n].into(), 60);
     let records = match name.as_str() {
-        "10.0.0.127.in-addr.arpa" | "11.0.0.127.in-addr.arpa" => {
+        "10.100.51.198.in-addr.arpa" | "11.100.51.198.in-addr.arpa" => {
             vec![resolver::Record::Name("api.good.example")]
         }
-        "12.0.0.127.in-addr.arpa" => vec![resolver::Record::Name("evil.example")],
-        "14.0.0.127.in-addr.arpa" => vec![resolver::Record::Name("x.loop.example")],
+        "12.100.51.198.in-addr.arpa" => vec![resolver::Record::Name("evil.example")],
+        "14.100.51.198.in-addr.arpa" => vec![resolver::Record::Name("x.loop.example")],
         "api.good.example" if v4 => vec![of(10)],
         "evil.example" if v4 => vec![of(12)],
         "x.loop.example" if v4 => vec![of(14)],
@@ -272,14 +272,24 @@ fn told(query: &[u8]) -> Vec<Vec<u8>> {
 
 fn named() -> Result<()> {
     file("/etc/resolv.conf", "nameserver 127.0.0.53\noptions timeout:1 attempts:2\n")?;
+    // Of loopback addresses nobody is asked for the name.
+    for n in 10..15 {
+        let address = format!("198.51.100.{n}/32");
+        let added = std::process::Command::new("/bin/busybox")
+            .args(["ip", "addr", "add", &address, "dev", "lo"])
+            .output()?;
+        let said = String::from_utf8_lossy(&added.stderr).into_owned();
+        ensure!(added.status.success() || said.contains("exists"), "{address}: {said}");
+    }
     let h = Host::start(&(policy(NAMES) + "  resolvers: ['127.0.0.53']\n"))?;
-    let _servers: Vec<TcpListener> =
-        (10..15).map(|n| TcpListener::bind(format!("127.0.0.{n}:8080"))).collect::<std::io::Result<_>>()?;
+    let _servers: Vec<TcpListener> = (10..15)
+        .map(|n| TcpListener::bind(format!("198.51.100.{n}:8080")))
+        .collect::<std::io::Result<_>>()?;
     // Nobody answers there yet.
-    let a = h.act(&["tcp", "127.0.0.10:8080"])?;
+    let a = h.act(&["tcp", "198.51.100.10:8080"])?;
     is(&a, libc::EPERM, &["dns: failed"], "DENY by unresolved")?;
     let _resolver = resolver::Resolver::start("127.0.0.53:53", told)?;
-    let a = h.act(&["tcp", "127.0.0.10:8080"])?;
+    let a = h.act(&["tcp", "198.51.100.10:8080"])?;
     is(&a, 0, &["dns: known"], "ANEW by resolver")?;
     let connect =
         a.receipts.iter().rev().find(|r| r["action"]["operation"] == "connect").context("no connect")?;
@@ -289,20 +299,25 @@ fn named() -> Result<()> {
         "{connect}"
     );
     // Who owns an address can call it what he likes.
-    let a = h.act(&["tcp", "127.0.0.11:8080"])?;
+    let a = h.act(&["tcp", "198.51.100.11:8080"])?;
     is(&a, libc::EPERM, &["dns: unknown"], "DENY by unresolved")?;
-    let a = h.act(&["tcp", "127.0.0.12:8080"])?;
+    let a = h.act(&["tcp", "198.51.100.12:8080"])?;
     is(&a, libc::EPERM, &["dns: known"], "ANEW by resolver")?;
-    a.refused("connect", "127.0.0.12", "others")?;
-    let a = h.act(&["tcp", "127.0.0.13:8080"])?;
+    a.refused("connect", "198.51.100.12", "others")?;
+    let a = h.act(&["tcp", "198.51.100.13:8080"])?;
     is(&a, libc::EPERM, &["dns: unknown"], "DENY by unresolved")?;
     // Whose name is asked about as well is not looked up for ever.
-    let a = h.act(&["tcp", "127.0.0.14:8080"])?;
+    let a = h.act(&["tcp", "198.51.100.14:8080"])?;
     let (tried, _) = story(&a);
     ensure!(a.status == libc::EPERM && tried == ["dns: known", "dns: unknown"], "{tried:?}\n{}", a.tell());
     // In a namespace of its own an address may be anybody's.
-    let a =
-        h.act(&["ask-elsewhere", "127.0.0.53:53", "api.good.example", "127.0.0.13", "127.0.0.13:8080"])?;
+    let a = h.act(&[
+        "ask-elsewhere",
+        "127.0.0.53:53",
+        "api.good.example",
+        "198.51.100.13",
+        "198.51.100.13:8080",
+    ])?;
     ensure!(a.status == libc::EPERM, "{}", a.tell());
     h.verified()
 }
