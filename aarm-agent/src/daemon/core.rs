@@ -66,6 +66,8 @@ const SUMMARY: Duration = Duration::from_secs(10);
 const THOROUGH: Duration = Duration::from_secs(2);
 /// How long the end of the daemon waits for a log that takes nothing.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// How long who asks for what needs a receipt waits for a log that is behind.
+const BEHIND: Duration = Duration::from_secs(5);
 /// Receipts of no event that wait to be durable. The batches on their way hold that many only if events bring them.
 const UNTOLD_MAX: usize = 8192;
 /// Events after which state is kept, so that the end of the log can make up for those since: see `recorded::TAIL`.
@@ -134,6 +136,8 @@ pub struct Core {
     number: u64,
     /// Position of the ring that batches so far reach to.
     handed: u64,
+    /// What was asked for while the log was behind, and needs a receipt.
+    postponed: VecDeque<(std::time::Instant, Command)>,
     /// The batch that the writer has no room for. While there is one, `batch` is empty.
     pending: Option<Batch>,
     /// There may be more in the ring than the last turn read.
@@ -229,6 +233,7 @@ impl Core {
             batch,
             number: 1,
             handed,
+            postponed: VecDeque::new(),
             pending: None,
             more: true,
             leaving: VecDeque::new(),
@@ -391,12 +396,13 @@ impl Core {
         loop {
             self.flush();
             self.settle();
+            self.serve_postponed();
             let reads = self.pending.is_none();
             tokio::select! {
                 biased;
                 _ = stop.changed() => break,
                 command = commands.recv() => match command {
-                    Some(c) => self.serve(c),
+                    Some(c) => self.serve_or_postpone(c),
                     None => break,
                 },
                 // `settle` lets them go.
@@ -485,6 +491,28 @@ impl Core {
     /// Whether receipts find no way to the disk: then nothing is begun that needs one.
     fn is_stuck(&self) -> bool {
         self.pending.is_some() || self.p.progress.blocked.load(Ordering::Acquire)
+    }
+
+    /// Serves a command, unless it needs a receipt and the log is behind: that is a moment's matter, and no lack of room.
+    fn serve_or_postpone(&mut self, command: Command) {
+        let behind = self.pending.is_some() && !self.p.progress.blocked.load(Ordering::Acquire);
+        if behind && command.needs_receipt() && self.postponed.len() < COMMANDS {
+            self.postponed.push_back((std::time::Instant::now(), command));
+        } else {
+            self.serve(command);
+        }
+    }
+
+    /// Serves what was postponed, if the log has caught up, or does not.
+    fn serve_postponed(&mut self) {
+        let late = |since: &std::time::Instant| since.elapsed() >= BEHIND;
+        let blocked = self.p.progress.blocked.load(Ordering::Acquire);
+        while let Some((_, command)) =
+            self.postponed.pop_front_if(|(since, _)| self.pending.is_none() || blocked || late(since))
+        {
+            self.serve(command);
+            self.flush();
+        }
     }
 
     /// Lets go of what is durable by now.

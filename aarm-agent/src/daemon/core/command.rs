@@ -113,6 +113,13 @@ pub enum Command {
     Numbers(oneshot::Sender<Numbers>),
 }
 
+impl Command {
+    /// Whether it is refused where nothing can be recorded.
+    pub fn needs_receipt(&self) -> bool {
+        matches!(self, Self::Register(..) | Self::Answer(..) | Self::Say(..) | Self::Reload(..))
+    }
+}
+
 /// An answer that was taken: tells when it is durable, and how many rules are still to be answered.
 pub struct Answering {
     /// Told when the answer is durable.
