@@ -309,14 +309,15 @@ impl Holds {
         ensure!(others.is_empty(), "decided without being asked about: {}", tell());
         for hold in &holds {
             let times = hold.answers.len();
-            ensure!(hold.asked as usize == times, "not answered as often as asked: {}", tell());
-            ensure!(times == 1, "not asked about once: {}", tell());
+            // A daemon that is killed after an answer is on paper and before the kernel has it leaves the question to the next, which
+            // asks again: then the last answer is what happened.
+            ensure!(hold.asked == 1 && times >= 1, "not asked about once: {}", tell());
             ensure!(
                 hold.answers.iter().all(|(.., how)| how != "restart"),
                 "forgotten by a daemon: {}",
                 tell()
             );
-            ensure!(hold.done.len() >= times, "no receipt of what happened: {}", tell());
+            ensure!(!hold.done.is_empty(), "no receipt of what happened: {}", tell());
             for (done, happened) in &hold.done {
                 // The last answer before it.
                 let answer =
