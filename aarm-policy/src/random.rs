@@ -139,8 +139,8 @@ fn programs(shape: &Shape) -> impl Strategy<Value = Vec<String>> + use<> {
     prop_oneof![2 => globs(shape.style()), weight => given.prop_map(|glob| vec![glob])]
 }
 
-/// Globs over names; few letters, as with paths.
-fn hosts() -> impl Strategy<Value = Vec<String>> {
+/// Globs over names, and regular expressions; few letters, as with paths. Of `plain` ones no regular expression, as with globs.
+fn hosts((_, plain): Style) -> impl Strategy<Value = Vec<String>> {
     let label = || "[ab*?]{1,2}".prop_map(|l| l.replace("**", "*"));
     let host = prop_oneof![
         3 => (label(), "[ab]").prop_map(|(a, b)| format!("{a}.{b}")),
@@ -149,7 +149,7 @@ fn hosts() -> impl Strategy<Value = Vec<String>> {
         1 => Just("**".to_owned()),
         1 => Just("*".to_owned()),
         1 => Just("unknown".to_owned()),
-        1 => prop::sample::select(&["/[ab](x|b)?[.][ab]/", "/a.*/", "/([ab]+[.]){1,2}[^b]/", "/(?:a[.])*b?.b/"][..])
+        if plain { 0 } else { 1 } => prop::sample::select(&["/[ab](x|b)?[.][ab]/", "/a.*/", "/([ab]+[.]){1,2}[^b]/", "/(?:a[.])*b?.b/"][..])
             .prop_map(str::to_owned),
     ];
     prop::collection::vec(host, 1..3)
@@ -353,7 +353,7 @@ fn matching(shape: &Shape) -> impl Strategy<Value = String> + use<> {
             maybe(ranges(65535)),
             maybe(ranges(65535)),
         ),
-        (maybe(hosts()), maybe(hosts())),
+        (maybe(hosts(style)), maybe(hosts(style))),
     )
         .prop_map(
             move |(mut ops, socket, subject, (cidr, not_cidr, port, not_port), (host, not_host))| {
@@ -437,7 +437,7 @@ fn data_entry(shape: &Shape) -> impl Strategy<Value = String> + use<> {
         2 => globs(style).prop_map(|g| flow(vec![("write", Some(g))])),
         1 => globs(style).prop_map(|g| flow(vec![("exec", Some(g))])),
         1 => (globs(style), globs(style)).prop_map(|(r, x)| flow(vec![("read", Some(r)), ("exec", Some(x))])),
-        2 => (maybe(nets(shape)), maybe(nets(shape)), maybe(ranges(65535)), maybe(hosts())).prop_map(
+        2 => (maybe(nets(shape)), maybe(nets(shape)), maybe(ranges(65535)), maybe(hosts(style))).prop_map(
             |(cidr, not_cidr, port, host)| {
                 let predicates =
                     flow(vec![("cidr", cidr), ("not_cidr", not_cidr), ("port", port), ("not_host", host)]);
