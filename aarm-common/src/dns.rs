@@ -107,6 +107,15 @@ pub enum Step {
     Bad,
 }
 
+/// FNV-1a of no text.
+pub const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a of a text and one byte more.
+#[inline(always)]
+pub const fn hashed(hash: u64, byte: u8) -> u64 {
+    (hash ^ byte as u64).wrapping_mul(0x0100_0000_01b3)
+}
+
 /// The question being read: its name comes out byte by byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -127,7 +136,7 @@ impl Question {
     /// At the first byte of the question.
     #[inline(always)]
     pub const fn start() -> Self {
-        Self { at: HEADER, left: 0, len: 0, reserved: 0, hash: 0xcbf2_9ce4_8422_2325 }
+        Self { at: HEADER, left: 0, len: 0, reserved: 0, hash: HASH_START }
     }
 
     #[inline(always)]
@@ -136,7 +145,7 @@ impl Question {
             return Step::Bad;
         }
         self.len += 1;
-        self.hash = (self.hash ^ byte as u64).wrapping_mul(0x0100_0000_01b3);
+        self.hash = hashed(self.hash, byte);
         Step::Text(byte)
     }
 

@@ -17,6 +17,7 @@ use regex_syntax::hir::Hir;
 use serde::{Serialize, Serializer};
 
 use crate::glob::{Atom, Component, Pattern, Start};
+use crate::program::{MAX_COMPILED, bad_regex};
 
 /// Longest glob over names, in bytes.
 pub const MAX_HOST: usize = 253;
@@ -191,23 +192,21 @@ fn regex(text: &str) -> Result<Form, HostError> {
     if !text.bytes().all(|b| b.is_ascii_graphic() && b != b'#' && b != b'/') {
         return Err(HostError::Regex("a regular expression over names has no blanks, `#` or `/`".into()));
     }
-    let wrong = |e: &dyn std::fmt::Display| {
-        let shown = e.to_string();
-        let last = shown.lines().last().unwrap_or_default();
-        HostError::Regex(last.trim_start_matches("error: ").to_owned())
+    let no_regex = |e: regex::Error| HostError::Regex(bad_regex(&e));
+    let build = |text: &str| {
+        let mut builder = regex::bytes::RegexBuilder::new(text);
+        let builder = builder.unicode(false).case_insensitive(true).nest_limit(64).size_limit(MAX_COMPILED);
+        builder.build().map_err(no_regex)
     };
+    // By itself, so that it does not end what is put around it.
+    build(text)?;
+    let whole = build(&format!("^(?:{text})$"))?;
     let mut parser = regex_syntax::ParserBuilder::new();
-    let parser = parser.unicode(false).utf8(false).case_insensitive(true).nest_limit(32);
-    let hir = parser.build().parse(text).map_err(|e| wrong(&e))?;
+    let parser = parser.unicode(false).utf8(false).case_insensitive(true).nest_limit(64);
+    let hir = parser.build().parse(text).map_err(|e| HostError::Regex(e.to_string()))?;
     if !hir.properties().look_set().is_empty() {
         return Err(HostError::Look);
     }
-    let mut whole = regex::bytes::RegexBuilder::new(&format!("^(?:{text})$"));
-    let whole = whole.unicode(false).case_insensitive(true).nest_limit(64).size_limit(1 << 20);
-    let whole = whole.build().map_err(|e| match e {
-        regex::Error::CompiledTooBig(_) => HostError::Regex("it means too much".into()),
-        other => wrong(&other),
-    })?;
     Ok(Form::Regex(whole, Box::new(hir)))
 }
 
@@ -264,7 +263,7 @@ pub(crate) fn as_path(name: &str) -> Vec<u8> {
 }
 
 /// A name as the kernel learns it: `None` for one that it does not.
-pub(crate) fn name(text: &str) -> Option<String> {
+pub fn name(text: &str) -> Option<String> {
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
     let label = |l: &str| !l.is_empty() && l.len() <= 63 && l.bytes().all(plain);

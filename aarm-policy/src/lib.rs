@@ -58,7 +58,7 @@ pub use hold::{
     Approver, CASCADE, DEFER_WAIT, Escalate, Hold, HoldDefaults, MAX_APPROVER, MAX_APPROVERS, MAX_RESOLVER,
     MAX_RESOLVERS, MAX_WAIT, OnTimeout, Risk, RuleHold, STEP_UP_WAIT, is_resolver_name,
 };
-pub use host::{Host, HostError, MAX_HOST};
+pub use host::{Host, HostError, MAX_HOST, name as host_name};
 pub use model::{
     API_VERSION, AgentSelector, Classification, DEFAULT_RULE, Expect, Given, KIND, Match, Mode,
     OperationName, Policy, Range, Record, Rule, TestCase, built_in_default,

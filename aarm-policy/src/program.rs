@@ -14,7 +14,7 @@ pub const MAX_ASKED: usize = 32;
 /// Longest regular expression, in bytes.
 pub const MAX_REGEX: usize = 1024;
 /// Bytes of a compiled regular expression.
-const MAX_COMPILED: usize = 1 << 20;
+pub(crate) const MAX_COMPILED: usize = 1 << 20;
 /// Longest script that is looked at, in bytes; one that is longer is refused where it has to be.
 pub const MAX_SCRIPT: usize = 1 << 20;
 /// Longest environment that is looked at, in bytes; the kernel takes no longer one with its usual limits.
@@ -100,8 +100,8 @@ pub struct Facts<'a> {
     pub args: Fact<&'a [Vec<u8>]>,
     /// Its variables, as `NAME=VALUE`.
     pub env: Fact<&'a [Vec<u8>]>,
-    /// The SHA-256 of its file.
-    pub hash: Fact<Sha256>,
+    /// The SHA-256 of its file; of one that is only spoken of there may be none.
+    pub hash: Fact<Option<Sha256>>,
     /// The package of the host that its file belongs to, if it does.
     pub package: Fact<Option<&'a str>>,
     /// The text of the script that it is given, if it is.
@@ -195,6 +195,17 @@ impl Serialize for Variable {
     }
 }
 
+/// Why a regular expression is none, in a line.
+pub(crate) fn bad_regex(error: &regex::Error) -> String {
+    match error {
+        regex::Error::CompiledTooBig(_) => "it means too much".to_owned(),
+        // The last line says what it is; those before draw where.
+        other => {
+            other.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
+        }
+    }
+}
+
 /// A regular expression over a script's bytes.
 #[derive(Clone, Debug)]
 pub struct Regex(regex::bytes::Regex);
@@ -206,13 +217,7 @@ impl Regex {
             return Err(format!("it is longer than {MAX_REGEX} bytes"));
         }
         let built = regex::bytes::RegexBuilder::new(text).size_limit(MAX_COMPILED).nest_limit(64).build();
-        built.map(Self).map_err(|e| match e {
-            regex::Error::CompiledTooBig(_) => "it means too much".to_owned(),
-            // The last line says what it is; those before draw where.
-            other => {
-                other.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
-            }
-        })
+        built.map(Self).map_err(|e| bad_regex(&e))
     }
 }
 
@@ -269,20 +274,31 @@ pub struct Program {
     pub not_script: Vec<Regex>,
 }
 
-/// Names of the predicates.
-pub(crate) const PREDICATES: [&str; 12] = [
-    "args",
-    "not_args",
-    "argv",
-    "not_argv",
-    "env",
-    "not_env",
-    "hash",
-    "not_hash",
-    "package",
-    "not_package",
-    "script",
-    "not_script",
+/// Whether a predicate holds.
+type Holds = fn(&Program, &Facts<'_>, &mut u64) -> Result<bool, Lack>;
+
+/// The predicates.
+pub(crate) const PREDICATES: [(&str, Holds); 12] = [
+    ("args", |p, f, fuel| Ok(p.args.is_empty() || has(&p.args, f.args?, fuel)?)),
+    ("not_args", |p, f, fuel| Ok(p.not_args.is_empty() || !has(&p.not_args, f.args?, fuel)?)),
+    ("argv", |p, f, fuel| match &p.argv {
+        Some(places) => Ok(are(places, f.args?, fuel)?),
+        None => Ok(true),
+    }),
+    ("not_argv", |p, f, fuel| match &p.not_argv {
+        Some(places) => Ok(!are(places, f.args?, fuel)?),
+        None => Ok(true),
+    }),
+    ("env", |p, f, fuel| Ok(p.env.is_empty() || among(&p.env, f.env?, fuel)?)),
+    ("not_env", |p, f, fuel| Ok(p.not_env.is_empty() || !among(&p.not_env, f.env?, fuel)?)),
+    ("hash", |p, f, _| Ok(p.hash.is_empty() || f.hash?.is_some_and(|hash| p.hash.contains(&hash)))),
+    ("not_hash", |p, f, _| {
+        Ok(p.not_hash.is_empty() || !f.hash?.is_some_and(|hash| p.not_hash.contains(&hash)))
+    }),
+    ("package", |p, f, fuel| Ok(p.package.is_empty() || is_of(&p.package, f.package?, fuel)?)),
+    ("not_package", |p, f, fuel| Ok(p.not_package.is_empty() || !is_of(&p.not_package, f.package?, fuel)?)),
+    ("script", |p, f, _| Ok(p.script.is_empty() || says(&p.script, f.script?))),
+    ("not_script", |p, f, _| Ok(p.not_script.is_empty() || !says(&p.not_script, f.script?))),
 ];
 
 impl Program {
@@ -308,8 +324,8 @@ impl Program {
     /// known only if everything else is.
     pub fn failing(&self, facts: &Facts<'_>, fuel: &mut u64) -> Result<Option<&'static str>, Lack> {
         let mut lacks: Option<Lack> = None;
-        for name in PREDICATES {
-            match self.holds(name, facts, fuel) {
+        for (name, holds) in PREDICATES {
+            match holds(self, facts, fuel) {
                 Ok(true) => {}
                 Ok(false) => return Ok(Some(name)),
                 Err(lack @ Lack::Yet(_)) => lacks = Some(lack),
@@ -317,29 +333,6 @@ impl Program {
             }
         }
         lacks.map_or(Ok(None), Err)
-    }
-
-    fn holds(&self, name: &str, facts: &Facts<'_>, fuel: &mut u64) -> Result<bool, Lack> {
-        Ok(match name {
-            "args" => self.args.is_empty() || has(&self.args, facts.args?, fuel)?,
-            "not_args" => self.not_args.is_empty() || !has(&self.not_args, facts.args?, fuel)?,
-            "argv" => match &self.argv {
-                Some(places) => are(places, facts.args?, fuel)?,
-                None => true,
-            },
-            "not_argv" => match &self.not_argv {
-                Some(places) => !are(places, facts.args?, fuel)?,
-                None => true,
-            },
-            "env" => self.env.is_empty() || among(&self.env, facts.env?, fuel)?,
-            "not_env" => self.not_env.is_empty() || !among(&self.not_env, facts.env?, fuel)?,
-            "hash" => self.hash.is_empty() || self.hash.contains(&facts.hash?),
-            "not_hash" => self.not_hash.is_empty() || !self.not_hash.contains(&facts.hash?),
-            "package" => self.package.is_empty() || is_of(&self.package, facts.package?, fuel)?,
-            "not_package" => self.not_package.is_empty() || !is_of(&self.not_package, facts.package?, fuel)?,
-            "script" => self.script.is_empty() || says(&self.script, facts.script?),
-            _ => self.not_script.is_empty() || !says(&self.not_script, facts.script?),
-        })
     }
 }
 
@@ -388,8 +381,7 @@ impl<'a> Facts<'a> {
         let mut facts = Self { args: args.map_or(nothing.args, Ok), ..nothing };
         if let Some(told) = told {
             facts.env = Ok(&told.env);
-            // No file has this one.
-            facts.hash = Ok(told.hash.unwrap_or(Sha256([0; 32])));
+            facts.hash = Ok(told.hash);
             facts.package = Ok(told.package.as_deref());
             facts.script = Ok(told.script.as_deref());
         }
@@ -442,7 +434,7 @@ mod tests {
         assert_eq!(failing(&program, &facts), Ok(Some("args")), "no hash is needed");
         let facts = Facts { args: Ok(&push), ..Facts::default() };
         assert!(matches!(failing(&program, &facts), Err(Lack::Yet(_))));
-        let facts = Facts { hash: Ok(Sha256([7; 32])), package: Ok(Some("git")), ..facts };
+        let facts = Facts { hash: Ok(Some(Sha256([7; 32]))), package: Ok(Some("git")), ..facts };
         assert_eq!(failing(&program, &facts), Ok(Some("not_package")));
         // Of no package is of none of those.
         assert_eq!(failing(&program, &Facts { package: Ok(None), ..facts }), Ok(None));

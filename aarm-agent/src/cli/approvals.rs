@@ -477,13 +477,13 @@ fn show(a: &Approval, out: &mut Output) -> std::io::Result<()> {
 }
 
 /// Says on the desktop what waits, if there is one that can be told.
-fn notify(a: &Approval, others: usize) -> std::io::Result<()> {
+fn notify(program: &Path, a: &Approval, others: usize) -> std::io::Result<()> {
     let (head, text) = notice(a, others);
     let urgency = match a.asked.risk.as_deref() {
         Some("HIGH" | "CRITICAL") => "critical",
         _ => "normal",
     };
-    let told = std::process::Command::new("notify-send")
+    let told = std::process::Command::new(program)
         .args(["--app-name=aarm", "--urgency", urgency, "--", &head, &text])
         .stdin(std::process::Stdio::null())
         .output()?;
@@ -521,7 +521,7 @@ fn watch(on_desktop: bool, global: &Global, out: &mut Output) -> Result<Exit, Cl
             std::thread::sleep(LOOK);
             continue;
         };
-        if on_desktop && let Err(e) = notify(next, others) {
+        if on_desktop && let Err(e) = notify(Path::new("notify-send"), next, others) {
             out.line(&format!("nothing is said on the desktop: notify-send: {e}"))?;
             on_desktop = false;
         }
@@ -588,6 +588,25 @@ mod tests {
             !text.contains(['\u{1b}', '<', '>']) && text.contains("&lt;b&gt;x&amp; (and 2 like it)"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn the_desktop_is_told_by_its_own_program() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let (program, told) = (dir.path().join("notify-send"), dir.path().join("told"));
+        std::fs::write(&program, format!("#!/bin/sh\nfor a; do echo \"$a\"; done > {}\n", told.display()))
+            .unwrap();
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        let asked = crate::api::approvals::Asked { risk: Some("HIGH".into()), ..Default::default() };
+        let a =
+            Approval { id: "ab".into(), comm: "-x".into(), path: "/p".into(), asked, ..Approval::default() };
+        notify(&program, &a, 0).unwrap();
+        let told = std::fs::read_to_string(told).unwrap();
+        // What the agent is called is no option.
+        assert!(told.starts_with("--app-name=aarm\n--urgency\ncritical\n--\n-x wants to"), "{told}");
+        assert!(told.ends_with("aarm approvals approve ab\n"), "{told}");
+        assert!(notify(&dir.path().join("none"), &a, 0).is_err());
     }
 
     #[test]

@@ -11,14 +11,14 @@ use std::path::Path;
 
 /// The file, in the state directory.
 const FILE: &str = "holds";
-/// Most bytes that are read; what is beyond is not known, and refused.
+/// Most bytes: more than all that can wait at once.
 const MAX: u64 = 256 << 20;
 
 /// The file.
 #[derive(Debug)]
 pub struct Journal {
     file: File,
-    written: bool,
+    len: u64,
 }
 
 impl Journal {
@@ -37,20 +37,23 @@ impl Journal {
         let lines = lines.map(<[u8]>::to_vec).collect();
         // Half a line would spoil the next.
         file.set_len(whole as u64)?;
-        Ok((Self { file, written: whole > 0 }, lines))
+        Ok((Self { file, len: whole as u64 }, lines))
     }
 
     /// Adds a line, which has no line end in it.
     pub fn note(&mut self, mut line: Vec<u8>) -> std::io::Result<()> {
         debug_assert!(!line.contains(&b'\n'), "JSON has none");
         line.push(b'\n');
-        self.written = true;
+        self.len += line.len() as u64;
+        if self.len > MAX {
+            return Err(std::io::Error::other(format!("more than {MAX} bytes since the state was kept")));
+        }
         self.file.write_all(&line)
     }
 
     /// All of it is kept elsewhere by now.
     pub fn clear(&mut self) -> std::io::Result<()> {
-        if std::mem::take(&mut self.written) { self.file.set_len(0) } else { Ok(()) }
+        if std::mem::take(&mut self.len) > 0 { self.file.set_len(0) } else { Ok(()) }
     }
 }
 
@@ -71,6 +74,8 @@ mod tests {
         assert_eq!(before, [b"{\"a\":1}", b"{\"b\":2}"]);
         j.note(b"{\"d\":3}".to_vec()).unwrap();
         assert_eq!(Journal::open(dir.path()).unwrap().1.len(), 3);
+        j.len = MAX;
+        assert!(j.note(b"{}".to_vec()).is_err(), "it grows over its bound");
         j.clear().unwrap();
         j.note(b"{\"e\":4}".to_vec()).unwrap();
         assert_eq!(Journal::open(dir.path()).unwrap().1, [b"{\"e\":4}"]);

@@ -7,6 +7,9 @@ use std::collections::BTreeMap;
 
 /// How long others like it are not told of.
 pub const QUIET_NS: u64 = 10_000_000_000;
+/// Most kinds that are kept apart; more are told of one by one. And most of one kind that are told together.
+const KINDS_MAX: usize = 1024;
+const MORE_MAX: usize = 1024;
 
 /// What was told lately.
 #[derive(Debug, Default)]
@@ -25,8 +28,14 @@ impl Quiet {
     /// Whether one of a kind is told now. Otherwise it is when [`Quiet::over`] says so.
     pub fn tells(&mut self, like: &str, key: u64, now_ns: u64) -> bool {
         if let Some(kind) = self.kinds.get_mut(like) {
-            kind.more.push(key);
+            // Those that are too many are listed all the same.
+            if kind.more.len() < MORE_MAX {
+                kind.more.push(key);
+            }
             return false;
+        }
+        if self.kinds.len() >= KINDS_MAX {
+            return true;
         }
         self.kinds.insert(like.to_owned(), Kind { told_ns: now_ns, more: Vec::new() });
         true
@@ -65,5 +74,13 @@ mod tests {
         assert!(q.tells("b", 7, QUIET_NS + 6), "nothing was left untold");
         assert_eq!(q.over(2 * QUIET_NS + 6, |_| true), [vec![6]]);
         assert!(q.over(3 * QUIET_NS + 6, |_| true).is_empty() && q.kinds.is_empty());
+    }
+
+    #[test]
+    fn a_flood_is_bounded() {
+        let mut q = Quiet::default();
+        (0..2 * KINDS_MAX as u64).for_each(|n| assert!(q.tells(&n.to_string(), n, 0)));
+        (0..2 * MORE_MAX as u64).for_each(|n| assert!(!q.tells("0", n, 1)));
+        assert_eq!((q.kinds.len(), q.over(QUIET_NS, |_| true)[0].len()), (KINDS_MAX, MORE_MAX));
     }
 }

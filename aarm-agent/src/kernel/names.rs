@@ -1,6 +1,6 @@
 //! Names of hosts that the daemon gives a session, beside those that its kernel programs learn.
 
-use aarm_common::dns::NAME_MAX;
+use aarm_common::dns::{HASH_START, NAME_MAX, hashed};
 use aarm_common::limits::HOST_NAMES;
 use aarm_common::state::{HostKey, HostName, Hosts};
 use aya::maps::{HashMap, MapData};
@@ -25,11 +25,6 @@ unsafe impl aya::Pod for Key {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Value {}
 
-/// FNV-1a, as the programs make it of what they read.
-fn fnv(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, b| (hash ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
-}
-
 impl Names {
     /// Lets a session know an address by a name until then. As with what the programs learn, of two at the same time one may be lost.
     pub(super) fn learn(&mut self, key: HostKey, name: &str, until_ns: u64) -> Result<(), KernelError> {
@@ -38,7 +33,7 @@ impl Names {
             Ok(Value(hosts)) if hosts.key == key => hosts,
             _ => Hosts { key, names: [empty; HOST_NAMES] },
         };
-        let (hash, len) = (fnv(name), name.len() as u64);
+        let (hash, len) = (name.bytes().fold(HASH_START, hashed), name.len() as u64);
         assert!(name.len() <= NAME_MAX, "names are checked before");
         // Its own place, or that of the name that expires first.
         let own = hosts.names.iter().position(|n| (n.hash, n.len) == (hash, len));
@@ -52,17 +47,5 @@ impl Names {
         }
         hosts.names[at] = HostName { expires_ns: until_ns, hash, len, text };
         self.0.insert(Key(key), Value(hosts), 0).map_err(map_error("HOSTS"))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use aarm_common::dns::Question;
-
-    #[test]
-    fn names_are_hashed_as_the_programs_do() {
-        assert_eq!(fnv(""), Question::start().hash);
-        assert_eq!(fnv("a"), 0xaf63_dc4c_8601_ec8c);
     }
 }

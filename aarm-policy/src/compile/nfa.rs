@@ -197,6 +197,16 @@ impl<'h> Nfa<'h> {
         }
     }
 
+    /// The edge of a set of bytes.
+    fn class(&mut self, set: ByteSet) -> Edge {
+        let next = self.classes.len() as u32;
+        let id = *self.class_ids.entry(set).or_insert(next);
+        if id == next {
+            self.classes.push(set);
+        }
+        Edge::Class(id)
+    }
+
     /// A new node that is reached without a byte.
     fn after(&mut self, from: NodeId) -> Result<NodeId, TooBig> {
         let to = self.node()?;
@@ -210,12 +220,8 @@ impl<'h> Nfa<'h> {
         let mut set = ByteSet::default();
         NAME.iter().filter(|b| is(**b)).for_each(|b| set.insert(*b));
         if !set.is_empty() {
-            let next = self.classes.len() as u32;
-            let id = *self.class_ids.entry(set).or_insert(next);
-            if id == next {
-                self.classes.push(set);
-            }
-            self.nodes[at as usize].edges.push((Edge::Class(id), to));
+            let class = self.class(set);
+            self.nodes[at as usize].edges.push((class, to));
         }
         if is(b'.') {
             self.nodes[at as usize].edges.push((Edge::Slash, to));
@@ -274,14 +280,7 @@ impl<'h> Nfa<'h> {
                 Atom::Byte(byte) => Step::One(Edge::Byte(*byte)),
                 Atom::Any => Step::One(Edge::NotSlash),
                 Atom::Star => Step::Star,
-                Atom::Class(set) => {
-                    let next = self.classes.len() as u32;
-                    let id = *self.class_ids.entry(*set).or_insert(next);
-                    if id == next {
-                        self.classes.push(*set);
-                    }
-                    Step::One(Edge::Class(id))
-                }
+                Atom::Class(set) => Step::One(self.class(*set)),
             };
             at = self.step(at, step)?;
         }

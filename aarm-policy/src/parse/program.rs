@@ -10,38 +10,41 @@ const ANY: Shape = Shape { what: "a member of `args`", known: &["any"], later: &
 
 /// Whether a match asks for any of it.
 pub(crate) fn is_asked(fields: &Fields<'_>) -> bool {
-    PREDICATES.iter().any(|name| fields.get(name).is_some())
+    PREDICATES.iter().any(|(name, _)| fields.get(name).is_some())
 }
 
 /// The predicates on programs of a match.
 pub(crate) fn program(fields: &Fields<'_>, sink: &mut Sink) -> Program {
-    for name in PREDICATES.iter().filter(|name| !name.contains("arg")) {
-        if let Some(node) = fields.get(name)
-            && let Value::List(items) = &node.value
-            && items.len() > MAX_ASKED
-        {
-            sink.error(
-                node.place,
-                Code::TooMany,
-                format!("{} in `{name}`; at most {MAX_ASKED}", items.len()),
-            );
-        }
-    }
     let get = |name: &str| fields.get(name);
     Program {
         args: all(get("args"), sink, arg).unwrap_or_default(),
         not_args: all(get("not_args"), sink, arg).unwrap_or_default(),
         argv: positions(get("argv"), sink),
         not_argv: positions(get("not_argv"), sink),
-        env: each(get("env"), "variables", sink, variable),
-        not_env: each(get("not_env"), "variables", sink, variable),
-        hash: each(get("hash"), "hashes", sink, hash),
-        not_hash: each(get("not_hash"), "hashes", sink, hash),
-        package: each(get("package"), "packages", sink, word),
-        not_package: each(get("not_package"), "packages", sink, word),
-        script: each(get("script"), "regular expressions", sink, regex),
-        not_script: each(get("not_script"), "regular expressions", sink, regex),
+        env: some(fields, "env", "variables", sink, variable),
+        not_env: some(fields, "not_env", "variables", sink, variable),
+        hash: some(fields, "hash", "hashes", sink, hash),
+        not_hash: some(fields, "not_hash", "hashes", sink, hash),
+        package: some(fields, "package", "packages", sink, word),
+        not_package: some(fields, "not_package", "packages", sink, word),
+        script: some(fields, "script", "regular expressions", sink, regex),
+        not_script: some(fields, "not_script", "regular expressions", sink, regex),
     }
+}
+
+/// Reads a list of which any will do, and which has a bound.
+fn some<T: PartialEq>(
+    fields: &Fields<'_>,
+    name: &str,
+    what: &str,
+    sink: &mut Sink,
+    read: impl Fn(&Node, &mut Sink) -> Option<T>,
+) -> Vec<T> {
+    let found = each(fields.get(name), what, sink, read);
+    if let (Some(node), true) = (fields.get(name), found.len() > MAX_ASKED) {
+        sink.error(node.place, Code::TooMany, format!("{} in `{name}`; at most {MAX_ASKED}", found.len()));
+    }
+    found
 }
 
 fn variable(node: &Node, sink: &mut Sink) -> Option<Variable> {

@@ -318,7 +318,7 @@ fn named() -> Result<()> {
         "198.51.100.13",
         "198.51.100.13:8080",
     ])?;
-    ensure!(a.status == libc::EPERM, "{}", a.tell());
+    is(&a, libc::EPERM, &["dns: unknown"], "DENY by unresolved")?;
     h.verified()
 }
 

@@ -17,6 +17,8 @@ use crate::kernel::pidfd;
 const LATE: Duration = Duration::from_secs(3);
 /// How many above each other.
 const DEPTH: usize = 16;
+/// Of how many we look for those who are late: looking takes time that others wait for.
+const LATE_MAX: usize = 64;
 
 /// What was held, and may have been copied.
 pub(super) struct Above {
@@ -35,7 +37,11 @@ impl Core {
         above.go_on(&*self.p.kernel);
         // Once each, however often its children are held.
         self.above.retain(|other| other.parent != parent);
+        if self.above.len() >= LATE_MAX {
+            self.above.remove(0);
+        }
         self.above.push(above);
+        assert!(self.above.len() <= LATE_MAX, "the first leaves for the last");
     }
 
     /// Looks again.

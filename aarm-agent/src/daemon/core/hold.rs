@@ -122,13 +122,12 @@ impl Core {
     }
 
     /// Asks about it.
-    pub(super) fn wait(&mut self, waiting: Waiting) {
+    pub(super) fn wait(&mut self, mut waiting: Waiting) {
         let key = waiting.key;
         if self.cascades(&waiting) {
             self.resolve(waiting, false, None, &How::by_itself("cascade"));
             return;
         }
-        let mut waiting = waiting;
         waiting.about.like = waiting.like();
         waiting.about.request = signed::hash(&self.p.host_name, &waiting.shown());
         let by_people = waiting.asks.iter().any(|ask| ask.chain.is_empty());
@@ -356,7 +355,7 @@ impl Core {
 
     /// Tells people elsewhere what waits. Of those that are like each other the first at once.
     pub(super) fn tell(&mut self, key: u64, event: What) {
-        let Some(w) = self.holds.get(key) else { return };
+        let Some(w) = self.holds.get(key).filter(|_| self.p.notices.is_some()) else { return };
         let now = crate::kernel::boot_ns();
         if event != What::Waiting || self.quiet.tells(&w.about.like, key, now) {
             self.notify(event, w, None, 0);
