@@ -370,6 +370,11 @@ impl Holds {
         self.waiting.values().filter(|w| which(w)).map(|w| w.key).collect()
     }
 
+    /// Generations of policies by which programs are decided that are being read.
+    pub fn reading(&self) -> Vec<u32> {
+        self.waiting.values().filter_map(|w| w.unread.map(|unread| unread.generation)).collect()
+    }
+
     /// What somebody may see, oldest first, as the JSON of a [`crate::api::approvals::ApprovalList`]: there may be very many, so nothing is
     /// copied but into it.
     pub fn list(&mut self, who: &Answerer) -> Vec<u8> {

@@ -31,7 +31,7 @@ use super::record::policy_ref;
 use crate::api::types::{Diagnostic, PolicyLabel};
 
 /// How long a slot rests after its sessions were moved away.
-const QUARANTINE: Duration = Duration::from_secs(10);
+const QUARANTINE: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(10) };
 
 /// A rule as receipts name it.
 #[derive(Clone, Debug)]
@@ -403,16 +403,16 @@ impl Policies {
         Ok((slot, generation))
     }
 
-    /// Frees slots that nobody uses: `used` says whether a session is under a slot.
+    /// Frees slots that nobody uses: `used` says whether somebody does.
     pub fn sweep(
         &mut self,
         kernel: &mut dyn KernelPort,
-        used: impl Fn(u32) -> bool,
+        used: impl Fn(&Loaded) -> bool,
     ) -> Result<(), PolicyError> {
         let now = Instant::now();
         let mut freed = Vec::new();
         for l in &mut self.loaded {
-            let idle = (l.retired || l.file == "-") && !used(l.slot);
+            let idle = (l.retired || l.file == "-") && !used(l);
             match (idle, l.resting) {
                 (false, _) => l.resting = None,
                 (true, None) => l.resting = Some(now),

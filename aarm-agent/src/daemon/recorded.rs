@@ -33,6 +33,8 @@ pub struct Recorded {
     closed: HashSet<u64>,
     /// Receipts of no event that the snapshot has and the log has not.
     untold: HashSet<Vec<u8>>,
+    /// Answers, by what waited and since when: whether it may happen.
+    answers: HashMap<(u64, u64), bool>,
 }
 
 impl Recorded {
@@ -69,6 +71,7 @@ impl Recorded {
                 }
             }
             Some("session_close") => self.closed.extend(session),
+            Some("resolution") => self.answers.extend(answer(&r)),
             _ => {}
         }
         self.untold.remove(bytes);
@@ -120,10 +123,36 @@ impl Recorded {
         self.closed.contains(&session)
     }
 
+    /// What was answered to what waits since then, whether or not the kernel was told.
+    pub fn answer(&self, hold: u64, since_ns: u64) -> Option<bool> {
+        self.answers.get(&(hold, since_ns)).copied()
+    }
+
+    /// A receipt that a former daemon could not write is written now.
+    pub fn is_told(&mut self, bytes: &[u8]) {
+        if let Ok(r) = serde_json::from_slice::<Value>(bytes) {
+            self.answers.extend(answer(&r));
+        }
+    }
+
     /// Whether the log lacks a receipt of the snapshot's.
     pub fn lacks(&self, untold: &Untold) -> bool {
         self.untold.contains(&untold.bytes)
     }
+}
+
+/// The answer that a receipt tells, if it is the last one that was needed. What was to be decided anew is asked about again.
+fn answer(r: &Value) -> Option<((u64, u64), bool)> {
+    let d = &r["detail"];
+    let allow = match d["answer"].as_str()? {
+        "ALLOW" | "MODIFY" => true,
+        "DENY" => false,
+        _ => return None,
+    };
+    let hold = u64::from_str_radix(d["hold"].as_str()?, 16).ok()?;
+    let since_ns = r["boot_ns"].as_u64()?.checked_sub(d["waited_ns"].as_u64()?)?;
+    let is_last = r["kind"] == "resolution" && d["left"].as_u64().unwrap_or(0) == 0;
+    is_last.then_some(((hold, since_ns), allow))
 }
 
 /// A CPU's number, if it can be one.
@@ -190,6 +219,37 @@ mod tests {
         assert!(found.is_closed(0x1_0000_002a));
         found.note(START.as_bytes(), &snapshot);
         assert!(!found.is_closed(0x1_0000_002a), "another load of the programs");
+    }
+
+    #[test]
+    fn the_answer_to_what_waits_is_the_one_on_paper() {
+        let answer = |hold: u64, boot: u64, detail: &str| {
+            format!(
+                r#"{{"kind":"resolution","boot_ns":{boot},"detail":{{"hold":"{hold:016x}","waited_ns":10,{detail}}}}}"#
+            )
+        };
+        let mut found = Recorded::default();
+        for (hold, detail) in [
+            (1, r#""answer":"ALLOW""#),
+            (2, r#""answer":"DENY""#),
+            (3, r#""answer":"MODIFY""#),
+            (4, r#""answer":"ANEW""#),
+            (5, r#""answer":"ALLOW","left":1"#),
+        ] {
+            found.note(answer(hold, 30, detail).as_bytes(), &Snapshot::default());
+        }
+        let all: Vec<_> = (1..=5).map(|hold| found.answer(hold, 20)).collect();
+        assert_eq!(all, [Some(true), Some(false), Some(true), None, None]);
+        assert_eq!(found.answer(1, 21), None, "the same was asked again later");
+        found.is_told(answer(6, 40, r#""answer":"DENY""#).as_bytes());
+        assert_eq!(found.answer(6, 30), Some(false));
+        // Of other programs in the kernel, or cut short by hand.
+        found.note(START.as_bytes(), &Snapshot::default());
+        assert_eq!(found.answer(1, 20), None);
+        found.is_told(
+            br#"{"kind":"resolution","boot_ns":5,"detail":{"hold":"1","waited_ns":9,"answer":"ALLOW"}}"#,
+        );
+        assert!(found.answers.is_empty());
     }
 
     #[test]

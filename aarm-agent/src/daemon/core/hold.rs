@@ -128,6 +128,7 @@ impl Core {
             self.resolve(waiting, false, None, &How::by_itself("cascade"));
             return;
         }
+        self.remember(&mut waiting);
         waiting.about.like = waiting.like();
         waiting.about.request = signed::hash(&self.p.host_name, &waiting.shown());
         let by_people = waiting.asks.iter().any(|ask| ask.chain.is_empty());
@@ -207,8 +208,15 @@ impl Core {
             seeking: false,
             listens_ns: 0,
             unread: None,
-            prior: self.prior(e.header.session),
+            prior: "".into(),
             about,
+        }
+    }
+
+    /// Notes what the session did before, unless that was done when it began to wait.
+    pub(super) fn remember(&self, w: &mut Waiting) {
+        if w.prior.is_empty() {
+            w.prior = self.prior(w.session);
         }
     }
 
@@ -655,20 +663,34 @@ impl Core {
         }
     }
 
-    /// Takes over what waited under a former daemon, if it still does and was not answered. What was kept last is the truth about what
-    /// was noted before.
+    /// Takes over what waited under a former daemon, if it still does. What was kept last is the truth about what was noted before. An
+    /// answer that is on paper, and that the kernel was not told, is given: nobody is asked twice.
     pub(super) fn adopt_holds(&mut self, noted: Vec<Vec<u8>>) {
         let kept = std::mem::take(&mut self.p.snapshot.holds);
         for bytes in noted.into_iter().chain(kept) {
-            match serde_json::from_slice::<Waiting>(&bytes) {
-                Ok(w)
-                    if w.unread.is_some_and(|u| u.audit) && self.p.kernel.lines(w.key).is_some()
-                        || self.p.kernel.is_unanswered(w.key, w.since_ns) =>
-                {
-                    self.holds.add(w)
+            let w = match serde_json::from_slice::<Waiting>(&bytes) {
+                Ok(w) => w,
+                Err(e) => {
+                    tracing::warn!("what waited under a former daemon: {e}");
+                    continue;
                 }
-                Ok(_) => {}
-                Err(e) => tracing::warn!("what waited under a former daemon: {e}"),
+            };
+            let audited = w.unread.is_some_and(|u| u.audit);
+            let waits = if audited {
+                self.p.kernel.lines(w.key).is_some()
+            } else {
+                self.p.kernel.is_unanswered(w.key, w.since_ns)
+            };
+            match self.p.recorded.answer(w.key, w.since_ns).filter(|_| waits) {
+                _ if !waits => {}
+                None => self.holds.add(w),
+                Some(_) if audited => self.p.kernel.forget_hold(w.key),
+                Some(_) if self.holds.knows(w.key, w.since_ns) => {}
+                Some(allow) => {
+                    let effect = if allow { Effect::Allow } else { Effect::Deny };
+                    // Perhaps its receipt is only now on its way.
+                    self.holds.given.push_back(Given { batch: self.number, waiting: w, effect, grant: None });
+                }
             }
         }
         self.p.metrics.waiting.set(self.holds.count() as i64);

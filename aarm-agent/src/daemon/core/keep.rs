@@ -10,7 +10,7 @@ use crate::api::types::{ActionCounts, SessionStart};
 use crate::daemon::batch::{BATCH_RECEIPTS, Kind};
 use crate::daemon::gaps::Gap;
 use crate::daemon::journal::Journal;
-use crate::daemon::policies::PolicyError;
+use crate::daemon::policies::{Loaded, PolicyError};
 use crate::daemon::record::Clock;
 use crate::daemon::sessions::Session;
 use crate::daemon::snapshot::{self, SessionRecord, Snapshot};
@@ -82,6 +82,9 @@ impl Core {
             }
             let kind = if u.session == 0 { Kind::System } else { Kind::Session };
             self.batch.push(u.owner, u.session, u.time_ns, 0, kind, |out| out.extend_from_slice(&u.bytes));
+            if self.p.adopted {
+                self.p.recorded.is_told(&u.bytes);
+            }
             self.untold.push_back((self.number, u));
         }
     }
@@ -132,7 +135,7 @@ impl Core {
     }
 
     /// Frees the slots of policies that are out of use.
-    fn sweep(&mut self) {
+    pub(super) fn sweep(&mut self) {
         let leaving = self.leaving.iter().map(|(_, s)| s.id);
         let used: Vec<u32> = self
             .sessions
@@ -142,7 +145,10 @@ impl Core {
             .filter_map(|id| self.p.kernel.session(session_slot(id)).ok())
             .map(|k| k.policy)
             .collect();
-        if let Err(e) = self.policies.sweep(&mut *self.p.kernel, |slot| used.contains(&slot)) {
+        // What is decided when a program was read must still be known then.
+        let reading = self.holds.reading();
+        let is_used = |l: &Loaded| used.contains(&l.slot) || reading.contains(&l.generation);
+        if let Err(e) = self.policies.sweep(&mut *self.p.kernel, is_used) {
             tracing::warn!("policy slots: {e}");
         }
     }

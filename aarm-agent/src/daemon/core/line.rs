@@ -51,6 +51,7 @@ impl Core {
             // The kernel bounds those that it holds.
             Err(_) if held || self.holds.audited() < AUDITED_MAX => {
                 w.unread = Some(unread);
+                self.remember(&mut w);
                 self.add_hold(w);
                 self.read_program(key);
             }
@@ -154,6 +155,10 @@ impl Core {
 
     /// Does what is decided of each program that was asked for. `undecided`: why nothing could be.
     fn lined(&mut self, mut w: Waiting, unread: Unread, lines: &[Line], undecided: Option<Undecided>) {
+        // Of a policy that is not known any more neither names nor changes can be told.
+        let is_known =
+            self.policies.generation(unread.generation).is_some() && self.source(unread.generation).is_some();
+        let lines = if is_known { lines } else { &[] };
         let strictest = lines.iter().copied().max_by_key(Line::strictness);
         w.modify = self.changes(unread.generation, lines);
         let asks = strictest.is_some_and(|line| line.waits);

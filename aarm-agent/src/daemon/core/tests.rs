@@ -13,6 +13,8 @@ use aarm_common::state::{Given, HostKey, Redirect, STATS, Session as Slot, sessi
 use aarm_common::{ABI_VERSION, Decision, Operation};
 
 use super::*;
+use crate::api::approvals::Approval;
+use crate::daemon::holds::{Unread, Waiting};
 use crate::daemon::writer::QUEUE;
 use crate::kernel::{KernelError, Linked};
 
@@ -24,6 +26,9 @@ struct Kernel(Arc<Mutex<Numbers>>);
 struct Numbers {
     given: Given,
     generations: [u32; POLICY_SLOTS],
+    /// What waits, and since when.
+    waits: Vec<(u64, u64)>,
+    answers: Vec<(u64, bool)>,
 }
 
 impl KernelPort for Kernel {
@@ -43,12 +48,14 @@ impl KernelPort for Kernel {
         Vec::new()
     }
 
-    fn answer(&mut self, _: u64, _: u64, _: bool) -> Result<bool, KernelError> {
-        Ok(false)
+    fn answer(&mut self, key: u64, since_ns: u64, allow: bool) -> Result<bool, KernelError> {
+        let mut n = self.0.lock().unwrap();
+        n.answers.push((key, allow));
+        Ok(n.waits.extract_if(.., |w| *w == (key, since_ns)).count() > 0)
     }
 
-    fn is_unanswered(&self, _: u64, _: u64) -> bool {
-        false
+    fn is_unanswered(&self, key: u64, since_ns: u64) -> bool {
+        self.0.lock().unwrap().waits.contains(&(key, since_ns))
     }
 
     fn again(&mut self, _: u64, _: u64) -> Result<bool, KernelError> {
@@ -202,7 +209,15 @@ fn start(dir: &Path, adopted: bool) -> Running {
     start_on(Kernel::default(), dir, adopted)
 }
 
-fn start_on(kernel: Kernel, dir: &Path, adopted: bool) -> Running {
+/// A core that does not run yet, and what it hands on.
+struct Begun {
+    core: Core,
+    batches: mpsc::Receiver<Batch>,
+    metrics: Arc<Metrics>,
+    progress: Arc<Progress>,
+}
+
+fn begin_on(kernel: Kernel, dir: &Path, adopted: bool) -> Begun {
     // SAFETY: no preconditions; the result is checked.
     let fd = unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) };
     assert!(fd >= 0);
@@ -232,7 +247,12 @@ fn start_on(kernel: Kernel, dir: &Path, adopted: bool) -> Running {
         pool: Pool::default(),
         metrics: Arc::clone(&metrics),
     };
-    let mut core = Core::begin(parts, |_| ()).unwrap();
+    let core = Core::begin(parts, |_| ()).unwrap();
+    Begun { core, batches, metrics, progress }
+}
+
+fn start_on(kernel: Kernel, dir: &Path, adopted: bool) -> Running {
+    let Begun { mut core, batches, metrics, progress } = begin_on(kernel, dir, adopted);
     if !adopted {
         core.sessions.insert(Session::new(session_id(1, 1), uuid::Uuid::now_v7(), unknown_policy()));
     }
@@ -334,4 +354,80 @@ fn a_lost_snapshot_gives_no_number_twice_and_no_slot_that_a_session_is_under() {
     let new = n.generations.iter().filter(|g| **g > given.generations).count();
     assert_eq!(new, 1, "{:?}", n.generations);
     assert_eq!(n.given.labels, 2, "the bit of the lost label is that of no other");
+}
+
+/// Something that waits, and is over at the next look.
+fn waiting(key: u64) -> Waiting {
+    Waiting {
+        key,
+        since_ns: 1,
+        session: 1,
+        action: 1,
+        owner: 0,
+        seq: None,
+        gid: 0,
+        ppid: 0,
+        asks: Vec::new(),
+        modify: Vec::new(),
+        object: None,
+        seeking: false,
+        listens_ns: 0,
+        unread: None,
+        prior: "".into(),
+        about: Approval::default(),
+    }
+}
+
+/// The next daemon asked again: two answers to one question, of which the later one counted.
+#[test]
+fn what_a_killed_daemon_has_answered_on_paper_is_the_answer() {
+    let kernel = Kernel::default();
+    kernel.0.lock().unwrap().waits = (1..=4).map(|key| (key, 1)).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let Begun { mut core, .. } = begin_on(kernel.clone(), dir.path(), false);
+    let answer = |hold: u64, since: u64, answer: &str| {
+        format!(
+            r#"{{"kind":"resolution","boot_ns":{},"detail":{{"hold":"{hold:016x}","answer":"{answer}","waited_ns":7}}}}"#,
+            since + 7
+        )
+    };
+    for told in [answer(1, 1, "ALLOW"), answer(2, 1, "DENY"), answer(3, 2, "ALLOW"), answer(5, 1, "ALLOW")] {
+        core.p.recorded.is_told(told.as_bytes());
+    }
+    let noted = (1..=5).map(|key| serde_json::to_vec(&waiting(key)).unwrap()).collect();
+    core.adopt_holds(noted);
+    assert!(kernel.0.lock().unwrap().answers.is_empty(), "not before it is durable");
+    core.let_go(core.number);
+    let n = kernel.0.lock().unwrap();
+    assert_eq!(n.answers, [(1, true), (2, false)]);
+    let asked: Vec<u64> = core.holds.keys(|_| true);
+    assert_eq!(asked, [3, 4], "asked at another time, and not answered; the fifth does not wait");
+}
+
+/// It was freed ten seconds after the policy's sessions were moved away: an answer had no rule then, and what was to be changed was not.
+#[test]
+fn the_policy_of_a_program_that_is_being_read_stays() {
+    const POLICY: &str = "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: { name: p, version: '1' }\nspec:\n  rules:\n    - { id: r, match: { operation: exec, package: [p] }, decision: DENY }\n";
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("policies")).unwrap();
+    std::fs::write(dir.path().join("policies/p.yaml"), POLICY).unwrap();
+    let Begun { mut core, .. } = begin_on(Kernel::default(), dir.path(), false);
+    let generation = core.policies.named("p").unwrap().generation;
+    core.holds.add(Waiting {
+        seeking: true,
+        unread: Some(Unread { generation, audit: false, traced: false }),
+        ..waiting(1)
+    });
+    std::fs::remove_file(dir.path().join("policies/p.yaml")).unwrap();
+    core.policies.reload(&mut *core.p.kernel, false).unwrap();
+    let mut swept = || {
+        core.sweep();
+        std::thread::sleep(Duration::from_millis(50));
+        core.sweep();
+        let known = core.policies.generation(generation).is_some();
+        core.holds.take(1);
+        known
+    };
+    assert!(swept(), "while it is being read");
+    assert!(!swept(), "afterwards nobody needs it");
 }
