@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Seek};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,6 +19,14 @@ pub const ME: &str = "/usr/local/bin/aarm-vm-tests";
 const START: Duration = Duration::from_secs(600);
 /// For everything that follows from an action.
 const SETTLE: Duration = Duration::from_secs(20);
+
+static STARTS: AtomicU64 = AtomicU64::new(0);
+static STARTING: AtomicU64 = AtomicU64::new(0);
+
+/// Starts of daemons so far, and the milliseconds that they took.
+pub fn starts() -> (u64, u64) {
+    (STARTS.load(Ordering::Relaxed), STARTING.load(Ordering::Relaxed))
+}
 
 /// A policy document around some rules.
 pub fn policy(rules: &str) -> String {
@@ -158,9 +166,12 @@ impl Host {
     pub fn launch(&mut self) -> Result<()> {
         let log = std::fs::File::options().create(true).append(true).open(self.path("daemon.log"))?;
         self.child = Some(self.agent().stdout(log.try_clone()?).stderr(log).spawn()?);
-        let deadline = Instant::now() + START;
+        let began = Instant::now();
+        let deadline = began + START;
         loop {
             if self.aarm(&["status"])?.status.success() {
+                STARTS.fetch_add(1, Ordering::Relaxed);
+                STARTING.fetch_add(began.elapsed().as_millis() as u64, Ordering::Relaxed);
                 return Ok(());
             }
             let ended = self.child.as_mut().context("started above")?.try_wait()?;

@@ -32,8 +32,12 @@ mod subject;
 mod toctou;
 mod unable;
 
+use std::time::Instant;
+
 use anyhow::Result;
 use libtest_mimic::{Failed, Trial};
+
+use crate::host;
 
 /// A case: a name and what must hold.
 type Case = (&'static str, fn() -> Result<()>);
@@ -81,5 +85,15 @@ pub fn all() -> Vec<Trial> {
 }
 
 fn trial(topic: &str, name: &str, case: fn() -> Result<()>) -> Trial {
-    Trial::test(format!("{topic}::{name}"), move || case().map_err(|e| Failed::from(format!("{e:?}"))))
+    Trial::test(format!("{topic}::{name}"), move || {
+        let (began, starts) = (Instant::now(), host::starts());
+        let result = case().map_err(|e| Failed::from(format!("{e:?}")));
+        let of = |all: (u64, u64), before: (u64, u64)| (all.0 - before.0, (all.1 - before.1) as f64 / 1000.0);
+        let (starts, starting) = of(host::starts(), starts);
+        println!(
+            "\ntook {:.1} s, {starts} starts of the daemon {starting:.1} s",
+            began.elapsed().as_secs_f64()
+        );
+        result
+    })
 }
