@@ -85,6 +85,8 @@ pub struct Parts {
     pub adopted: bool,
     /// Former state, if any belongs to this boot.
     pub snapshot: Snapshot,
+    /// What began to wait since state was kept last; none: that cannot be written.
+    pub journal: Option<Journal>,
     /// Policy directory.
     pub policies: std::path::PathBuf,
     /// Default policy.
@@ -160,8 +162,6 @@ pub struct Core {
     summarized: std::time::Instant,
     /// What waits for an answer.
     holds: Holds,
-    /// What began to wait since state was kept last; none: that cannot be written.
-    journal: Option<Journal>,
     /// When people elsewhere are told of it.
     quiet: Quiet,
     /// What was held lately, and who may have stopped for it.
@@ -247,7 +247,6 @@ impl Core {
             told_lost: 0,
             summarized: std::time::Instant::now(),
             holds: Holds::default(),
-            journal: None,
             quiet: Quiet::default(),
             above: Vec::new(),
             thorough: std::time::Instant::now(),
@@ -256,10 +255,9 @@ impl Core {
         };
         core.tell_again();
         first(&mut core);
-        let noted = core.open_journal();
         if core.p.adopted {
             core.adopt()?;
-            core.adopt_holds(noted);
+            core.adopt_holds();
             core.told_lost = core.p.kernel.stats()?[Stat::Lost as usize];
         }
         // Homes may have changed since: an adopted table is made anew.

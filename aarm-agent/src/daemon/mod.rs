@@ -14,7 +14,7 @@ pub mod gaps;
 pub mod holds;
 pub mod host;
 mod image;
-mod journal;
+pub mod journal;
 pub mod links;
 pub mod lock;
 pub mod notify;

@@ -13,6 +13,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use super::batch::Pool;
 use super::config::{Config, ConfigError};
 use super::core::{COMMANDS, Command, Core, End, Parts};
+use super::journal::Journal;
 use super::lock::{Lock, LockError};
 use super::policies::PolicyError;
 use super::recorded::Recorded;
@@ -155,8 +156,25 @@ pub fn run(config: Config) -> Result<(), StartError> {
     started
 }
 
-/// What a former daemon of this boot left.
-fn former(dir: &Path) -> Snapshot {
+/// What a former daemon of this boot left, and where what begins to wait from now on is noted.
+fn former(dir: &Path) -> (Snapshot, Option<Journal>) {
+    let mut snapshot = kept(dir);
+    match Journal::open(dir) {
+        Ok((journal, noted)) => {
+            // What was kept last is the truth about what was noted before.
+            snapshot.holds.splice(..0, noted.waits);
+            snapshot.untold.extend(noted.told);
+            (snapshot, Some(journal))
+        }
+        Err(e) => {
+            tracing::error!("what begins to wait is kept later than it should be: {e}");
+            (snapshot, None)
+        }
+    }
+}
+
+/// What it kept.
+fn kept(dir: &Path) -> Snapshot {
     match Snapshot::load(dir) {
         Ok(Some(s)) if s.boot_id == snapshot::boot_id() => s,
         // Receipts do not depend on the boot they are read in.
@@ -173,7 +191,7 @@ fn serve(
     config: &Config,
     log: LogWriter,
     opened: aarm_receipt::Opened,
-    snapshot: Snapshot,
+    (snapshot, journal): (Snapshot, Option<Journal>),
     options: &KernelOptions,
     listener: tokio::net::UnixListener,
 ) -> Result<(), StartError> {
@@ -214,6 +232,7 @@ fn serve(
         events: Box::new(events),
         adopted,
         snapshot,
+        journal,
         policies: config.policies.clone(),
         default_policy: config.run.default_policy.clone(),
         recorded,

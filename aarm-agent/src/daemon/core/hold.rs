@@ -112,13 +112,24 @@ impl Core {
     }
 
     /// What waits in the kernel by an event, unless it is known already.
-    pub(super) fn new_hold(&self, e: &Event<'_>) -> Option<Hold> {
+    pub(super) fn new_hold(&mut self, e: &Event<'_>) -> Option<Hold> {
         let (key, since_ns) = (e.header.hold, e.header.time_ns);
         if self.holds.knows(key, since_ns) {
             return None;
         }
         // Whoever waited may have been killed, or answered by a former daemon.
-        self.p.kernel.hold(key).filter(|h| h.since_ns == since_ns)
+        let hold = self.p.kernel.hold(key).filter(|h| h.since_ns == since_ns)?;
+        let Some(allow) = self.p.recorded.answer(key, since_ns) else { return Some(hold) };
+        // That one was killed before it could say so.
+        match self.p.kernel.answer(key, since_ns, allow) {
+            Ok(_) => None,
+            Err(e) => {
+                tracing::error!(
+                    "hold {key:016x} cannot be answered as it was, and is asked about again: {e}"
+                );
+                Some(hold)
+            }
+        }
     }
 
     /// Asks about it.
@@ -437,7 +448,8 @@ impl Core {
         self.give(w, &Answer::Anew, Effect::Anew(learnt), None, rule.as_deref(), how);
     }
 
-    /// Writes an answer, and gives it to the kernel when it is durable.
+    /// Writes an answer, and gives it to the kernel: what somebody has answered when that is durable; what rules say at once, as the kernel
+    /// does what they say. Its receipt outlives the daemon, too.
     fn give(
         &mut self,
         w: Waiting,
@@ -455,8 +467,13 @@ impl Core {
             approver: how.approver.to_owned(),
         };
         self.notify(What::Answered, &w, Some(told), 0);
-        self.batch.urgent = true;
-        self.holds.given.push_back(Given { batch: self.number, waiting: w, effect, grant });
+        let given = Given { batch: self.number, waiting: w, effect, grant };
+        if how.approver.is_empty() && self.told_journal() {
+            self.done(given);
+        } else {
+            self.batch.urgent = true;
+            self.holds.given.push_back(given);
+        }
         self.p.metrics.waiting.set(self.holds.count() as i64);
         self.dirty = true;
         answer.name()
@@ -514,46 +531,56 @@ impl Core {
         self.note_untold(w.owner, w.session, now);
     }
 
+    /// Notes the receipt of an answer where the next daemon finds it. Whether that could be done.
+    fn told_journal(&mut self) -> bool {
+        if let Some((_, told)) = self.untold.back().cloned() {
+            self.noted(|journal| journal.told(&told));
+        }
+        self.p.journal.is_some()
+    }
+
     /// Gives the kernel the answers that are durable.
     pub(super) fn let_go(&mut self, durable: u64) {
         while let Some(g) = self.holds.given.pop_front_if(|g| g.batch <= durable) {
-            if let Some((key, grant)) = g.grant
-                && let Err(e) = self.p.kernel.grant(key, grant)
-            {
-                tracing::error!("an answer is good for one action only: {e}");
-            }
-            let (key, since_ns) = (g.waiting.key, g.waiting.since_ns);
-            let done = match &g.effect {
-                Effect::Allow => self.p.kernel.answer(key, since_ns, true),
-                Effect::Deny => self.p.kernel.answer(key, since_ns, false),
-                Effect::Anew(learnt) => {
-                    let until = crate::kernel::boot_ns() + u64::from(learnt.seconds) * 1_000_000_000;
-                    let kernel = &mut self.p.kernel;
-                    kernel.learn(learnt.key, &learnt.name, until).and_then(|()| kernel.again(key, since_ns))
-                }
-            };
-            match done {
-                Ok(waited) => {
-                    if !waited {
-                        tracing::debug!("hold {key:016x} ended before its answer");
-                    }
-                    // An image looks for its decision for a while before it stops.
-                    let looked = g.waiting.about.operation == Operation::ExecArgs.name()
-                        && crate::kernel::boot_ns().saturating_sub(since_ns) < LINE_LOOK_NS;
-                    if !looked {
-                        self.look_above(&g.waiting);
-                    }
-                }
-                Err(e) => {
-                    tracing::error!(
-                        "hold {:016x} cannot be answered, and goes on waiting: {e}",
-                        g.waiting.key
-                    );
-                    self.holds.add(g.waiting);
-                }
-            }
-            self.dirty = true;
+            self.done(g);
         }
+    }
+
+    /// Gives the kernel an answer.
+    fn done(&mut self, g: Given) {
+        if let Some((key, grant)) = g.grant
+            && let Err(e) = self.p.kernel.grant(key, grant)
+        {
+            tracing::error!("an answer is good for one action only: {e}");
+        }
+        let (key, since_ns) = (g.waiting.key, g.waiting.since_ns);
+        let done = match &g.effect {
+            Effect::Allow => self.p.kernel.answer(key, since_ns, true),
+            Effect::Deny => self.p.kernel.answer(key, since_ns, false),
+            Effect::Anew(learnt) => {
+                let until = crate::kernel::boot_ns() + u64::from(learnt.seconds) * 1_000_000_000;
+                let kernel = &mut self.p.kernel;
+                kernel.learn(learnt.key, &learnt.name, until).and_then(|()| kernel.again(key, since_ns))
+            }
+        };
+        match done {
+            Ok(waited) => {
+                if !waited {
+                    tracing::debug!("hold {key:016x} ended before its answer");
+                }
+                // An image looks for its decision for a while before it stops.
+                let looked = g.waiting.about.operation == Operation::ExecArgs.name()
+                    && crate::kernel::boot_ns().saturating_sub(since_ns) < LINE_LOOK_NS;
+                if !looked {
+                    self.look_above(&g.waiting);
+                }
+            }
+            Err(e) => {
+                tracing::error!("hold {:016x} cannot be answered, and goes on waiting: {e}", g.waiting.key);
+                self.holds.add(g.waiting);
+            }
+        }
+        self.dirty = true;
     }
 
     /// What time does to what waits.
@@ -631,25 +658,11 @@ impl Core {
         self.holds.all().filter_map(|w| serde_json::to_vec(w).ok()).collect()
     }
 
-    /// Opens the journal; what it has.
-    pub(super) fn open_journal(&mut self) -> Vec<Vec<u8>> {
-        match Journal::open(&self.p.state) {
-            Ok((journal, noted)) => {
-                self.journal = Some(journal);
-                noted
-            }
-            Err(e) => {
-                tracing::error!("what begins to wait is kept later than it should be: {e}");
-                Vec::new()
-            }
-        }
-    }
-
     /// Does something to the journal. One that fails is done without: what waits is kept with the rest of the state.
     pub(super) fn noted(&mut self, what: impl FnOnce(&mut Journal) -> std::io::Result<()>) {
-        if let Some(Err(e)) = self.journal.as_mut().map(what) {
+        if let Some(Err(e)) = self.p.journal.as_mut().map(what) {
             tracing::error!("what begins to wait is kept later than it should be: {e}");
-            self.journal = None;
+            self.p.journal = None;
         }
     }
 
@@ -659,15 +672,13 @@ impl Core {
         self.holds.add(w);
         self.dirty = true;
         if let Ok(line) = line {
-            self.noted(|journal| journal.note(line));
+            self.noted(|journal| journal.waits(&line));
         }
     }
 
-    /// Takes over what waited under a former daemon, if it still does. What was kept last is the truth about what was noted before. An
-    /// answer that is on paper, and that the kernel was not told, is given: nobody is asked twice.
-    pub(super) fn adopt_holds(&mut self, noted: Vec<Vec<u8>>) {
-        let kept = std::mem::take(&mut self.p.snapshot.holds);
-        for bytes in noted.into_iter().chain(kept) {
+    /// Takes over what waited under a former daemon, if it still does; of two words about one the later is true. An answer that is on paper, and that the kernel was not told, is given: nobody is asked twice.
+    pub(super) fn adopt_holds(&mut self) {
+        for bytes in std::mem::take(&mut self.p.snapshot.holds) {
             let w = match serde_json::from_slice::<Waiting>(&bytes) {
                 Ok(w) => w,
                 Err(e) => {

@@ -31,6 +31,10 @@ impl Core {
             return;
         }
         let key = e.header.hold;
+        if !held && self.p.recorded.answer(key, e.header.time_ns).is_some() {
+            self.p.kernel.forget_hold(key);
+            return;
+        }
         let told = (e.header.flags & FLAG_ARGS_CUT == 0).then_some(e.args);
         let traced = held && e.header.flags & FLAG_TRACED != 0 && !self.is_traced_from_outside(e.header.pid);
         let unread = Unread { generation: e.header.policy, audit: !held, traced };

@@ -230,6 +230,7 @@ fn begin_on(kernel: Kernel, dir: &Path, adopted: bool) -> Begun {
         events: Box::new(Opens { fd, there: OPENS, read: 0 }),
         adopted,
         snapshot: Snapshot::load(dir).unwrap().unwrap_or_default(),
+        journal: None,
         policies: dir.join("policies"),
         default_policy: None,
         recorded: Recorded::default(),
@@ -394,8 +395,8 @@ fn what_a_killed_daemon_has_answered_on_paper_is_the_answer() {
     for told in [answer(1, 1, "ALLOW"), answer(2, 1, "DENY"), answer(3, 2, "ALLOW"), answer(5, 1, "ALLOW")] {
         core.p.recorded.is_told(told.as_bytes());
     }
-    let noted = (1..=5).map(|key| serde_json::to_vec(&waiting(key)).unwrap()).collect();
-    core.adopt_holds(noted);
+    core.p.snapshot.holds = (1..=5).map(|key| serde_json::to_vec(&waiting(key)).unwrap()).collect();
+    core.adopt_holds();
     assert!(kernel.0.lock().unwrap().answers.is_empty(), "not before it is durable");
     core.let_go(core.number);
     let n = kernel.0.lock().unwrap();
