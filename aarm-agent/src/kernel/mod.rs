@@ -553,9 +553,9 @@ fn attach(
     debug_log::follow(&mut object)?;
     let btf = Btf::from_sys_fs().map_err(|e| KernelError::Load(aya::EbpfError::BtfError(e)))?;
     let names: Vec<_> = programs::names(types).collect();
-    for (done, name) in names.iter().copied().enumerate() {
-        progress(done, names.len(), name);
-        let link = programs::attach(&mut object, name, &btf)?;
+    programs::load(&mut object, &names, &btf, |done, name| progress(done, names.len(), name))?;
+    for name in names {
+        let link = programs::attach(&mut object, name)?;
         let path = pins.link(name);
         // bpffs refuses names with a dot.
         let next = pins.link(&format!("{name}_new"));

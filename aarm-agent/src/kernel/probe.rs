@@ -135,7 +135,8 @@ impl Floor {
 
     /// Attaches one empty program.
     pub fn attach(&mut self, name: &'static str) -> Result<(), KernelError> {
-        self.links.push(programs::attach(&mut self.object, name, &self.btf)?);
+        programs::load(&mut self.object, &[name], &self.btf, |_, _| ())?;
+        self.links.push(programs::attach(&mut self.object, name)?);
         Ok(())
     }
 

@@ -1,13 +1,12 @@
 //! Which programs the object holds and where each attaches. The one list of hooks in user space.
 
+use std::collections::BTreeMap;
 use std::fs::File;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use aya::programs::cgroup_skb::CgroupSkbLink;
-use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
-use aya::programs::links::{CgroupAttachMode, FdLink};
-use aya::programs::{
-    BtfTracePoint, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, FEntry, FExit, Lsm, ProgramError,
-};
+use aya::programs::links::{CgroupAttachMode, FdLink, LinkError};
+use aya::programs::{CgroupSkbAttachType, Program, ProgramError};
 use aya::{Btf, Ebpf};
 
 use super::error::KernelError;
@@ -111,37 +110,26 @@ pub struct Function {
     pub program: &'static str,
     /// The function's.
     pub function: &'static str,
-    /// Whether it is run when the function has ended.
-    pub at_end: bool,
     /// Whether a kernel without the function is still one to enforce on.
     pub optional: bool,
 }
 
-const fn begin(program: &'static str, function: &'static str) -> Function {
-    Function { program, function, at_end: false, optional: true }
-}
-
-const fn end(program: &'static str, function: &'static str) -> Function {
-    Function { program, function, at_end: true, optional: true }
+const fn on(program: &'static str, function: &'static str) -> Function {
+    Function { program, function, optional: true }
 }
 
 /// Programs on functions of the kernel.
 pub const FUNCTIONS: &[Function] = &[
-    Function {
-        program: "arch_dup_task_struct",
-        function: "arch_dup_task_struct",
-        at_end: false,
-        optional: false,
-    },
-    Function { program: "signals_taken", function: "get_signal", at_end: true, optional: false },
-    begin("dentry_moves", "__d_move"),
-    end("dentry_moved", "__d_move"),
-    begin("mount_attaches", "__attach_mnt"),
-    end("mount_attached", "__attach_mnt"),
-    begin("mount_shows", "make_visible"),
-    end("mount_shown", "make_visible"),
-    begin("mounts_go", "umount_tree"),
-    end("mounts_gone", "umount_tree"),
+    Function { program: "arch_dup_task_struct", function: "arch_dup_task_struct", optional: false },
+    Function { program: "signals_taken", function: "get_signal", optional: false },
+    on("dentry_moves", "__d_move"),
+    on("dentry_moved", "__d_move"),
+    on("mount_attaches", "__attach_mnt"),
+    on("mount_attached", "__attach_mnt"),
+    on("mount_shows", "make_visible"),
+    on("mount_shown", "make_visible"),
+    on("mounts_go", "umount_tree"),
+    on("mounts_gone", "umount_tree"),
 ];
 
 /// Programs on the packets of all cgroups, from which names of hosts are learnt; see [`cgroup_root`].
@@ -187,50 +175,88 @@ pub fn names(kernel: &super::btf::Btf) -> impl Iterator<Item = &'static str> {
     TRACEPOINTS.iter().chain(functions).chain(LSM.iter().rev().filter(there)).copied().chain(packets)
 }
 
-/// Loads and attaches one program.
-pub fn attach(object: &mut Ebpf, name: &'static str, btf: &Btf) -> Result<FdLink, KernelError> {
-    let refused = |source| KernelError::Program { program: name, source };
-    let program = object.program_mut(name).ok_or(KernelError::NoProgram(name))?;
-    let link: Result<FdLink, ProgramError> = if TRACEPOINTS.contains(&name) {
-        let p: &mut BtfTracePoint = program.try_into().map_err(refused)?;
-        p.load(name, btf).map_err(refused)?;
-        let id = p.attach().map_err(refused)?;
-        p.take_link(id).map(Into::into)
-    } else if let Some(f) = FUNCTIONS.iter().find(|f| f.program == name) {
-        if f.at_end {
-            let p: &mut FExit = program.try_into().map_err(refused)?;
-            p.load(f.function, btf).map_err(refused)?;
-            let id = p.attach().map_err(refused)?;
-            p.take_link(id).map(Into::into)
-        } else {
-            let p: &mut FEntry = program.try_into().map_err(refused)?;
-            p.load(f.function, btf).map_err(refused)?;
-            let id = p.attach().map_err(refused)?;
-            p.take_link(id).map(Into::into)
+/// Most programs that the kernel checks at once: it needs memory for each.
+const AT_ONCE: usize = 8;
+
+/// Has the kernel check and load the programs, several at once, which takes most of the time that a start takes. `progress` is told how
+/// many are done, and one of them.
+pub fn load(
+    object: &mut Ebpf,
+    names: &[&'static str],
+    btf: &Btf,
+    progress: impl Fn(usize, &'static str) + Sync,
+) -> Result<(), KernelError> {
+    // By their names: the object knows them as such only.
+    let mut programs: BTreeMap<String, &mut Program> =
+        object.programs_mut().map(|(name, program)| (name.to_owned(), program)).collect();
+    let mut waiting = Vec::new();
+    for name in names {
+        waiting.push((*name, programs.remove(*name).ok_or(KernelError::NoProgram(name))?));
+    }
+    // The order is of no consequence here: nothing is attached yet.
+    let waiting = Mutex::new(waiting);
+    let done = AtomicUsize::new(0);
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let work = || -> Result<(), KernelError> {
+        while let Some((name, program)) = next() {
+            load_one(program, name, btf).map_err(|source| {
+                // Nobody begins another one.
+                waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                KernelError::Program { program: name, source }
+            })?;
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1, name);
         }
-    } else if let Some((_, direction)) = PACKETS.iter().find(|(packets, _)| *packets == name) {
-        let root = cgroup_root().ok_or(KernelError::NoProgram(name))?;
-        let p: &mut CgroupSkb = program.try_into().map_err(refused)?;
-        p.load().map_err(refused)?;
-        // A link takes no flags, and always stands beside those of others.
-        let id = p.attach(root, *direction, CgroupAttachMode::Single).map_err(refused)?;
-        let link: CgroupSkbLink = p.take_link(id).map_err(refused)?;
-        // Links of cgroups are descriptors since 5.7.
-        return FdLink::try_from(link)
-            .map_err(|e| KernelError::io(format!("cannot pin {name}"))(std::io::Error::other(e)));
-    } else if ADDRESSES.contains(&name) {
-        let root = cgroup_root().ok_or(KernelError::NoProgram(name))?;
-        let p: &mut CgroupSockAddr = program.try_into().map_err(refused)?;
-        p.load().map_err(refused)?;
-        let id = p.attach(root, CgroupAttachMode::Single).map_err(refused)?;
-        let link: CgroupSockAddrLink = p.take_link(id).map_err(refused)?;
-        return FdLink::try_from(link)
-            .map_err(|e| KernelError::io(format!("cannot pin {name}"))(std::io::Error::other(e)));
-    } else {
-        let p: &mut Lsm = program.try_into().map_err(refused)?;
-        p.load(hook(name), btf).map_err(refused)?;
-        let id = p.attach().map_err(refused)?;
-        p.take_link(id).map(Into::into)
+        Ok(())
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(AT_ONCE);
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let own = work();
+        others.into_iter().fold(own, |first, other| first.and(other.join().unwrap_or(Ok(()))))
+    })
+}
+
+fn load_one(program: &mut Program, name: &'static str, btf: &Btf) -> Result<(), ProgramError> {
+    match program {
+        Program::BtfTracePoint(p) => p.load(name, btf),
+        Program::FEntry(p) => p.load(function(name), btf),
+        Program::FExit(p) => p.load(function(name), btf),
+        Program::Lsm(p) => p.load(hook(name), btf),
+        Program::CgroupSkb(p) => p.load(),
+        Program::CgroupSockAddr(p) => p.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// The function that a program is for.
+fn function(program: &'static str) -> &'static str {
+    FUNCTIONS.iter().find(|f| f.program == program).map_or(program, |f| f.function)
+}
+
+/// Attaches one program that is loaded.
+pub fn attach(object: &mut Ebpf, name: &'static str) -> Result<FdLink, KernelError> {
+    let refused = |source| KernelError::Program { program: name, source };
+    let no_link =
+        |e: LinkError| KernelError::io(format!("cannot pin {name}"))(std::io::Error::other(e.to_string()));
+    let root = || cgroup_root().ok_or(KernelError::NoProgram(name));
+    let link = match object.program_mut(name).ok_or(KernelError::NoProgram(name))? {
+        Program::BtfTracePoint(p) => p.attach().and_then(|id| p.take_link(id)).map(Into::into),
+        Program::FEntry(p) => p.attach().and_then(|id| p.take_link(id)).map(Into::into),
+        Program::FExit(p) => p.attach().and_then(|id| p.take_link(id)).map(Into::into),
+        Program::Lsm(p) => p.attach().and_then(|id| p.take_link(id)).map(Into::into),
+        Program::CgroupSkb(p) => {
+            let direction = PACKETS.iter().find(|(packets, _)| *packets == name);
+            let (_, direction) = direction.ok_or(KernelError::NoProgram(name))?;
+            // A link takes no flags, and always stands beside those of others.
+            let id = p.attach(root()?, *direction, CgroupAttachMode::Single).map_err(refused)?;
+            // Links of cgroups are descriptors since 5.7.
+            return p.take_link(id).map_err(refused)?.try_into().map_err(no_link);
+        }
+        Program::CgroupSockAddr(p) => {
+            let id = p.attach(root()?, CgroupAttachMode::Single).map_err(refused)?;
+            return p.take_link(id).map_err(refused)?.try_into().map_err(no_link);
+        }
+        _ => Err(ProgramError::UnexpectedProgramType),
     };
     link.map_err(refused)
 }
