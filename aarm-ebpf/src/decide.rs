@@ -13,7 +13,7 @@ use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
 use crate::hold::settled;
 use crate::kernel::{current, opaque};
 use crate::maps::{POLICIES, SCRATCH, TASKS};
-use crate::scratch::{ASKED, Scratch};
+use crate::scratch::{ASKED, Scratch, forget};
 use crate::session::Frame;
 
 /// What a decision says: which rule, and the decision.
@@ -191,6 +191,7 @@ pub extern "C" fn aarm_decide(scratch: u32, slot: u32, op: u32, shape: u32) -> u
         (*s).data |= matching(s, p, op, shape, DATA_WORD);
         // Sockets have so many dimensions that what is saved by few rules would be felt as a cost of many.
         let words = if shape == Shape::Object as u32 { used_words(p) } else { DATA_WORD as u32 };
+        let mut rule = NO_RULE as u64;
         let mut w = 0;
         while w < DATA_WORD {
             if w as u32 >= words {
@@ -198,41 +199,46 @@ pub extern "C" fn aarm_decide(scratch: u32, slot: u32, op: u32, shape: u32) -> u
             }
             let m = matching(s, p, op, shape, w);
             if m != 0 {
-                let rule = opaque((w as u64) << 6 | m.trailing_zeros() as u64) as u32 & RULE_MASK;
-                if (*s).head.subjects >> 16 != 0 {
-                    let bit = 1u64 << (rule & 63);
-                    let task = TASKS.get(current());
-                    if task.is_null() {
-                        return closed;
-                    }
-                    if (*task).unsure[w] & bit != 0 && (*p).by_line[w] & bit == 0 {
-                        let deny = (*p).unknown_deny[w] & bit != 0;
-                        let decision = if deny { Decision::Deny } else { Decision::Defer };
-                        return reached(s, p, decision as u32, rule, Cause::Unknown);
-                    }
-                }
-                let decision = (*p).rule_decision[rule as usize];
-                if decision & BY_LINE != 0 {
-                    return later(rule);
-                }
-                let set = (*p).conflicts[rule as usize];
-                if set != NO_SET {
-                    let by = contradicted(s, p, op, shape, set);
-                    if by & LATER != 0 {
-                        return later(rule);
-                    }
-                    if by != 0 {
-                        return reached(s, p, Decision::Defer as u32, rule, Cause::Conflict);
-                    }
-                }
-                if decision & BY_NAME != 0 {
-                    return guarded(s, p, op, shape, rule);
-                }
-                return reached(s, p, decision as u32, rule, Cause::Rule);
+                rule = (w as u64) << 6 | m.trailing_zeros() as u64;
+                break;
             }
             w += 1;
         }
-        reached(s, p, (*p).defaults[family] as u32, NO_RULE as u32, Cause::Default)
+        let rule = forget(s, rule) as u32;
+        if rule >= MAX_RULES as u32 {
+            return reached(s, p, (*p).defaults[family] as u32, NO_RULE as u32, Cause::Default);
+        }
+        let rule = rule & RULE_MASK;
+        if (*s).head.subjects >> 16 != 0 {
+            let (w, bit) = (rule as usize / 64, 1u64 << (rule & 63));
+            let task = TASKS.get(current());
+            if task.is_null() {
+                return closed;
+            }
+            if (*task).unsure[w] & bit != 0 && (*p).by_line[w] & bit == 0 {
+                let deny = (*p).unknown_deny[w] & bit != 0;
+                let decision = if deny { Decision::Deny } else { Decision::Defer };
+                return reached(s, p, decision as u32, rule, Cause::Unknown);
+            }
+        }
+        let decision = (*p).rule_decision[rule as usize];
+        if decision & BY_LINE != 0 {
+            return later(rule);
+        }
+        let set = (*p).conflicts[rule as usize];
+        if set != NO_SET {
+            let by = contradicted(s, p, op, shape, set);
+            if by & LATER != 0 {
+                return later(rule);
+            }
+            if by != 0 {
+                return reached(s, p, Decision::Defer as u32, rule, Cause::Conflict);
+            }
+        }
+        if decision & BY_NAME != 0 {
+            return guarded(s, p, op, shape, rule);
+        }
+        reached(s, p, decision as u32, rule, Cause::Rule)
     }
 }
 
@@ -240,21 +246,28 @@ pub extern "C" fn aarm_decide(scratch: u32, slot: u32, op: u32, shape: u32) -> u
 /// refuses.
 #[inline(always)]
 unsafe fn guarded(s: *mut Scratch, p: *const Policy, op: usize, shape: u32, rule: u32) -> u32 {
+    let mut guard = NO_RULE as u64;
     let mut w = 0;
     while w < DATA_WORD {
         // SAFETY: valid map values; masks keep indices inside.
-        unsafe {
-            let m = matching(s, p, op, shape, w) & (*p).guards[w];
-            if m != 0 {
-                let guard = opaque((w as u64) << 6 | m.trailing_zeros() as u64) as u32 & RULE_MASK;
-                let decision = (*p).rule_decision[guard as usize] & !BY_NAME;
-                if decision != Decision::Allow as u8 {
-                    return reached(s, p, decision as u32, guard, Cause::Rule);
-                }
-                break;
-            }
+        let m = unsafe { matching(s, p, op, shape, w) & (*p).guards[w] };
+        if m != 0 {
+            guard = (w as u64) << 6 | m.trailing_zeros() as u64;
+            break;
         }
         w += 1;
+    }
+    // SAFETY: ours.
+    let guard = unsafe { forget(s, guard) } as u32;
+    if guard < MAX_RULES as u32 {
+        let guard = guard & RULE_MASK;
+        // SAFETY: as above.
+        unsafe {
+            let decision = (*p).rule_decision[guard as usize] & !BY_NAME;
+            if decision != Decision::Allow as u8 {
+                return reached(s, p, decision as u32, guard, Cause::Rule);
+            }
+        }
     }
     // SAFETY: a valid map value; rules are numbered below the table's length.
     let own = unsafe { (*p).rule_decision[(rule & RULE_MASK) as usize] & !BY_NAME } as u32;
@@ -347,57 +360,53 @@ pub const DENIED: u16 = (rank(Decision::Deny as u32) << RANK) as u16;
 const _: () = assert!(Decision::Allow as u8 == 1 && Decision::Deny as u8 == 2 && Decision::Modify as u8 == 3);
 const _: () = assert!(Decision::StepUp as u8 == 4 && Decision::Defer as u8 == 5);
 
+/// Where a sorted table of `N` entries, a power of two, has the last one that `is_at_most`. The first one always is.
+#[inline(always)]
+unsafe fn search<const N: usize>(s: *mut Scratch, is_at_most: impl Fn(usize) -> bool) -> usize {
+    const { assert!(N.is_power_of_two()) };
+    let mut at = 0;
+    let mut half = N / 2;
+    while half > 0 {
+        let next = (at + half) & (N - 1);
+        if is_at_most(next) {
+            at = next;
+        }
+        // Otherwise the verifier follows the way to each of the entries.
+        // SAFETY: by contract.
+        at = unsafe { forget(s, at as u64) } as usize & (N - 1);
+        half /= 2;
+    }
+    at
+}
+
 /// Set of a user id.
 #[inline(always)]
-pub unsafe fn uid_set(p: *const Policy, uid: u32) -> u16 {
-    // SAFETY: the index stays below the power of two that is the table's length.
+pub unsafe fn uid_set(s: *mut Scratch, p: *const Policy, uid: u32) -> u16 {
+    // SAFETY: valid map values; the index stays below the power of two that is the table's length.
     unsafe {
         if (*p).uid_start[1] == u32::MAX {
             return (*p).uid_set[0];
         }
-        let mut at = 0usize;
-        let mut half = UID_RANGES / 2;
-        while half > 0 {
-            if (*p).uid_start[(at + half) & (UID_RANGES - 1)] <= uid {
-                at = (at + half) & (UID_RANGES - 1);
-            }
-            half /= 2;
-        }
-        (*p).uid_set[at]
+        (*p).uid_set[search::<UID_RANGES>(s, |at| (*p).uid_start[at] <= uid)]
     }
 }
 
 /// Set of an IPv4 address in host byte order.
 #[inline(always)]
-pub unsafe fn v4_set(p: *const Policy, addr: u32) -> u16 {
+pub unsafe fn v4_set(s: *mut Scratch, p: *const Policy, addr: u32) -> u16 {
     // SAFETY: as in `uid_set`.
-    unsafe {
-        let mut at = 0usize;
-        let mut half = V4_RANGES / 2;
-        while half > 0 {
-            if (*p).v4_start[(at + half) & (V4_RANGES - 1)] <= addr {
-                at = (at + half) & (V4_RANGES - 1);
-            }
-            half /= 2;
-        }
-        (*p).v4_set[at]
-    }
+    unsafe { (*p).v4_set[search::<V4_RANGES>(s, |at| (*p).v4_start[at] <= addr)] }
 }
 
 /// Set of an IPv6 address: its high and low half in host byte order.
 #[inline(always)]
-pub unsafe fn v6_set(p: *const Policy, high: u64, low: u64) -> u16 {
+pub unsafe fn v6_set(s: *mut Scratch, p: *const Policy, high: u64, low: u64) -> u16 {
     // SAFETY: as in `uid_set`.
     unsafe {
-        let mut at = 0usize;
-        let mut half = V6_RANGES / 2;
-        while half > 0 {
-            let [h, l] = (*p).v6_start[(at + half) & (V6_RANGES - 1)];
-            if h < high || h == high && l <= low {
-                at = (at + half) & (V6_RANGES - 1);
-            }
-            half /= 2;
-        }
+        let at = search::<V6_RANGES>(s, |at| {
+            let [h, l] = (*p).v6_start[at];
+            h < high || h == high && l <= low
+        });
         (*p).v6_set[at]
     }
 }

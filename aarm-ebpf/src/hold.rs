@@ -24,7 +24,7 @@ use crate::decide::{Verdict, WAITS};
 use crate::emit::{aarm_emit, has_room};
 use crate::kernel::*;
 use crate::maps::*;
-use crate::scratch::{ASKED, END, MADE, Scratch};
+use crate::scratch::{ASKED, CONNECTING, END, MADE, Scratch};
 use crate::session::Frame;
 
 /// `-ERESTARTNOINTR`: the kernel begins the system call anew.
@@ -122,7 +122,8 @@ pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u3
             (*h).hold = key;
             return waits_still(task, hold, key, (*h).time_ns);
         }
-        if (*s).begun != 0 && ((*task).passed == key || (*task).passed == action) {
+        let already = (*s).already;
+        if already == CONNECTING && ((*task).passed == key || (*task).passed == action) {
             // A stop interrupts a connection that is being made, also one for another thread's sake: the kernel begins the system call anew,
             // which then only waits.
             (*h).hold = (*task).passed;
@@ -133,10 +134,10 @@ pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u3
             passed(task, action, what as u8, (*h).time_ns);
             return settled::GRANTED as u32 | ALLOW;
         }
-        if (*s).made != 0 {
+        if already != 0 && already != CONNECTING {
             // What it is made for was asked about with its making; where that was not asked about, it is too late to. That was in this
             // very open, however long ago: each making forgets what was allowed before (`path_mknod`).
-            if (*s).made == MADE && (*task).passed != 0 && (*task).passed_op == Operation::Create as u64 {
+            if already == MADE && (*task).passed != 0 && (*task).passed_op == Operation::Create as u64 {
                 (*h).hold = (*task).passed;
                 return settled::ANSWERED as u32 | ALLOW;
             }

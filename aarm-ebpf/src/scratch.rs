@@ -25,10 +25,26 @@ pub const END: usize = EVENT_MAX;
 /// Facets of one action: six are the most that there are.
 pub const ASKED: usize = 8;
 
-/// It was decided when it was made.
+/// The object was made, and that was decided by itself.
 pub const MADE: u64 = 1;
-/// Nobody was asked about its making.
+/// An object without a name was made, and nobody was asked about that.
 pub const MADE_NAMELESS: u64 = 2;
+/// A connection is being made, and the system call only waits for it.
+pub const CONNECTING: u64 = 3;
+
+/// A number of which the verifier knows nothing any more: what depends on it is followed once, and not once for each value that it may
+/// have.
+///
+/// # Safety
+/// `s` must be a buffer of our own.
+#[inline(always)]
+pub unsafe fn forget(s: *mut Scratch, n: u64) -> u64 {
+    // SAFETY: by contract.
+    unsafe {
+        core::ptr::write_volatile(&raw mut (*s).forgotten, n);
+        core::ptr::read_volatile(&raw const (*s).forgotten)
+    }
+}
 
 /// One buffer.
 #[repr(C)]
@@ -81,10 +97,10 @@ pub struct Scratch {
     pub asked: u32,
     /// Zero.
     pub reserved: u32,
-    /// [`MADE`] or [`MADE_NAMELESS`]: the system call has made the object already, and cannot be begun anew.
-    pub made: u64,
-    /// Not 0: a connection is being made already, and nothing begins.
-    pub begun: u64,
+    /// See [`forget`].
+    pub forgotten: u64,
+    /// What the system call has done already, one of the three above; 0: nothing.
+    pub already: u64,
     /// Name of an action that is asked about, as done by one thread.
     pub hold: u64,
     /// Name of the same, whichever thread does it, as asked about by the same rules.
@@ -171,8 +187,7 @@ pub fn take() -> Option<(*mut Scratch, u32)> {
                     (*s).pos = END as u32;
                     core::ptr::write_volatile(&raw mut (*s).data, 0);
                     core::ptr::write_volatile(&raw mut (*s).carried, 0);
-                    core::ptr::write_volatile(&raw mut (*s).made, 0);
-                    core::ptr::write_volatile(&raw mut (*s).begun, 0);
+                    core::ptr::write_volatile(&raw mut (*s).already, 0);
                     core::ptr::write_volatile(&raw mut (*s).asked, 0);
                     zero(&raw mut (*s).head);
                 }

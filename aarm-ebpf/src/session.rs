@@ -243,7 +243,7 @@ fn begin(s: *mut Scratch, scratch: u32, p: *const Policy, place: Place) -> i32 {
             // name by user or cgroup must not slip through.
             (*s).pos = END as u32;
         }
-        let uid = decide::uid_set(p, bpf_get_current_uid_gid() as u32);
+        let uid = decide::uid_set(s, p, bpf_get_current_uid_gid() as u32);
         let Some(rule) = decide::select_agent(p, s, uid) else { return 0 };
         (*s).head.path_len = (END as u32).wrapping_sub((*s).pos) as u16;
         begin_session(s, scratch, (*p).rule_slot[rule as usize & 511] as u32, rule)

@@ -100,54 +100,72 @@ pub extern "C" fn aarm_subject(slot: u32) -> u32 {
     }
     // SAFETY: valid map values; masks keep indices inside.
     unsafe {
-        let mut subjects = 0u32;
         let mut w = 0;
         while w < RULE_WORDS {
             (*task).unsure[w] = 0;
             w += 1;
         }
-        let mut i = 0;
-        while i < SUBJECT_CONDITIONS {
-            if i as u32 >= (*p).subject_conditions {
-                break;
-            }
-            let c = (*p).subjects[i];
-            let (has, known) = match c.kind {
-                IMAGE_ANY | IMAGE_NONE => ((*task).image, (*task).image_known),
-                ANCESTOR_ANY | ANCESTOR_NONE => ((*task).lineage, (*task).lineage_known),
-                _ => ((*task).container, if (*task).cgroup != 0 { u64::MAX } else { 0 }),
-            };
-            let met = has & c.mask != 0;
-            let positive = c.kind == IMAGE_ANY || c.kind == ANCESTOR_ANY || c.kind == CONTAINER_ANY;
-            let unknown = !met && known & c.mask != c.mask;
-            let needed = c.needed_by as usize & SET_MASK;
-            if unknown {
-                subjects |= 0x1_0000 << i;
-                let mut w = 0;
-                while w < RULE_WORDS {
-                    let rules = (*p).sets[needed][w];
-                    (*task).context[w] &= !(rules & (*p).unknown_skip[w]);
-                    (*task).unsure[w] |= rules;
-                    w += 1;
-                }
-            } else if met == positive {
-                subjects |= 1 << i;
-            } else {
-                let mut w = 0;
-                while w < RULE_WORDS {
-                    (*task).context[w] &= !(*p).sets[needed][w];
-                    w += 1;
-                }
-            }
-            i += 1;
+        (*task).subjects = 0;
+        let conditions = (*p).subject_conditions;
+        let mut narrow = Narrow { task, p };
+        if bpf_loop(conditions, by_condition as *mut c_void, (&raw mut narrow).cast(), 0) != conditions as i64 {
+            return 1;
         }
         let mut w = 0;
         while w < RULE_WORDS {
             (*task).who[w] &= (*task).context[w];
             w += 1;
         }
-        (*task).subjects = subjects;
         (*task).who_generation = (*p).generation;
+        0
+    }
+}
+
+/// What the callback of `bpf_loop` needs.
+#[repr(C)]
+struct Narrow {
+    task: *mut Task,
+    p: *const Policy,
+}
+
+/// Looks at one condition. What has been found so far is kept with the task, not on the stack: see [`aarm_cgroup`].
+#[inline(never)]
+extern "C" fn by_condition(i: u32, narrow: *mut Narrow) -> i64 {
+    // SAFETY: the context is the caller's; the pointers in it are map values; masks keep indices inside.
+    unsafe {
+        let (task, p) = ((*narrow).task, (*narrow).p);
+        if task.is_null() || p.is_null() {
+            return 1;
+        }
+        let i = i & (SUBJECT_CONDITIONS as u32 - 1);
+        let c = (*p).subjects[i as usize];
+        let (has, known) = match c.kind {
+            IMAGE_ANY | IMAGE_NONE => ((*task).image, (*task).image_known),
+            ANCESTOR_ANY | ANCESTOR_NONE => ((*task).lineage, (*task).lineage_known),
+            _ => ((*task).container, if (*task).cgroup != 0 { u64::MAX } else { 0 }),
+        };
+        let met = has & c.mask != 0;
+        let positive = c.kind == IMAGE_ANY || c.kind == ANCESTOR_ANY || c.kind == CONTAINER_ANY;
+        let unknown = !met && known & c.mask != c.mask;
+        let needed = c.needed_by as usize & SET_MASK;
+        if unknown {
+            (*task).subjects |= 0x1_0000 << i;
+            let mut w = 0;
+            while w < RULE_WORDS {
+                let rules = (*p).sets[needed][w];
+                (*task).context[w] &= !(rules & (*p).unknown_skip[w]);
+                (*task).unsure[w] |= rules;
+                w += 1;
+            }
+        } else if met == positive {
+            (*task).subjects |= 1 << i;
+        } else {
+            let mut w = 0;
+            while w < RULE_WORDS {
+                (*task).context[w] &= !(*p).sets[needed][w];
+                w += 1;
+            }
+        }
         0
     }
 }
@@ -253,19 +271,34 @@ extern "C" fn step_node(_index: u32, climb: *mut Climb) -> i64 {
         if (*s).path_end > PATH_MAX as u32 {
             return 1;
         }
-        let mut state = (*s).state;
-        let mut i = 0;
-        while i < NAME_MAX as u32 {
-            if i >= len {
-                break;
-            }
-            let at = len.wrapping_sub(1).wrapping_sub(i) & 0xff;
-            state = step(p, state, *buf.add(at as usize));
-            i += 1;
-        }
-        (*s).state = state;
+        let mut name = Name { s, p, len };
+        bpf_loop(len, step_byte as *mut c_void, (&raw mut name).cast(), 0);
         boundary(s, p);
         (*climb).node = parent;
+        0
+    }
+}
+
+/// What the callback of `bpf_loop` needs.
+#[repr(C)]
+struct Name {
+    s: *mut Scratch,
+    p: *const Policy,
+    len: u32,
+}
+
+/// One byte of a name, from its end.
+#[inline(never)]
+extern "C" fn step_byte(i: u32, name: *mut Name) -> i64 {
+    // SAFETY: the context is the caller's; the pointers in it are map values; the mask keeps the index inside.
+    unsafe {
+        let (s, p) = ((*name).s, (*name).p);
+        if s.is_null() || p.is_null() {
+            return 1;
+        }
+        let buf = (&raw const (*s).buf).cast::<u8>().add(END);
+        let at = (*name).len.wrapping_sub(1).wrapping_sub(i) & 0xff;
+        (*s).state = step(p, (*s).state, *buf.add(at as usize));
         0
     }
 }

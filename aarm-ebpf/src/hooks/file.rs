@@ -159,7 +159,7 @@ unsafe fn open(f: &Frame, o: Object, flags: u32, mode: u32) -> i32 {
     // SAFETY: the frame's pointers are valid map values; the object's are typed.
     unsafe {
         (*f.s).head.arg = flags as u64;
-        (*f.s).made = if flags & O_TMPFILE != 0 {
+        (*f.s).already = if flags & O_TMPFILE != 0 {
             scratch::MADE_NAMELESS
         } else if mode & FMODE_CREATED != 0 {
             scratch::MADE

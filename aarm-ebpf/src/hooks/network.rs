@@ -17,7 +17,7 @@ use crate::emit;
 use crate::hosts;
 use crate::maps::CARRIED;
 use crate::redirect;
-use crate::scratch::Scratch;
+use crate::scratch::{self, Scratch};
 use crate::session::{framed, subject, supervised};
 
 const AF_UNSPEC: u16 = 0;
@@ -134,11 +134,11 @@ pub unsafe fn socket_action(
         if shape == Shape::Address {
             let a = *(&raw const (*h).addr).cast::<[u32; 4]>();
             ((*v).addr, (*v).port) = match (*h).family {
-                AF_INET => (v4_set(p, u32::from_be(a[0])), (*p).port_set[(*h).port as usize]),
+                AF_INET => (v4_set(f.s, p, u32::from_be(a[0])), (*p).port_set[(*h).port as usize]),
                 AF_INET6 => {
                     let high = (u32::from_be(a[0]) as u64) << 32 | u32::from_be(a[1]) as u64;
                     let low = (u32::from_be(a[2]) as u64) << 32 | u32::from_be(a[3]) as u64;
-                    (v6_set(p, high, low), (*p).port_set[(*h).port as usize])
+                    (v6_set(f.s, p, high, low), (*p).port_set[(*h).port as usize])
                 }
                 _ => ((*p).addr_none as u16, (*p).port_none as u16),
             };
@@ -258,7 +258,9 @@ pub fn socket_connect(ctx: LsmContext) -> i32 {
         // SAFETY: hook arguments are typed pointers.
         unsafe {
             let sock: *const c_void = ctx.arg(0);
-            (*f.s).begun = (typed::<u32>(sock, &OFF_SOCKET_STATE) == SS_CONNECTING) as u64;
+            if typed::<u32>(sock, &OFF_SOCKET_STATE) == SS_CONNECTING {
+                (*f.s).already = scratch::CONNECTING;
+            }
             with_address(f, Operation::Connect, sock, ctx.arg::<u64>(1), ctx.arg(2), None)
         }
     })

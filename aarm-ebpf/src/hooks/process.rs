@@ -189,12 +189,14 @@ const PTRACE_MODE_NOAUDIT: u32 = 4;
 const PR_SET_MM: i32 = 35;
 const PR_SET_PTRACER: i32 = 0x5961_6d61;
 
-/// Decides an action on another process, unless it is of the same session. One that is `shut` refuses it, whosever it is.
+/// Decides an action on another process, unless it is of the same session. One that `changes` what has not been decided yet is refused,
+/// whosever that is.
 #[inline(always)]
-fn upon(op: Operation, other: *mut c_void, arg: u32, shut: bool) -> i32 {
+fn upon(op: Operation, other: *mut c_void, arg: u32, changes: bool) -> i32 {
     subject(|u| {
         // SAFETY: the subject's pointers are valid map values; `other` is typed.
         unsafe {
+            let shut = changes && line::is_undecided(other);
             if !shut && session_of(other) == (*u.task).session {
                 return 0;
             }
@@ -221,8 +223,7 @@ pub fn task_kill(ctx: LsmContext) -> i32 {
 pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
     let mode: u32 = ctx.arg(1);
     if mode & PTRACE_MODE_NOAUDIT == 0 {
-        let shut = mode & PTRACE_MODE_ATTACH != 0 && line::is_undecided(ctx.arg(0));
-        return upon(Operation::Ptrace, ctx.arg(0), mode, shut);
+        return upon(Operation::Ptrace, ctx.arg(0), mode, mode & PTRACE_MODE_ATTACH != 0);
     }
     subject(|u| {
         // SAFETY: the subject's pointers are valid map values.
