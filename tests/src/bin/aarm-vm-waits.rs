@@ -145,6 +145,24 @@ fn start() -> Result<Child> {
     aarm_vm_tests::measured::daemon(std::path::Path::new(DIR))
 }
 
+/// Microseconds from the kernel's asking to the daemon's decision, by its method, as the receipts have it: the median.
+fn decided() -> Result<Value> {
+    let out = Command::new(AARM).args(["receipts", "--json"]).output()?;
+    let mut waited = std::collections::BTreeMap::<String, Vec<u64>>::new();
+    for line in out.stdout.split(|b| *b == b'\n').filter(|line| !line.is_empty()) {
+        let receipt = serde_json::from_slice::<Value>(line)?["receipt"].take();
+        let detail = &receipt["detail"];
+        if let (Some(method), Some(ns)) = (detail["method"].as_str(), detail["waited_ns"].as_u64()) {
+            waited.entry(method.to_owned()).or_default().push(ns);
+        }
+    }
+    let median = |mut all: Vec<u64>| {
+        all.sort_unstable();
+        all[all.len() / 2] as f64 / 1000.0
+    };
+    Ok(waited.into_iter().map(|(method, all)| (method, json!(median(all)))).collect())
+}
+
 fn main() -> Result<()> {
     if std::env::args().nth(1).as_deref() == Some("measure") {
         println!("{}", measure()?);
@@ -153,12 +171,14 @@ fn main() -> Result<()> {
     let mut daemon = start()?;
     let me = std::env::current_exe()?;
     let out = Command::new(AARM).args(["run", "--policy", "waits", "--"]).arg(me).arg("measure").output()?;
+    let decided = decided();
     // SAFETY: the daemon is our own.
     unsafe { libc::kill(daemon.id() as i32, libc::SIGTERM) };
     daemon.wait()?;
     let said = String::from_utf8_lossy(&out.stderr);
     ensure!(out.status.success(), "{}: {said}", out.status);
-    let figures: Value = serde_json::from_slice(&out.stdout).context("no figures")?;
+    let mut figures: Value = serde_json::from_slice(&out.stdout).context("no figures")?;
+    figures["decided"] = decided?;
     let of = |name: &str| figures[name].as_f64().unwrap_or(f64::NAN);
     if std::env::args().any(|a| a == "--json") {
         println!("{figures}");
@@ -171,5 +191,6 @@ fn main() -> Result<()> {
         let met = if ratio <= limit { "met" } else { "NOT MET" };
         println!("{name:<28}{:>12.1}{ratio:>12.1}{limit:>10}  {met}", of(name));
     }
+    println!("decided after, by method: {}", figures["decided"]);
     Ok(())
 }
