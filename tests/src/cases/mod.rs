@@ -69,12 +69,13 @@ pub fn all() -> Vec<Trial> {
         ("receipts", receipts::CASES),
         ("cli", cli::CASES),
         ("badinput", badinput::CASES),
-        ("lifecycle", lifecycle::CASES),
         ("pressure", pressure::CASES),
         ("disk", disk::CASES),
-        ("unable", unable::CASES),
         ("nobpf", unable::NO_BPF),
         ("escapes", escapes::CASES),
+        // What takes the programs out of the kernel comes last: loading them again takes a minute or more under emulation.
+        ("lifecycle", lifecycle::CASES),
+        ("unable", unable::CASES),
         ("real", real::CASES),
         ("debian", debian::CASES),
     ];
