@@ -128,8 +128,10 @@ impl Recorded {
         self.answers.get(&(hold, since_ns)).copied()
     }
 
-    /// A receipt that a former daemon could not write is written now.
+    /// A receipt that a former daemon could not write is written now, and not again: a daemon that is killed between keeping its state and
+    /// clearing the journal leaves it in both.
     pub fn is_told(&mut self, bytes: &[u8]) {
+        self.untold.remove(bytes);
         if let Ok(r) = serde_json::from_slice::<Value>(bytes) {
             self.answers.extend(answer(&r));
         }
@@ -259,7 +261,9 @@ mod tests {
         let snapshot = Snapshot { untold: vec![a.clone(), b.clone()], ..Snapshot::default() };
         let mut found = Recorded::expecting(&snapshot);
         found.note(&b.bytes, &snapshot);
-        let found = found.of_fresh_programs();
+        let mut found = found.of_fresh_programs();
         assert!(found.lacks(&a) && !found.lacks(&b));
+        found.is_told(&a.bytes);
+        assert!(!found.lacks(&a), "state and journal have it both");
     }
 }

@@ -82,9 +82,7 @@ impl Core {
             }
             let kind = if u.session == 0 { Kind::System } else { Kind::Session };
             self.batch.push(u.owner, u.session, u.time_ns, 0, kind, |out| out.extend_from_slice(&u.bytes));
-            if self.p.adopted {
-                self.p.recorded.is_told(&u.bytes);
-            }
+            self.p.recorded.is_told(&u.bytes);
             self.untold.push_back((self.number, u));
         }
     }
