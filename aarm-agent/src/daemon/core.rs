@@ -85,7 +85,7 @@ pub struct Parts {
     pub adopted: bool,
     /// Former state, if any belongs to this boot.
     pub snapshot: Snapshot,
-    /// What began to wait since state was kept last; none: that cannot be written.
+    /// What began to wait since state was kept last, and what rules answered; none: it cannot be written.
     pub journal: Option<Journal>,
     /// Policy directory.
     pub policies: std::path::PathBuf,

@@ -212,7 +212,9 @@ pub fn load(
     std::thread::scope(|scope| {
         let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
         let own = work();
-        others.into_iter().fold(own, |first, other| first.and(other.join().unwrap_or(Ok(()))))
+        others.into_iter().fold(own, |first, other| {
+            first.and(other.join().unwrap_or_else(|e| std::panic::resume_unwind(e)))
+        })
     })
 }
 

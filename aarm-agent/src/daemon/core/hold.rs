@@ -533,9 +533,8 @@ impl Core {
 
     /// Notes the receipt of an answer where the next daemon finds it. Whether that could be done.
     fn told_journal(&mut self) -> bool {
-        if let Some((_, told)) = self.untold.back().cloned() {
-            self.noted(|journal| journal.told(&told));
-        }
+        let Some((_, told)) = self.untold.back().cloned() else { return false };
+        self.noted(|journal| journal.told(&told));
         self.p.journal.is_some()
     }
 
@@ -676,7 +675,8 @@ impl Core {
         }
     }
 
-    /// Takes over what waited under a former daemon, if it still does; of two words about one the later is true. An answer that is on paper, and that the kernel was not told, is given: nobody is asked twice.
+    /// Takes over what waited under a former daemon, if it still does; of two words about one the later is true. An answer that is on
+    /// paper, and that the kernel was not told, is given: nobody is asked twice.
     pub(super) fn adopt_holds(&mut self) {
         for bytes in std::mem::take(&mut self.p.snapshot.holds) {
             let w = match serde_json::from_slice::<Waiting>(&bytes) {

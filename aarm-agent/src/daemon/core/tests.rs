@@ -12,6 +12,7 @@ use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{Given, HostKey, Redirect, STATS, Session as Slot, session_id};
 use aarm_common::{ABI_VERSION, Decision, Operation};
 
+use super::hold::How;
 use super::*;
 use crate::api::approvals::Approval;
 use crate::daemon::holds::{Unread, Waiting};
@@ -403,6 +404,26 @@ fn what_a_killed_daemon_has_answered_on_paper_is_the_answer() {
     assert_eq!(n.answers, [(1, true), (2, false)]);
     let asked: Vec<u64> = core.holds.keys(|_| true);
     assert_eq!(asked, [3, 4], "asked at another time, and not answered; the fifth does not wait");
+}
+
+#[test]
+fn what_rules_answer_has_its_effect_when_the_next_daemon_would_know_and_not_before() {
+    let kernel = Kernel::default();
+    kernel.0.lock().unwrap().waits = vec![(1, 1), (2, 1)];
+    let dir = tempfile::tempdir().unwrap();
+    let Begun { mut core, .. } = begin_on(kernel.clone(), dir.path(), false);
+    // Where nothing can be noted, it waits for the disk.
+    core.resolve(waiting(1), false, None, &How::by_itself("policy"));
+    assert!(kernel.0.lock().unwrap().answers.is_empty());
+    core.p.journal = Some(Journal::open(dir.path()).unwrap().0);
+    core.resolve(waiting(2), false, None, &How::by_itself("policy"));
+    assert_eq!(kernel.0.lock().unwrap().answers, [(2, false)]);
+    let told = Journal::open(dir.path()).unwrap().1.told;
+    assert!(told.len() == 1 && told[0].bytes == core.batch.last(), "{told:?}");
+    // What somebody says waits for the disk in any case.
+    core.resolve(waiting(3), true, None, &How { approver: "uid:0", ..How::by_itself("approval") });
+    core.let_go(core.number - 1);
+    assert_eq!(kernel.0.lock().unwrap().answers.len(), 1);
 }
 
 /// It was freed ten seconds after the policy's sessions were moved away: an answer had no rule then, and what was to be changed was not.
