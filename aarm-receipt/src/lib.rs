@@ -3,22 +3,28 @@
 //! - [`canonical`]: the bytes that are hashed and signed, RFC 8785 restricted to what needs no floating point.
 //! - [`receipt`]: what a receipt says, and its one encoding.
 //! - [`merkle`]: the RFC 6962 tree over the receipts, kept as its right edge.
+//! - [`proof`]: that a receipt is in the tree, or that one tree begins with another. [`tile`]: the tree's hashes on disk.
+//! - [`bundle`]: one receipt with all that proves it.
 //! - [`note`]: C2SP signed notes and checkpoints.
 //! - [`keys`]: the two signing keys and the public form of both.
 //! - [`segment`]: the on-disk form. [`log`]: the one writer. [`read`]: reading. [`verify`]: checking.
 //!
 //! Must never: know the kernel, the daemon or a clock; sign what is not durable; trust a byte it reads.
 
+pub mod bundle;
 pub mod canonical;
 pub mod keys;
 pub mod log;
 pub mod merkle;
 pub mod note;
+pub mod proof;
 pub mod read;
 pub mod receipt;
 pub mod segment;
+pub mod tile;
 pub mod verify;
 
+pub use bundle::Bundle;
 pub use keys::{KeyError, Keys, TrustedKeys};
 pub use log::{LogError, LogWriter, Opened, Options};
 pub use receipt::{Body, Common, MAX_RECEIPT, encode};

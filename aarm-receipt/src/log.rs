@@ -5,10 +5,11 @@
 //! <log>/log.pub               public keys, for verifiers
 //! <log>/segment-*.aarm        receipts, see `segment`
 //! <log>/next.segment          space reserved for the next segment
+//! <log>/tile/                 the tree's hashes, see `tile`
 //! <log>/checkpoint            the last signed tree head
 //! <log>/lock                  held by the writer
 //! ```
-//! Order: append, make durable, sign, place the checkpoint, make the directory durable. Never signs what is
+//! Order: append, make durable, place tiles, sign, place the checkpoint, make the directory durable. Never signs what is
 //! not durable. At the start a torn tail beyond the signed size is cut off and said so; damage below it is
 //! never repaired.
 
@@ -23,6 +24,7 @@ use crate::merkle::{self, Hash, Tree};
 use crate::note::Checkpoint;
 use crate::receipt::MAX_RECEIPT;
 use crate::segment::{self, HEADER, Kind, RECORD_HEADER, Scanner, SegmentError};
+use crate::tile::{self, Growing, Place};
 
 /// Bytes gathered before they are written, though not yet made durable.
 const BUFFER: usize = 1 << 18;
@@ -123,6 +125,9 @@ pub struct LogWriter {
     offset: u64,
     buffer: Vec<u8>,
     tree: Tree,
+    tiles: Growing,
+    /// Parts of tiles that the last checkpoint needs, and those of the one before, whose reader may not be done.
+    parts: [Vec<Place>; 2],
     durable: u64,
     signed: u64,
     poisoned: bool,
@@ -141,6 +146,16 @@ pub(crate) fn origin_hash(origin: &str) -> Hash {
     hash
 }
 
+/// No room is something else than a failure: it may come to an end.
+fn no_room<'a>(dir: &'a Path, path: &'a Path, bytes: usize) -> impl Fn(std::io::Error) -> LogError + 'a {
+    move |e| match e.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => {
+            LogError::NoSpace { path: dir.to_path_buf(), bytes: bytes as u64 }
+        }
+        _ => io(path)(e),
+    }
+}
+
 fn sync_dir(dir: &Path) -> Result<(), LogError> {
     File::open(dir).and_then(|d| d.sync_all()).map_err(io(dir))
 }
@@ -148,14 +163,9 @@ fn sync_dir(dir: &Path) -> Result<(), LogError> {
 /// Writes a small file whole or not at all. Without room for it all stays as it was.
 fn place(dir: &Path, name: &str, content: &[u8]) -> Result<(), LogError> {
     let temporary = dir.join(format!("{name}.new"));
-    let room = |e: std::io::Error| match e.raw_os_error() {
-        Some(libc::ENOSPC | libc::EDQUOT) => {
-            LogError::NoSpace { path: dir.to_path_buf(), bytes: content.len() as u64 }
-        }
-        _ => io(&temporary)(e),
-    };
-    let mut file = File::create(&temporary).map_err(room)?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(room)?;
+    let room = no_room(dir, &temporary, content.len());
+    let mut file = File::create(&temporary).map_err(&room)?;
+    file.write_all(content).and_then(|()| file.sync_all()).map_err(&room)?;
     let path = dir.join(name);
     std::fs::rename(&temporary, &path).map_err(io(&path))?;
     sync_dir(dir)
@@ -251,6 +261,8 @@ impl LogWriter {
             durable: scan.tree.size(),
             signed: opened.signed,
             tree: scan.tree,
+            tiles: scan.tiles,
+            parts: Default::default(),
             poisoned: false,
             _lock: lock,
         };
@@ -271,12 +283,15 @@ impl LogWriter {
         if self.offset + (self.buffer.len() + needed) as u64 > self.segment_bytes {
             self.roll()?;
         }
+        if self.tiles.is_full() {
+            place_tiles(&self.dir, self.tiles.whole())?;
+        }
         segment::record(&mut self.buffer, Kind::Receipt, receipt);
         if weighty {
             segment::record(&mut self.buffer, Kind::Signature, self.keys.receipt.sign(receipt).as_ref());
         }
         let index = self.tree.size();
-        self.tree.push(merkle::leaf(receipt));
+        self.tiles.push(&mut self.tree, merkle::leaf(receipt));
         if self.buffer.len() >= BUFFER {
             self.write()?;
         }
@@ -334,9 +349,31 @@ impl LogWriter {
     pub fn checkpoint(&mut self) -> Result<Checkpoint, LogError> {
         self.sync()?;
         let c = Checkpoint { origin: self.origin().to_owned(), size: self.durable, root: self.tree.root() };
+        self.place_all_tiles()?;
         place(&self.dir, "checkpoint", c.sign(&self.keys.log).as_bytes())?;
         self.signed = c.size;
         Ok(c)
+    }
+
+    /// Places what whoever reads the next checkpoint needs.
+    fn place_all_tiles(&mut self) -> Result<(), LogError> {
+        place_tiles(&self.dir, self.tiles.whole())?;
+        let parts: Vec<_> = self.tiles.partial().collect();
+        if parts.iter().map(|(part, _)| part).eq(&self.parts[0]) {
+            return Ok(());
+        }
+        for (part, hashes) in &parts {
+            place_tile(&self.dir, *part, hashes)?;
+        }
+        let now = parts.into_iter().map(|(part, _)| part).collect();
+        let before = std::mem::replace(&mut self.parts[0], now);
+        for gone in std::mem::replace(&mut self.parts[1], before) {
+            if !self.parts.iter().any(|parts| parts.contains(&gone)) {
+                // Where it stays, it only takes room.
+                let _ = std::fs::remove_file(gone.path(&self.dir));
+            }
+        }
+        Ok(())
     }
 
     /// Receipts appended.
@@ -413,8 +450,33 @@ fn new_segment(
     Ok((file, path))
 }
 
+fn place_tile(dir: &Path, place: Place, hashes: &[Hash]) -> Result<(), LogError> {
+    let path = place.path(dir);
+    tile::write(dir, place, hashes).map_err(no_room(dir, &path, hashes.as_flattened().len()))
+}
+
+/// Places whole tiles; those that there is no room for are still there afterwards.
+fn place_tiles(dir: &Path, whole: &mut Vec<(Place, Vec<Hash>)>) -> Result<(), LogError> {
+    let mut placed = 0;
+    let result = whole.iter().try_for_each(|(place, hashes)| {
+        place_tile(dir, *place, hashes)?;
+        tile::remove_parts(dir, *place);
+        placed += 1;
+        Ok(())
+    });
+    whole.drain(..placed);
+    result
+}
+
+/// Leaves those whole tiles that are on disk as they should be.
+fn mend_tiles(dir: &Path, whole: &mut Vec<(Place, Vec<Hash>)>) -> Result<(), LogError> {
+    whole.retain(|(place, hashes)| tile::read(dir, *place).as_ref() != Some(hashes));
+    place_tiles(dir, whole)
+}
+
 struct Scan {
     tree: Tree,
+    tiles: Growing,
     /// Number of the last segment and where its records end.
     last: Option<(u64, u64)>,
 }
@@ -428,7 +490,7 @@ fn recover(
 ) -> Result<Scan, LogError> {
     let signed = checkpoint.map_or(0, |c| c.size);
     let segments = segment::list(dir).map_err(io(dir))?;
-    let mut tree = Tree::default();
+    let (mut tree, mut tiles) = (Tree::default(), Growing::default());
     let mut last = None;
     let damaged = |path: &Path, what: String| LogError::Damaged { path: path.to_path_buf(), what };
     let check = |tree: &Tree, path: &Path| match checkpoint {
@@ -444,8 +506,11 @@ fn recover(
         let problem = loop {
             match scanner.next_record() {
                 Ok(Some((Kind::Receipt, bytes))) => {
-                    tree.push(merkle::leaf(bytes));
+                    tiles.push(&mut tree, merkle::leaf(bytes));
                     check(&tree, path)?;
+                    if tiles.is_full() {
+                        mend_tiles(dir, tiles.whole())?;
+                    }
                 }
                 Ok(Some((Kind::Signature, _))) => {}
                 Ok(None) => break None,
@@ -471,7 +536,8 @@ fn recover(
         let what = format!("{} receipts where {signed} were signed", tree.size());
         return Err(damaged(dir, what));
     }
-    Ok(Scan { tree, last })
+    mend_tiles(dir, tiles.whole())?;
+    Ok(Scan { tree, tiles, last })
 }
 
 /// How much of the tail is not zero: from the end of the records to the last byte that is not.

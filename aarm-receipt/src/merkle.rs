@@ -68,11 +68,19 @@ impl Tree {
     /// Adds a leaf.
     #[inline]
     pub fn push(&mut self, leaf: Hash) {
+        self.push_each(leaf, |_, _| {});
+    }
+
+    /// Adds a leaf; `each` gets the height and the root of every subtree that is complete with it, the leaf first.
+    #[inline]
+    pub(crate) fn push_each(&mut self, leaf: Hash, mut each: impl FnMut(u32, &Hash)) {
         let mut hash = leaf;
+        each(0, &hash);
         // One complete subtree ends for each trailing one of the old size.
-        for _ in 0..self.size.trailing_ones() {
+        for height in 1..=self.size.trailing_ones() {
             if let Some(left) = self.edge.pop() {
                 hash = node(&left, &hash);
+                each(height, &hash);
             }
         }
         self.edge.push(hash);

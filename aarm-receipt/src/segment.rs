@@ -111,6 +111,20 @@ pub fn record(out: &mut Vec<u8>, kind: Kind, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+/// The number of a segment's first receipt, as its header says.
+pub fn first(path: &Path) -> Result<u64, SegmentError> {
+    let mut found = [0; HEADER];
+    File::open(path)?.read_exact(&mut found).map_err(|_| SegmentError::Header("too short"))?;
+    let (mut first, mut origin) = ([0; 8], [0; 32]);
+    first.copy_from_slice(&found[16..24]);
+    origin.copy_from_slice(&found[24..56]);
+    let first = u64::from_le_bytes(first);
+    if found != header(first, &origin) {
+        return Err(SegmentError::Header("not a segment's header"));
+    }
+    Ok(first)
+}
+
 /// Reads one segment, record by record, in bounded memory.
 pub struct Scanner {
     file: BufReader<File>,

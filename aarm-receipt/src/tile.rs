@@ -1,0 +1,230 @@
+//! The tree's hashes on disk, as C2SP tiles (`c2sp.org/tlog-tiles`), so that a proof needs a few small files and not the whole log.
+//!
+//! ```text
+//! <log>/tile/<level>/<n>          256 hashes of 32 bytes: at level 0 of receipts, above of whole tiles of the level below
+//! <log>/tile/<level>/<n>.p/<w>    the first w of them: the rightmost tile when a checkpoint was signed
+//! <n>                             three digits a directory, all but the last after an `x`: 1234067 is x001/x234/067
+//! ```
+//! Derived: what is missing, or not what the receipts say, is written again when the log is opened; who reads tiles checks what they lead to
+//! against a checkpoint. Must never: be made durable before receipts, or believed.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use crate::merkle::{self, Hash, Tree};
+
+/// Hashes of a whole tile.
+pub const WIDTH: usize = 256;
+/// Levels of the tree that one level of tiles stands for.
+const HEIGHT: u32 = WIDTH.trailing_zeros();
+/// Most tiles that wait to be written: 2 MiB.
+const WAITING_MAX: usize = 256;
+
+/// The directory.
+pub const DIR: &str = "tile";
+
+/// A tile's path in the log's directory; of a partial one with its width.
+pub fn path(level: u32, n: u64, width: usize) -> String {
+    assert!((1..=WIDTH).contains(&width) && level < u64::BITS / HEIGHT, "a tile of the tree");
+    let mut groups = vec![format!("{:03}", n % 1000)];
+    let mut rest = n / 1000;
+    while rest > 0 {
+        groups.push(format!("x{:03}", rest % 1000));
+        rest /= 1000;
+    }
+    groups.reverse();
+    let partial = if width < WIDTH { format!(".p/{width}") } else { String::new() };
+    format!("{DIR}/{level}/{}{partial}", groups.join("/"))
+}
+
+/// A tile by its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub level: u32,
+    pub n: u64,
+    pub width: usize,
+}
+
+impl Place {
+    pub fn path(&self, log: &Path) -> PathBuf {
+        log.join(path(self.level, self.n, self.width))
+    }
+}
+
+/// One level's rightmost tile.
+#[derive(Default)]
+struct Level {
+    /// Whole tiles left of it.
+    whole: u64,
+    /// Less than [`WIDTH`].
+    hashes: Vec<Hash>,
+}
+
+/// Tiles of a tree that grows.
+#[derive(Default)]
+pub(crate) struct Growing {
+    levels: Vec<Level>,
+    waiting: Vec<(Place, Vec<Hash>)>,
+}
+
+impl Growing {
+    /// Adds a leaf to a tree and to its tiles.
+    #[inline]
+    pub fn push(&mut self, tree: &mut Tree, leaf: Hash) {
+        tree.push_each(leaf, |height, hash| {
+            if height % HEIGHT == 0 {
+                self.add((height / HEIGHT) as usize, *hash);
+            }
+        });
+    }
+
+    #[inline]
+    fn add(&mut self, at: usize, hash: Hash) {
+        if self.levels.len() <= at {
+            self.levels.push(Level { whole: 0, hashes: Vec::with_capacity(WIDTH) });
+        }
+        let level = &mut self.levels[at];
+        level.hashes.push(hash);
+        if level.hashes.len() == WIDTH {
+            let place = Place { level: at as u32, n: level.whole, width: WIDTH };
+            let hashes = std::mem::replace(&mut level.hashes, Vec::with_capacity(WIDTH));
+            level.whole += 1;
+            self.waiting.push((place, hashes));
+        }
+    }
+
+    /// Whether whole tiles should be taken before more is added.
+    pub fn is_full(&self) -> bool {
+        self.waiting.len() >= WAITING_MAX
+    }
+
+    /// Whole tiles since the last time, as they were completed.
+    pub fn whole(&mut self) -> &mut Vec<(Place, Vec<Hash>)> {
+        &mut self.waiting
+    }
+
+    /// The rightmost tiles, of those levels that have one.
+    pub fn partial(&self) -> impl Iterator<Item = (Place, &[Hash])> {
+        self.levels.iter().enumerate().filter(|(_, level)| !level.hashes.is_empty()).map(|(at, level)| {
+            let place = Place { level: at as u32, n: level.whole, width: level.hashes.len() };
+            (place, level.hashes.as_slice())
+        })
+    }
+}
+
+/// What is in a tile's file, if it is one of that width.
+pub(crate) fn read(log: &Path, place: Place) -> Option<Vec<Hash>> {
+    use std::io::Read;
+    let bytes = place.width * size_of::<Hash>();
+    let mut found = Vec::with_capacity(bytes + 1);
+    std::fs::File::open(place.path(log)).ok()?.take(bytes as u64 + 1).read_to_end(&mut found).ok()?;
+    (found.len() == bytes).then(|| found.as_chunks().0.to_vec())
+}
+
+/// Writes a tile: whole under its name, or not there. Not durable.
+pub(crate) fn write(log: &Path, place: Place, hashes: &[Hash]) -> std::io::Result<()> {
+    let path = place.path(log);
+    let temporary = path.with_extension("new");
+    let write = || std::fs::write(&temporary, hashes.as_flattened());
+    match (write(), path.parent()) {
+        (Err(e), Some(dir)) if e.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(dir)?;
+            write()?;
+        }
+        (written, _) => written?,
+    }
+    std::fs::rename(&temporary, &path)
+}
+
+/// Takes away what was a part of a tile that is whole now.
+pub(crate) fn remove_parts(log: &Path, whole: Place) {
+    // Where it stays, it only takes room.
+    let _ = std::fs::remove_dir_all(whole.path(log).with_extension("p"));
+}
+
+/// Hashes of subtrees, from the tiles of a log. What it says is for the caller to check.
+pub struct Tiles<'a> {
+    log: &'a Path,
+    /// Of the tree.
+    size: u64,
+    read: HashMap<(u32, u64), Vec<Hash>>,
+}
+
+impl<'a> Tiles<'a> {
+    /// Of a log that has (at least) so many receipts.
+    pub fn new(log: &'a Path, size: u64) -> Self {
+        Self { log, size, read: HashMap::new() }
+    }
+
+    /// The hash of a range of leaves that RFC 6962 makes a subtree of. `None`: a tile is not there.
+    pub fn subtree(&mut self, range: &Range<u64>) -> Option<Hash> {
+        let leaves = range.end.checked_sub(range.start).filter(|n| *n > 0 && range.end <= self.size)?;
+        // Whole subtrees from the left, each as large as the rest has room for.
+        let mut begin = range.start;
+        let mut parts = Vec::new();
+        let mut rest = leaves;
+        while rest > 0 {
+            let height = 63 - rest.leading_zeros();
+            parts.push(self.whole(height, begin >> height)?);
+            begin += 1 << height;
+            rest -= 1 << height;
+        }
+        let mut parts = parts.into_iter().rev();
+        let last = parts.next()?;
+        Some(parts.fold(last, |right, left| merkle::node(&left, &right)))
+    }
+
+    /// The root of the subtree of `height` that is the `index`th of its kind.
+    fn whole(&mut self, height: u32, index: u64) -> Option<Hash> {
+        let (level, within) = (height / HEIGHT, height % HEIGHT);
+        let first = index << within;
+        let tile = self.tile(level, first / WIDTH as u64)?;
+        let from = (first % WIDTH as u64) as usize;
+        let mut tree = Tree::default();
+        tile.get(from..from + (1 << within))?.iter().for_each(|hash| tree.push(*hash));
+        Some(tree.root())
+    }
+
+    fn tile(&mut self, level: u32, n: u64) -> Option<&[Hash]> {
+        use std::collections::hash_map::Entry;
+        let width =
+            (self.size >> (level * HEIGHT)).saturating_sub(n * WIDTH as u64).min(WIDTH as u64) as usize;
+        match self.read.entry((level, n)) {
+            Entry::Occupied(found) => Some(found.into_mut()),
+            Entry::Vacant(place) => {
+                let of = |width| read(self.log, Place { level, n, width });
+                // A partial one may have gone since the whole one came.
+                let hashes = Some(width).filter(|w| *w > 0).and_then(|w| of(w).or_else(|| of(WIDTH)))?;
+                Some(place.insert(hashes))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_those_of_the_specification() {
+        assert_eq!(path(0, 1_234_067, WIDTH), "tile/0/x001/x234/067");
+        assert_eq!(path(2, 0, 1), "tile/2/000.p/1");
+        assert_eq!(path(0, 273, 112), "tile/0/273.p/112");
+        assert_eq!(path(1, 1000, 255), "tile/1/x001/000.p/255");
+    }
+
+    #[test]
+    fn a_tree_has_the_tiles_of_the_specification() {
+        let mut tiles = Growing::default();
+        let mut tree = Tree::default();
+        for i in 0..70_000u64 {
+            tiles.push(&mut tree, merkle::leaf(&i.to_be_bytes()));
+        }
+        let whole = |level| tiles.waiting.iter().filter(|(place, _)| place.level == level).count();
+        assert_eq!((whole(0), whole(1), whole(2)), (273, 1, 0));
+        let widths: Vec<_> =
+            tiles.partial().map(|(p, hashes)| (p.level, p.n, p.width, hashes.len())).collect();
+        assert_eq!(widths, [(0, 273, 112, 112), (1, 1, 17, 17), (2, 0, 1, 1)]);
+    }
+}
