@@ -312,3 +312,63 @@ fn doctor_answers_without_a_daemon() {
     assert_eq!(output.status.code(), Some(expected));
     assert!(json["checks"].as_array().unwrap().len() >= 8);
 }
+
+#[test]
+fn a_receipt_is_proven_to_whoever_has_the_keys_and_a_log_that_was_rolled_back_is_found_out() {
+    use aarm_receipt::{Body, Common, Keys, LogWriter, Options, canonical::Encoded, encode};
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let write = |log: &Path, size: u64| {
+        let keys = Keys::from_seeds([1; 32], [2; 32]).unwrap();
+        let (mut w, _) =
+            LogWriter::open(log, keys, "aarm.test/log", Options { segment_bytes: 1 << 20 }).unwrap();
+        for n in w.size()..size {
+            let mut bytes = Vec::new();
+            let host = &Encoded::text(b"h");
+            let common = Common { time_ns: n, boot_ns: n, host, session: None, seq: None };
+            encode(&common, &Body::Stop { version: "1" }, &mut bytes);
+            w.append(&bytes, false).unwrap();
+        }
+        w.checkpoint().unwrap();
+    };
+    write(&log, 300);
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (log_dir, proof, key, seen) = (at("log"), at("7.tlog-proof"), at("log/log.pub"), at("seen"));
+
+    let made = offline(&["prove", "7", "--log", &log_dir, "-o", &proof]);
+    assert!(made.status.success(), "{}", stderr(&made));
+    let shown = offline(&["prove", "7", "--log", &log_dir]);
+    assert_eq!(stdout(&shown), std::fs::read_to_string(&proof).unwrap());
+    let good = offline(&["verify", &proof, "--key", &key]);
+    assert!(good.status.success() && stdout(&good).contains("proven: receipt 7"), "{}", stdout(&good));
+    let json = stdout(&offline(&["verify", &proof, "--key", &key, "--json"]));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        (&json["index"], &json["verdict"], &json["signed"]),
+        (&7.into(), &"intact".into(), &300.into())
+    );
+    let other = std::fs::read_to_string(&proof).unwrap().replacen("index 7", "index 8", 1);
+    std::fs::write(at("8.tlog-proof"), other).unwrap();
+    let bad = offline(&["verify", &at("8.tlog-proof"), "--key", &key]);
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(stdout(&bad).contains("NOT PROVEN: the receipt is not number 8 of the 300"), "{}", stdout(&bad));
+    let early = offline(&["prove", "300", "--log", &log_dir]);
+    assert_eq!(early.status.code(), Some(1));
+    assert!(stderr(&early).contains("receipt 300 is not signed yet"), "{}", stderr(&early));
+    assert_eq!(offline(&["verify", &proof]).status.code(), Some(2), "a proof without keys");
+
+    let verify = |log: &str| offline(&["verify", log, "--key", &key, "--remember", &seen]);
+    assert!(verify(&log_dir).status.success());
+    write(&log, 400);
+    let grown = verify(&log_dir);
+    assert!(
+        grown.status.success() && stdout(&grown).contains("begins with the 300 receipts"),
+        "{}",
+        stdout(&grown)
+    );
+    write(&dir.path().join("other"), 350);
+    let back = verify(&at("other"));
+    assert_eq!(back.status.code(), Some(1));
+    assert!(stdout(&back).contains("rolled back"), "{}", stdout(&back));
+    assert!(verify(&log_dir).status.success(), "what was seen stays as it was");
+}

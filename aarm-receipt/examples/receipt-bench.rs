@@ -136,7 +136,7 @@ fn main() {
     let (log_rate, path, written) = run("log", false, BATCH);
     let (each_rate, _, _) = run("each", true, 256);
     let began = Instant::now();
-    let report = verify_dir(&path, &keys().trusted(ORIGIN));
+    let report = verify_dir(&path, &keys().trusted(ORIGIN), None);
     assert_eq!(report.receipts, written, "{report}");
     let verify_rate = written as f64 / began.elapsed().as_secs_f64();
     if std::env::args().any(|a| a == "--json") {

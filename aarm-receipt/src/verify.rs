@@ -12,10 +12,11 @@ use serde_json::Value;
 
 use crate::keys::TrustedKeys;
 use crate::log::origin_hash;
-use crate::merkle::{self, Tree};
+use crate::merkle::{self, Hash, Tree};
 use crate::note::Checkpoint;
 use crate::receipt;
 use crate::segment::{self, Kind, Scanner};
+use crate::tile::{self, Growing, Place};
 
 /// The one-word result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -50,6 +51,13 @@ pub struct Report {
     pub declared: u64,
     /// Receipts of each kind.
     pub kinds: BTreeMap<String, u64>,
+    /// Receipts under a checkpoint that the caller saw before, with which the log begins.
+    pub seen: Option<u64>,
+    /// Tiles of the tree that are not there. They are derived: nothing is lost with them.
+    pub tiles_missing: u64,
+    /// The signed note that it was held against, if there is one to believe.
+    #[serde(skip)]
+    pub checkpoint: Vec<u8>,
     /// What is wrong, first things first.
     pub problems: Vec<String>,
 }
@@ -68,6 +76,16 @@ impl fmt::Display for Report {
             self.receipts, self.signed, self.unsigned
         )?;
         writeln!(f, "  {} signatures of single receipts checked", self.signatures)?;
+        if let Some(seen) = self.seen {
+            writeln!(f, "  begins with the {seen} receipts of the checkpoint seen before")?;
+        }
+        if self.tiles_missing > 0 {
+            let n = self.tiles_missing;
+            writeln!(
+                f,
+                "  {n} tiles are missing; nothing is lost with them, and the daemon's next start brings them back"
+            )?;
+        }
         writeln!(f, "  {} events without a receipt, {} of them declared", self.missing, self.declared)?;
         for (kind, n) in &self.kinds {
             writeln!(f, "  {n:>10} {kind}")?;
@@ -128,8 +146,9 @@ impl Sequences {
     }
 }
 
-/// Verifies a log directory.
-pub fn verify_dir(dir: &Path, trusted: &TrustedKeys) -> Report {
+/// Verifies a log directory. `seen`: a checkpoint of this log that the caller saw and believed before; a log that does not begin with what it
+/// has was rolled back, or is another one.
+pub fn verify_dir(dir: &Path, trusted: &TrustedKeys, seen: Option<&Checkpoint>) -> Report {
     let mut r = Report {
         verdict: Verdict::Intact,
         origin: trusted.log.name.clone(),
@@ -140,10 +159,13 @@ pub fn verify_dir(dir: &Path, trusted: &TrustedKeys) -> Report {
         missing: 0,
         declared: 0,
         kinds: BTreeMap::new(),
+        seen: None,
+        tiles_missing: 0,
+        checkpoint: Vec::new(),
         problems: Vec::new(),
     };
     let mut sequences = Sequences::default();
-    if let Err(problem) = check(dir, trusted, &mut r, &mut sequences) {
+    if let Err(problem) = check(dir, trusted, seen, &mut r, &mut sequences) {
         tampered(&mut r, problem);
     }
     sequences.close();
@@ -165,7 +187,30 @@ fn tampered(r: &mut Report, problem: String) {
     }
 }
 
-fn check(dir: &Path, trusted: &TrustedKeys, r: &mut Report, sequences: &mut Sequences) -> Result<(), String> {
+/// Holds tiles against those that there should be.
+fn check_tiles<'a>(dir: &Path, tiles: impl Iterator<Item = (Place, &'a [Hash])>, r: &mut Report) {
+    for (place, hashes) in tiles {
+        match tile::read(dir, place) {
+            Some(found) if found == hashes => {}
+            None if !place.path(dir).exists() => {
+                // A partial one goes when the tree has grown.
+                r.tiles_missing += u64::from(place.width == tile::WIDTH);
+            }
+            _ => tampered(
+                r,
+                format!("{}: not the tree's hashes", tile::path(place.level, place.n, place.width)),
+            ),
+        }
+    }
+}
+
+fn check(
+    dir: &Path,
+    trusted: &TrustedKeys,
+    seen: Option<&Checkpoint>,
+    r: &mut Report,
+    sequences: &mut Sequences,
+) -> Result<(), String> {
     let origin = std::fs::read_to_string(dir.join("origin")).map_err(|e| format!("origin: {e}"))?;
     if origin != format!("{}\n", trusted.log.name) {
         return Err("the directory holds another log than the keys are for".into());
@@ -178,10 +223,25 @@ fn check(dir: &Path, trusted: &TrustedKeys, r: &mut Report, sequences: &mut Sequ
     let note = std::fs::read(dir.join("checkpoint")).map_err(|e| format!("checkpoint: {e}"))?;
     let checkpoint = Checkpoint::open(&note, &trusted.log).map_err(|e| format!("checkpoint: {e}"))?;
     r.signed = checkpoint.size;
+    r.checkpoint = note;
     let hash = origin_hash(&trusted.log.name);
     let segments = segment::list(dir).map_err(|e| e.to_string())?;
-    let mut tree = Tree::default();
+    let (mut tree, mut tiles) = (Tree::default(), Growing::default());
     let mut proven = checkpoint.size == 0 && checkpoint.root == tree.root();
+    let begins = |tree: &Tree, r: &mut Report| match seen {
+        Some(seen) if seen.size == tree.size() => {
+            if seen.root != tree.root() {
+                return Err(format!(
+                    "the first {} receipts are not those of the checkpoint seen before",
+                    seen.size
+                ));
+            }
+            r.seen = Some(seen.size);
+            Ok(())
+        }
+        _ => Ok(()),
+    };
+    begins(&tree, r)?;
     let last = segments.len().saturating_sub(1);
     for (i, (_, path)) in segments.iter().enumerate() {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -192,8 +252,19 @@ fn check(dir: &Path, trusted: &TrustedKeys, r: &mut Report, sequences: &mut Sequ
             let at = scanner.offset();
             match scanner.next_record() {
                 Ok(Some((Kind::Receipt, bytes))) => {
-                    tree.push(merkle::leaf(bytes));
+                    let leaf = merkle::leaf(bytes);
+                    if tree.size() < checkpoint.size {
+                        tiles.push(&mut tree, leaf);
+                    } else {
+                        tree.push(leaf);
+                    }
+                    begins(&tree, r)?;
+                    if tiles.is_full() || tree.size() == checkpoint.size {
+                        let whole = std::mem::take(tiles.whole());
+                        check_tiles(dir, whole.iter().map(|(place, hashes)| (*place, hashes.as_slice())), r);
+                    }
                     if tree.size() == checkpoint.size {
+                        check_tiles(dir, tiles.partial(), r);
                         proven = tree.root() == checkpoint.root;
                         if !proven {
                             return Err(format!(
@@ -242,7 +313,14 @@ fn check(dir: &Path, trusted: &TrustedKeys, r: &mut Report, sequences: &mut Sequ
         return Err(format!("{} receipts where {} were signed", tree.size(), checkpoint.size));
     }
     r.unsigned = tree.size() - checkpoint.size;
-    Ok(())
+    match seen {
+        Some(seen) if r.seen.is_none() => Err(format!(
+            "{} receipts, where a checkpoint seen before had {}: it was rolled back",
+            tree.size(),
+            seen.size
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// A tail beyond everything signed may be half written; anywhere else it is damage.

@@ -7,6 +7,8 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use aarm_receipt::bundle::ProveError;
+
 use super::output::{Color, Output, style};
 use super::{count, escape};
 use crate::api::types::{Diagnostic, ErrorBody, ErrorCode};
@@ -129,6 +131,17 @@ pub enum CliError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A receipt cannot be proven.
+    #[error("no proof")]
+    Prove(#[from] ProveError),
+    /// A file could not be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The verifier was given no key or a bad one.
     #[error("no usable verifier key: {0}")]
     Key(String),
@@ -161,7 +174,9 @@ impl CliError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Usage(_) => Exit::USAGE,
-            Self::Policy { .. } => Exit::NEGATIVE,
+            Self::Policy { .. } | Self::Prove(ProveError::NotSigned { .. } | ProveError::Tampered) => {
+                Exit::NEGATIVE
+            }
             Self::Refused { body } => match body.error.code {
                 ErrorCode::NotFound | ErrorCode::UnknownPolicy | ErrorCode::PolicyInvalid => Exit::NEGATIVE,
                 ErrorCode::BadRequest => Exit::USAGE,
@@ -192,7 +207,7 @@ impl CliError {
             Self::Timeout { .. } => "see `journalctl -u aarm-agent` for what it is doing".into(),
             Self::Stopped => "sessions go on and stay supervised; watch again when it is back".into(),
             Self::Lost { .. } => "nothing is lost in the log: read it with `aarm receipts`".into(),
-            Self::TooLarge { .. } => "no policy needs so much: is it the right file?".into(),
+            Self::TooLarge { .. } => "nothing of its kind needs so much: is it the right file?".into(),
             Self::Policy { path, .. } => format!("`aarm policy check {}` shows each place", path.display()),
             Self::Usage(_) => "see `aarm help`".into(),
             Self::Key(_) => "give the log's public key with --key FILE or --key 'NAME+HASH+KEY'; \
@@ -201,7 +216,7 @@ impl CliError {
             Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "run it as root, or as the user who may read it".into()
             }
-            Self::Log { .. } => {
+            Self::Log { .. } | Self::Prove(ProveError::Io { .. }) => {
                 "name the log's directory (the daemon's is /var/lib/aarm/log; reading it takes root)".into()
             }
             Self::Threads { .. } => "report this: it is a bug in aarm".into(),

@@ -22,6 +22,14 @@ pub fn read(path: &Path, limit: usize) -> Result<Vec<u8>, CliError> {
     Ok(bytes)
 }
 
+/// Writes a file: whole under its name, or as it was.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
+    let failed = |source| CliError::Write { path: path.to_path_buf(), source };
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path)).map_err(failed)
+}
+
 /// Reads a policy document.
 pub fn policy_text(path: &Path) -> Result<String, CliError> {
     let bytes = read(path, aarm_policy::MAX_DOCUMENT)?;

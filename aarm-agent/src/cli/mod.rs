@@ -18,6 +18,7 @@ mod hook;
 mod original;
 mod output;
 mod policy;
+mod prove;
 mod receipts;
 mod replay;
 mod run;
@@ -75,6 +76,7 @@ enum Command {
     Watch(watch::WatchArgs),
     Receipts(receipts::ReceiptsArgs),
     Explain(explain::ExplainArgs),
+    Prove(prove::ProveArgs),
     Verify(verify::VerifyArgs),
     Doctor(doctor::DoctorArgs),
     Policy(policy::PolicyArgs),
@@ -114,6 +116,7 @@ fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Watch(args) => watch::run(&args, global, &mut out),
         Command::Receipts(args) => receipts::run(&args, global, &mut out),
         Command::Explain(args) => explain::run(&args, &mut out),
+        Command::Prove(args) => prove::run(&args, &mut out),
         Command::Verify(args) => verify::run(&args, &mut out),
         Command::Doctor(args) => doctor::run(&args, global, &mut out),
         Command::Policy(args) => policy::run(&args, global, &mut out),

@@ -11,12 +11,24 @@ pub const NEEDED: &[(&str, &str)] = &[
     ("debootstrap", "debootstrap"),
     ("dpkg-deb", "dpkg"),
     ("cc", "gcc"),
+    ("openssl", "openssl"),
+    (PYTHON, "python3-cryptography"),
 ];
+
+/// Python with a package that the script needs which checks proofs (`docs/verify-proof.py`).
+const PYTHON: &str = "python3 with cryptography";
+
+/// Whether there is such a Python; the one that comes first need not be the distribution's.
+fn has_python() -> bool {
+    let has = |python| quiet(&mut command(python, ["-c", "import cryptography"])).is_ok();
+    ["python3", "/usr/bin/python3"].into_iter().any(has)
+}
 
 /// Where a program is found.
 pub fn found(program: &str) -> Option<String> {
     // Not every PATH has sbin, where debootstrap is.
-    let here = exists(program) || std::path::Path::new("/usr/sbin").join(program).is_file();
+    let here = if program == PYTHON { has_python() } else { exists(program) }
+        || std::path::Path::new("/usr/sbin").join(program).is_file();
     here.then(|| match program {
         "qemu-system-x86_64" => quiet(command(program, ["--version"]).env("LC_ALL", "C"))
             .ok()
