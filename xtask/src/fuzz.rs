@@ -24,6 +24,8 @@ const TARGETS: &[(&str, &[&str], &[&str])] = &[
         &["fuzz/corpus/action_json"],
         &["-dict=fuzz/policy.dict", "-max_len=1024", "-len_control=10"],
     ),
+    ("proof", &["fuzz/corpus/proof"], &["-max_len=4096"]),
+    ("receipt", &["fuzz/corpus/receipt"], &["-max_len=4096"]),
 ];
 
 /// Arguments of `cargo xtask fuzz`.
@@ -33,7 +35,7 @@ const TARGETS: &[(&str, &[&str], &[&str])] = &[
   cargo xtask fuzz policy --keep         take what adds coverage into fuzz/corpus/policy
 An input that fails is left in fuzz/artifacts/TARGET; keep it in fuzz/corpus/TARGET under the defect's name.")]
 pub struct FuzzArgs {
-    /// event, dns, policy or action_json
+    /// event, dns, policy, action_json, proof or receipt
     target: String,
     /// For how long.
     #[arg(long, default_value_t = 300)]
