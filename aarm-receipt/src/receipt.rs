@@ -1,22 +1,6 @@
 //! What a receipt says, and its one encoding.
 //!
-//! | member | in | meaning |
-//! |---|---|---|
-//! | `v` | all | schema version, [`SCHEMA`] |
-//! | `kind` | all | which of [`KINDS`] |
-//! | `time` | all | RFC 3339, UTC, nanoseconds; `boot_ns`: the same instant on the clock since boot |
-//! | `host` | all | the host and boot it happened on |
-//! | `session` | of sessions | `id` in the kernel, `uuid` for ever |
-//! | `seq` | from the kernel | `cpu` and the number `n` of the event there |
-//! | `action` | action | tool (family), operation, object: what was attempted |
-//! | `context` | action | `labels` of the session when it was decided, what the action `adds`, history `conditions` that held (bits), conditions on who acts (`subjects`) that held and that were `unknown` (bits) |
-//! | `decision` | action | result, mode, rule, reason, cause, facet, policy (name, version, hash), time taken; of MODIFY `modified`: where to it was redirected; `hold`: the name of the hold that it waits in (STEP_UP and DEFER), or that was answered |
-//! | `detail` | statement | what an agent said of itself: `what` (`intent`, `tool`), the tool's `name`, `text`. As it was said: nothing vouches for it |
-//! | `detail` | attempt | a resolver that was asked about a hold: what it `found` (ALLOW, DENY, `unknown`, `failed`, or `known` of what rules decide by), its `text` and `facts` |
-//! | `detail` | resolution | what became of a hold: `answer` (ALLOW, MODIFY, DENY, or ANEW: it is decided again by what was found out), `modified`: what was changed of a program before its first instruction, before and after, but of variables the names only (`more`: so many are not listed), `method`, for answers of people `approver` and `scope`, `of` (the event that began it), time waited; `left`: so many other rules are still to be answered before it happens |
-//! | `identity` | of processes | human (a claim), user, process, program, agent (the session's first program), `cgroup` where the process was when it was born or last ran a program |
-//! | `outcome` | outcome | what became of an action, as far as it was observed |
-//! | `detail` | all others | what the kind is about |
+//! Which members each kind has, of which type and from where, is one table in [`schema`]; `docs/receipts.md` shows it.
 //!
 //! What has no value is left out: there is no null, no empty text where there may be none, no empty list of flags.
 //! So is what would repeat another member: `decision.facet` where it is `action.operation`, `identity.tid` where it
@@ -26,6 +10,8 @@
 
 mod encode;
 mod parse;
+mod reference;
+pub mod schema;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -36,6 +22,7 @@ use crate::key;
 
 pub use encode::{cut, encode, family_number};
 pub use parse::{ParseError, parse};
+pub use reference::{json_schema, receipts_md};
 
 /// Version of the members above.
 pub const SCHEMA: u64 = 1;
@@ -45,25 +32,6 @@ pub const MAX_RECEIPT: usize = 65_535;
 pub const TEXT_MAX: usize = 4096;
 /// Most bytes of a cgroup's path; longer ones are cut.
 pub const CGROUP_MAX: usize = 1024;
-/// Every kind of receipt.
-pub const KINDS: &[&str] = &[
-    "action",
-    "attempt",
-    "gap",
-    "name",
-    "outcome",
-    "policy",
-    "process",
-    "recovery",
-    "resolution",
-    "session_close",
-    "session_open",
-    "start",
-    "statement",
-    "stop",
-    "summary",
-];
-
 /// A session.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionRef<'a> {

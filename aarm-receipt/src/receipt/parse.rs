@@ -1,6 +1,12 @@
 //! Reading a receipt strictly: its one encoding, the members of its kind and no others.
 
-use super::{KINDS, MAX_RECEIPT, SCHEMA};
+use std::sync::LazyLock;
+
+use serde_json::{Map, Value};
+
+use super::encode::family_number;
+use super::schema::{COMMON, KindOf, Member, Presence, SCHEMAS, Type};
+use super::{MAX_RECEIPT, SCHEMA};
 use crate::canonical::{self, NotCanonical};
 
 /// Why bytes are not a receipt.
@@ -20,105 +26,85 @@ pub enum ParseError {
     Schema,
 }
 
-/// Members that each kind has, sorted, and whether it may be without them.
-fn members(kind: &str) -> impl Iterator<Item = (&'static str, bool)> {
-    let of_kind: &[&str] = match kind {
-        "action" => &["action", "context", "decision", "identity"],
-        "outcome" => &["detail", "identity", "outcome"],
-        "session_open" | "process" | "resolution" => &["detail", "identity"],
-        _ => &["detail"],
+/// All members of each kind, sorted.
+static MEMBERS: LazyLock<Vec<(&'static str, Vec<Member>)>> = LazyLock::new(|| {
+    let all = |of: &KindOf| {
+        let mut members = [COMMON, of.members].concat();
+        members.sort_unstable_by_key(|m| m.name);
+        (of.name, members)
     };
-    [
-        ("action", false),
-        ("boot_ns", false),
-        ("context", true),
-        ("decision", false),
-        ("detail", false),
-        ("host", false),
-        ("identity", false),
-        ("kind", false),
-        ("outcome", false),
-        ("seq", true),
-        ("session", true),
-        ("time", false),
-        ("v", false),
-    ]
-    .into_iter()
-    .filter(move |(m, _)| {
-        !["action", "context", "decision", "detail", "identity", "outcome"].contains(m) || of_kind.contains(m)
-    })
+    SCHEMAS.iter().map(all).collect()
+});
+
+fn members_of(kind: &str) -> Option<&'static [Member]> {
+    MEMBERS.iter().find(|(name, _)| *name == kind).map(|(_, members)| members.as_slice())
 }
 
-/// Texts that are left out rather than empty.
-const MAY_BE_ABSENT: &[&str] = &[
-    "agent", "approver", "cgroup", "comment", "cwd", "exe", "found", "human", "intent", "path", "path2",
-    "program", "reason", "rule", "scope", "target", "text",
-];
+/// Whether an object has the members it should have and no others, each as it should be.
+fn is_right(object: &Map<String, Value>, members: &[Member]) -> bool {
+    let mut found = object.iter().peekable();
+    members.iter().all(|member| match found.next_if(|(name, _)| *name == member.name) {
+        Some((_, value)) => value_is_right(value, member),
+        None => matches!(member.presence, Presence::IfAny | Presence::IfKnown),
+    }) && found.next().is_none()
+}
 
-/// Members of `context`.
-const CONTEXT: &[&str] = &["adds", "conditions", "labels", "subjects", "unknown"];
+fn value_is_right(value: &Value, member: &Member) -> bool {
+    let may_be_empty = matches!(member.presence, Presence::Always | Presence::IfKnown);
+    let has = |empty: bool| may_be_empty || !empty;
+    match (member.ty, value) {
+        (Type::Text, Value::String(text)) => has(text.is_empty()),
+        (Type::Number, Value::Number(n)) => n.is_u64() && has(n.as_u64() == Some(0)),
+        (Type::Number, Value::String(text)) => is_large(text),
+        (Type::Boolean, Value::Bool(_)) => true,
+        (Type::Family, Value::String(name)) => family_number(name).is_some(),
+        (Type::Family, Value::Number(n)) => n.is_u64(),
+        (Type::Texts, Value::Array(items)) => has(items.is_empty()) && items.iter().all(Value::is_string),
+        (Type::Object(members), Value::Object(object)) => has(object.is_empty()) && is_right(object, members),
+        (Type::Objects(members), Value::Array(items)) => {
+            has(items.is_empty()) && items.iter().all(|i| i.as_object().is_some_and(|o| is_right(o, members)))
+        }
+        (Type::Counts, Value::Object(counts)) => {
+            counts.values().all(|n| n.as_u64().map_or(n.as_str().is_some_and(is_large), |n| n > 0))
+        }
+        _ => false,
+    }
+}
 
-/// Whether `context`, if there is one, has members of its own only, and none that says nothing.
-fn context_is_right(value: &serde_json::Value) -> bool {
-    let Some(context) = value.get("context") else { return true };
-    context.as_object().is_some_and(|c| {
-        !c.is_empty() && c.iter().all(|(key, v)| CONTEXT.contains(&key.as_str()) && v.as_u64() != Some(0))
-    })
+/// Whether a text is a number that is too large for one.
+fn is_large(text: &str) -> bool {
+    text.parse::<u64>().is_ok_and(|n| n > canonical::NUMBER_MAX && n.to_string() == text)
 }
 
 /// Whether `identity.cgroup`, if there is one, is a path, and not that of the root.
-fn cgroup_is_right(value: &serde_json::Value) -> bool {
+fn cgroup_is_right(value: &Value) -> bool {
     value["identity"].get("cgroup").is_none_or(|cgroup| {
         // Bytes that are not text are percent-encoded, `/` never is.
         cgroup.as_str().is_some_and(|path| path.len() > 1 && path.starts_with('/') && !path.ends_with('/'))
     })
 }
 
-/// Whether what has no value is left out, everywhere: that is its one encoding.
-fn absent_is_left_out(value: &serde_json::Value) -> bool {
-    use serde_json::Value;
-    match value {
-        Value::Null => false,
-        Value::Array(items) => items.iter().all(absent_is_left_out),
-        Value::Object(members) => members.iter().all(|(key, v)| match v {
-            Value::String(text) => !text.is_empty() || !MAY_BE_ABSENT.contains(&key.as_str()),
-            Value::Array(items) if items.is_empty() => {
-                !["adds", "addresses", "args", "env", "facts", "flags", "hosts", "labels", "limits"]
-                    .contains(&key.as_str())
-            }
-            Value::Object(members) if members.is_empty() => key != "modified",
-            v => absent_is_left_out(v),
-        }),
-        _ => true,
-    }
-}
-
 /// Reads a receipt strictly: its one encoding, the members of its kind and no others.
-pub fn parse(bytes: &[u8]) -> Result<serde_json::Value, ParseError> {
+pub fn parse(bytes: &[u8]) -> Result<Value, ParseError> {
     if bytes.len() > MAX_RECEIPT {
         return Err(ParseError::TooLong);
     }
-    let value: serde_json::Value = serde_json::from_slice(bytes).map_err(|_| ParseError::Json)?;
+    let value: Value = serde_json::from_slice(bytes).map_err(|_| ParseError::Json)?;
     let mut again = Vec::with_capacity(bytes.len());
     canonical::reencode(&value, &mut again)?;
     if again != bytes {
         return Err(ParseError::Canonical(NotCanonical));
     }
     let kind = value["kind"].as_str().ok_or(ParseError::Schema)?;
-    if value["v"] != SCHEMA || !KINDS.contains(&kind) {
+    if value["v"] != SCHEMA {
         return Err(ParseError::Schema);
     }
-    let object = value.as_object().ok_or(ParseError::Schema)?;
-    let wanted = members(kind).filter(|(m, optional)| !optional || object.contains_key(*m)).map(|(m, _)| m);
+    let members = members_of(kind).ok_or(ParseError::Schema)?;
     let (of, who) = (&value["action"]["operation"], &value["identity"]["pid"]);
     let repeats = of.is_string() && value["decision"]["facet"] == *of
         || who.is_u64() && value["identity"]["tid"] == *who;
-    if !object.keys().map(String::as_str).eq(wanted)
-        || repeats
-        || !absent_is_left_out(&value)
-        || !context_is_right(&value)
-        || !cgroup_is_right(&value)
-    {
+    let right = value.as_object().is_some_and(|object| is_right(object, members));
+    if !right || repeats || !cgroup_is_right(&value) {
         return Err(ParseError::Schema);
     }
     Ok(value)
