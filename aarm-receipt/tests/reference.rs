@@ -12,14 +12,18 @@ fn written(name: &str) -> String {
 fn the_documents_are_up_to_date() {
     let how = "run: cargo run -p aarm-receipt --example reference";
     assert!(written("receipts.md") == receipts_md(), "docs/receipts.md: {how}");
-    assert!(written("receipt.schema.json") == format!("{:#}\n", json_schema()), "docs/receipt.schema.json: {how}");
+    assert!(
+        written("receipt.schema.json") == format!("{:#}\n", json_schema()),
+        "docs/receipt.schema.json: {how}"
+    );
 }
 
 /// The receipts that fuzzing starts from are of most kinds, and have most members.
 fn samples() -> Vec<Value> {
     let dir = format!("{}/../fuzz/corpus/receipt", env!("CARGO_MANIFEST_DIR"));
     let read = |entry: std::io::Result<std::fs::DirEntry>| std::fs::read(entry.unwrap().path()).unwrap();
-    let all: Vec<_> = std::fs::read_dir(dir).unwrap().map(read).filter_map(|bytes| parse(&bytes).ok()).collect();
+    let all: Vec<_> =
+        std::fs::read_dir(dir).unwrap().map(read).filter_map(|bytes| parse(&bytes).ok()).collect();
     assert!(all.len() >= 5);
     all
 }
@@ -41,11 +45,18 @@ fn what_lacks_a_member_or_has_one_too_many_neither_of_them_takes() {
         for name in receipt.as_object().unwrap().keys() {
             let mut less = receipt.clone();
             less.as_object_mut().unwrap().remove(name);
-            assert_eq!(parse(less.to_string().as_bytes()).is_ok(), validator.is_valid(&less), "without {name}: {less}");
+            assert_eq!(
+                parse(less.to_string().as_bytes()).is_ok(),
+                validator.is_valid(&less),
+                "without {name}: {less}"
+            );
             needed += u32::from(!validator.is_valid(&less));
             let mut other = receipt.clone();
             other[name] = Value::Null;
-            assert!(parse(other.to_string().as_bytes()).is_err() && !validator.is_valid(&other), "{name}: null");
+            assert!(
+                parse(other.to_string().as_bytes()).is_err() && !validator.is_valid(&other),
+                "{name}: null"
+            );
         }
         let mut more = receipt.clone();
         more["zzz"] = 1.into();

@@ -9,7 +9,9 @@ pub fn check(input: &[u8]) {
     let Ok(value) = receipt::parse(input) else { return };
     assert!(input.len() <= MAX_RECEIPT && input.is_ascii());
     assert_eq!(value["v"], receipt::SCHEMA);
-    assert!(value["kind"].as_str().is_some_and(|kind| receipt::schema::SCHEMAS.iter().any(|k| k.name == kind)));
+    assert!(
+        value["kind"].as_str().is_some_and(|kind| receipt::schema::SCHEMAS.iter().any(|k| k.name == kind))
+    );
     // There is one form of each.
     let mut again = Vec::new();
     assert!(canonical::reencode(&value, &mut again).is_ok());

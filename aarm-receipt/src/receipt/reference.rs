@@ -87,7 +87,8 @@ fn property(m: &Member) -> Value {
     let filled = matches!(m.presence, Presence::Filled | Presence::IfAny);
     let least = u64::from(filled);
     let large = json!({ "type": "string", "pattern": "^[1-9][0-9]{15,19}$" });
-    let number = |least: u64| json!({ "type": "integer", "minimum": least, "maximum": crate::canonical::NUMBER_MAX });
+    let number =
+        |least: u64| json!({ "type": "integer", "minimum": least, "maximum": crate::canonical::NUMBER_MAX });
     let mut schema = match m.ty {
         Type::Text => json!({ "type": "string", "minLength": least }),
         Type::Number => json!({ "anyOf": [number(least), large] }),
