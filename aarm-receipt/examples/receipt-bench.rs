@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use aarm_receipt::canonical::Encoded;
 use aarm_receipt::receipt::{Action, Decided, FileId, Identity, PolicyRef, Seen, Seq, SessionRef};
-use aarm_receipt::verify::verify_dir;
+use aarm_receipt::verify::{How, verify_dir};
 use aarm_receipt::{Body, Common, Keys, LogWriter, Options, encode};
 
 const BATCH: u64 = 4096;
@@ -136,7 +136,7 @@ fn main() {
     let (log_rate, path, written) = run("log", false, BATCH);
     let (each_rate, _, _) = run("each", true, 256);
     let began = Instant::now();
-    let report = verify_dir(&path, &keys().trusted(ORIGIN), None);
+    let report = verify_dir(&path, &keys().trusted(ORIGIN), How::default());
     assert_eq!(report.receipts, written, "{report}");
     let verify_rate = written as f64 / began.elapsed().as_secs_f64();
     if std::env::args().any(|a| a == "--json") {

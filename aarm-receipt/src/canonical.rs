@@ -189,6 +189,21 @@ fn plain(value: &[u8]) -> bool {
     !last && !words.iter().any(|w| eight_escape(*w))
 }
 
+/// How many bytes, from the first, are written as they are.
+#[inline]
+pub(crate) fn plain_length(value: &[u8]) -> usize {
+    let words = value.as_chunks::<8>().0.iter().take_while(|w| !eight_escape(**w)).count();
+    let rest = value[8 * words..].iter().take_while(|b| CLASS[**b as usize] == 0).count();
+    8 * words + rest
+}
+
+/// The byte that two digits after `%` stand for, if it is written so.
+pub(crate) fn percent(digits: &[u8]) -> Option<u8> {
+    let digit = |d: u8| HEX.iter().position(|h| *h == d).map(|d| d as u8);
+    let [high, low] = digits else { return None };
+    Some(digit(*high)? << 4 | digit(*low)?).filter(|b| CLASS[*b as usize] == 1)
+}
+
 /// A string of bytes.
 #[inline]
 pub fn bytes(out: &mut Vec<u8>, value: &[u8]) {
@@ -273,12 +288,7 @@ pub fn decode(text: &str) -> Option<Vec<u8>> {
             out.push(b);
             continue;
         }
-        let mut digit = || {
-            let digit = rest.next()?;
-            HEX.iter().position(|h| *h == digit).map(|d| d as u8)
-        };
-        let (high, low) = (digit()?, digit()?);
-        out.push(high << 4 | low);
+        out.push(percent(&[rest.next()?, rest.next()?])?);
     }
     Some(out)
 }

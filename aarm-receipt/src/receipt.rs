@@ -21,7 +21,7 @@ use crate::canonical::{Encoded, Object};
 use crate::key;
 
 pub use encode::{cut, encode, family_number};
-pub use parse::{ParseError, parse};
+pub use parse::{Facts, ParseError, check, parse};
 pub use reference::{json_schema, receipts_md};
 
 /// Version of the members above.
@@ -54,7 +54,7 @@ impl SessionRef<'_> {
 }
 
 /// A kernel event's number.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seq {
     /// CPU.
     pub cpu: u32,

@@ -3,19 +3,23 @@
 //! Trusts nothing it reads. What it finds wrong first decides the verdict; reading goes on in bounded memory
 //! only as far as the log can still be understood.
 
+mod part;
+mod sequences;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
+use std::thread::ScopedJoinHandle;
 
 use serde::Serialize;
-use serde_json::Value;
 
+use self::part::Part;
+use self::sequences::Sequences;
 use crate::keys::TrustedKeys;
 use crate::log::origin_hash;
-use crate::merkle::{self, Hash, Tree};
+use crate::merkle::{Hash, Tree};
 use crate::note::Checkpoint;
-use crate::receipt;
-use crate::segment::{self, Kind, Scanner};
+use crate::segment;
 use crate::tile::{self, Growing, Place};
 
 /// The one-word result.
@@ -50,7 +54,7 @@ pub struct Report {
     /// How many of them the log itself declares.
     pub declared: u64,
     /// Receipts of each kind.
-    pub kinds: BTreeMap<String, u64>,
+    pub kinds: BTreeMap<&'static str, u64>,
     /// Receipts under a checkpoint that the caller saw before, with which the log begins.
     pub seen: Option<u64>,
     /// Tiles of the tree that are not there. They are derived: nothing is lost with them.
@@ -96,59 +100,21 @@ impl fmt::Display for Report {
 
 /// Most problems listed.
 const PROBLEMS_MAX: usize = 20;
+/// Most segments read at once.
+const AT_ONCE: usize = 16;
 
-/// Sequence numbers of one CPU since they last began.
-struct Sequence {
-    /// The first that must be there.
-    base: u64,
-    /// One above the highest seen.
-    end: u64,
-    seen: u64,
+/// How to verify, besides what always is.
+#[derive(Clone, Copy, Default)]
+pub struct How<'a> {
+    /// A checkpoint of this log that the caller saw and believed before; a log that does not begin with what it has was rolled back, or is another
+    /// one.
+    pub seen: Option<&'a Checkpoint>,
+    /// Told how many segments of how many are done.
+    pub progress: Option<&'a dyn Fn(usize, usize)>,
 }
 
-/// Counts what is missing.
-#[derive(Default)]
-struct Sequences {
-    cpus: BTreeMap<u64, Sequence>,
-    missing: u64,
-    declared: u64,
-    repeated: bool,
-    /// Numbers begin at 0: the programs were loaded under this log. Otherwise it took over running ones, and
-    /// where they were is not known.
-    from_zero: bool,
-}
-
-impl Sequences {
-    fn event(&mut self, value: &Value) {
-        if let (Some(cpu), Some(n)) = (value["seq"]["cpu"].as_u64(), value["seq"]["n"].as_u64()) {
-            let base = if self.from_zero { 0 } else { n };
-            let s = self.cpus.entry(cpu).or_insert(Sequence { base, end: n, seen: 0 });
-            s.base = s.base.min(n);
-            s.end = s.end.max(n.saturating_add(1));
-            s.seen += 1;
-        }
-        match value["kind"].as_str() {
-            Some("gap") => self.declared += value["detail"]["missing"].as_u64().unwrap_or(0),
-            // Programs loaded anew count from 0 again.
-            Some("start") if value["detail"]["adopted"] == false => {
-                self.close();
-                self.from_zero = true;
-            }
-            _ => {}
-        }
-    }
-
-    fn close(&mut self) {
-        for s in std::mem::take(&mut self.cpus).into_values() {
-            self.repeated |= s.seen > s.end - s.base;
-            self.missing += (s.end - s.base).saturating_sub(s.seen);
-        }
-    }
-}
-
-/// Verifies a log directory. `seen`: a checkpoint of this log that the caller saw and believed before; a log that does not begin with what it
-/// has was rolled back, or is another one.
-pub fn verify_dir(dir: &Path, trusted: &TrustedKeys, seen: Option<&Checkpoint>) -> Report {
+/// Verifies a log directory. Segments are read by as many threads as there are processors; memory is bounded by their size.
+pub fn verify_dir(dir: &Path, trusted: &TrustedKeys, how: How<'_>) -> Report {
     let mut r = Report {
         verdict: Verdict::Intact,
         origin: trusted.log.name.clone(),
@@ -165,7 +131,7 @@ pub fn verify_dir(dir: &Path, trusted: &TrustedKeys, seen: Option<&Checkpoint>) 
         problems: Vec::new(),
     };
     let mut sequences = Sequences::default();
-    if let Err(problem) = check(dir, trusted, seen, &mut r, &mut sequences) {
+    if let Err(problem) = check(dir, trusted, how, &mut r, &mut sequences) {
         tampered(&mut r, problem);
     }
     sequences.close();
@@ -204,10 +170,53 @@ fn check_tiles<'a>(dir: &Path, tiles: impl Iterator<Item = (Place, &'a [Hash])>,
     }
 }
 
+/// Holds a growing tree against what was signed, and what was seen before.
+struct Heads<'a> {
+    dir: &'a Path,
+    signed: &'a Checkpoint,
+    seen: Option<&'a Checkpoint>,
+    tree: Tree,
+    tiles: Growing,
+}
+
+impl Heads<'_> {
+    /// Looks whether the tree has become one that is known.
+    fn compare(&mut self, r: &mut Report) -> Result<(), String> {
+        let size = self.tree.size();
+        if let Some(seen) = self.seen.filter(|seen| seen.size == size) {
+            if seen.root != self.tree.root() {
+                return Err(format!("the first {size} receipts are not those of the checkpoint seen before"));
+            }
+            r.seen = Some(size);
+        }
+        if size == self.signed.size || self.tiles.is_full() {
+            let whole = std::mem::take(self.tiles.whole());
+            check_tiles(self.dir, whole.iter().map(|(place, hashes)| (*place, hashes.as_slice())), r);
+        }
+        if size == self.signed.size {
+            check_tiles(self.dir, self.tiles.partial(), r);
+            if self.tree.root() != self.signed.root {
+                return Err(format!("the first {size} receipts are not those that were signed"));
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, leaf: Hash, r: &mut Report) -> Result<(), String> {
+        // Tiles are there for what is signed.
+        if self.tree.size() < self.signed.size {
+            self.tiles.push(&mut self.tree, leaf);
+        } else {
+            self.tree.push(leaf);
+        }
+        self.compare(r)
+    }
+}
+
 fn check(
     dir: &Path,
     trusted: &TrustedKeys,
-    seen: Option<&Checkpoint>,
+    how: How<'_>,
     r: &mut Report,
     sequences: &mut Sequences,
 ) -> Result<(), String> {
@@ -222,104 +231,60 @@ fn check(
     }
     let note = std::fs::read(dir.join("checkpoint")).map_err(|e| format!("checkpoint: {e}"))?;
     let checkpoint = Checkpoint::open(&note, &trusted.log).map_err(|e| format!("checkpoint: {e}"))?;
-    r.signed = checkpoint.size;
-    r.checkpoint = note;
+    (r.signed, r.checkpoint) = (checkpoint.size, note);
     let hash = origin_hash(&trusted.log.name);
     let segments = segment::list(dir).map_err(|e| e.to_string())?;
-    let (mut tree, mut tiles) = (Tree::default(), Growing::default());
-    let mut proven = checkpoint.size == 0 && checkpoint.root == tree.root();
-    let begins = |tree: &Tree, r: &mut Report| match seen {
-        Some(seen) if seen.size == tree.size() => {
-            if seen.root != tree.root() {
+    let mut heads =
+        Heads { dir, signed: &checkpoint, seen: how.seen, tree: Tree::default(), tiles: Growing::default() };
+    heads.compare(r)?;
+    let at_once = std::thread::available_parallelism().map_or(1, usize::from).min(AT_ONCE);
+    let mut done = 0;
+    for some in segments.chunks(at_once) {
+        let parts: Vec<Result<Part, String>> = std::thread::scope(|scope| {
+            let read = |path| scope.spawn(move || part::read(path, &hash, trusted));
+            let threads: Vec<_> = some.iter().map(|(_, path)| read(path)).collect();
+            let join = |thread: ScopedJoinHandle<'_, _>| {
+                thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e))
+            };
+            threads.into_iter().map(join).collect()
+        });
+        for ((_, path), part) in some.iter().zip(parts) {
+            done += 1;
+            let part = part?;
+            if part.first != heads.tree.size() {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
                 return Err(format!(
-                    "the first {} receipts are not those of the checkpoint seen before",
-                    seen.size
+                    "{name}: begins with receipt {} instead of {}",
+                    part.first,
+                    heads.tree.size()
                 ));
             }
-            r.seen = Some(seen.size);
-            Ok(())
-        }
-        _ => Ok(()),
-    };
-    begins(&tree, r)?;
-    let last = segments.len().saturating_sub(1);
-    for (i, (_, path)) in segments.iter().enumerate() {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut scanner = Scanner::open(path, tree.size(), &hash).map_err(|e| format!("{name}: {e}"))?;
-        // The receipt a signature record would belong to.
-        let mut before: Option<Vec<u8>> = None;
-        loop {
-            let at = scanner.offset();
-            match scanner.next_record() {
-                Ok(Some((Kind::Receipt, bytes))) => {
-                    let leaf = merkle::leaf(bytes);
-                    if tree.size() < checkpoint.size {
-                        tiles.push(&mut tree, leaf);
-                    } else {
-                        tree.push(leaf);
-                    }
-                    begins(&tree, r)?;
-                    if tiles.is_full() || tree.size() == checkpoint.size {
-                        let whole = std::mem::take(tiles.whole());
-                        check_tiles(dir, whole.iter().map(|(place, hashes)| (*place, hashes.as_slice())), r);
-                    }
-                    if tree.size() == checkpoint.size {
-                        check_tiles(dir, tiles.partial(), r);
-                        proven = tree.root() == checkpoint.root;
-                        if !proven {
-                            return Err(format!(
-                                "the first {} receipts are not those that were signed",
-                                tree.size()
-                            ));
-                        }
-                    }
-                    let place = || format!("{name}: receipt {} at byte {at}", tree.size() - 1);
-                    match receipt::parse(bytes) {
-                        Ok(value) => {
-                            let kind = value["kind"].as_str().unwrap_or_default().to_owned();
-                            *r.kinds.entry(kind).or_default() += 1;
-                            sequences.event(&value);
-                        }
-                        Err(e) => tampered(r, format!("{}: {e}", place())),
-                    }
-                    r.receipts += 1;
-                    before = Some(bytes.to_vec());
-                }
-                Ok(Some((Kind::Signature, signature))) => {
-                    let Some(receipt) = before.take() else {
-                        tampered(r, format!("{name}: a signature without a receipt at byte {at}"));
-                        continue;
-                    };
-                    if trusted.receipt.verify(&receipt, signature) {
-                        r.signatures += 1;
-                    } else {
-                        tampered(r, format!("{name}: a wrong signature at byte {at}"));
-                    }
-                }
-                Ok(None) => {
-                    if let Err(e) = scanner.check_rest() {
-                        unfinished(r, i == last && tree.size() >= checkpoint.size, format!("{name}: {e}"));
-                    }
-                    break;
-                }
-                Err(e) => {
-                    unfinished(r, i == last && tree.size() >= checkpoint.size, format!("{name}: {e}"));
-                    break;
-                }
+            part.leaves.into_iter().try_for_each(|leaf| heads.push(leaf, r))?;
+            part.problems.into_iter().for_each(|problem| tampered(r, problem));
+            for facts in &part.facts {
+                *r.kinds.entry(facts.kind()).or_default() += 1;
+                sequences.note(facts);
+            }
+            r.receipts = heads.tree.size();
+            r.signatures += part.signatures;
+            if let Some(problem) = part.unfinished {
+                unfinished(r, done == segments.len() && r.receipts >= checkpoint.size, problem);
             }
         }
+        if let Some(progress) = how.progress {
+            progress(done, segments.len());
+        }
     }
-    if !proven {
-        return Err(format!("{} receipts where {} were signed", tree.size(), checkpoint.size));
+    if r.receipts < checkpoint.size {
+        return Err(format!("{} receipts where {} were signed", r.receipts, checkpoint.size));
     }
-    r.unsigned = tree.size() - checkpoint.size;
-    match seen {
-        Some(seen) if r.seen.is_none() => Err(format!(
+    r.unsigned = r.receipts - checkpoint.size;
+    match how.seen.filter(|_| r.seen.is_none()) {
+        Some(seen) => Err(format!(
             "{} receipts, where a checkpoint seen before had {}: it was rolled back",
-            tree.size(),
-            seen.size
+            r.receipts, seen.size
         )),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

@@ -26,3 +26,41 @@ fn proofs() {
 fn receipts() {
     replay("receipt", 5, receipt::check);
 }
+
+/// One byte less, one more, or another one.
+#[test]
+fn whatever_is_changed_of_a_receipt_it_is_another_one_or_none() {
+    let dir = format!("{}/../fuzz/corpus/receipt", env!("CARGO_MANIFEST_DIR"));
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let whole = std::fs::read(entry.unwrap().path()).unwrap();
+        for at in 0..whole.len() {
+            receipt::check(&whole[..at]);
+            let mut less = whole.clone();
+            less.remove(at);
+            receipt::check(&less);
+            for byte in *b"\0 \"%,0:A[\\]a{}~\x7f\xff" {
+                let mut other = whole.clone();
+                other[at] = byte;
+                receipt::check(&other);
+                other.insert(at, whole[at]);
+                receipt::check(&other);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_need_not_be_encoded_may_not_be() {
+    use aarm_receipt::receipt::parse;
+    let path = format!("{}/../fuzz/corpus/receipt/gap", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(parse(text.as_bytes()).is_ok());
+    for (from, to) in
+        [("ring full", "ring%20full"), ("%01", "%1"), ("%01", "%0G"), ("%01", "%7e"), ("%01", "%")]
+    {
+        let other = text.replacen(from, to, 1);
+        assert!(other != text && parse(other.as_bytes()).is_err(), "{other}");
+    }
+    let lower = text.replacen("%01", "%ff", 1);
+    assert!(parse(lower.as_bytes()).is_err() && parse(lower.replace("%ff", "%FF").as_bytes()).is_ok());
+}

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use aarm_receipt::canonical::Encoded;
 use aarm_receipt::receipt::{Identity, Seq};
-use aarm_receipt::verify::{Verdict, verify_dir};
+use aarm_receipt::verify::{How, Verdict, verify_dir};
 use aarm_receipt::{Body, Common, Keys, LogError, LogWriter, Options, encode, read};
 
 const ORIGIN: &str = "host.test/log";
@@ -49,14 +49,14 @@ fn records_end(dir: &Path) -> usize {
 }
 
 fn verdict(dir: &Path) -> Verdict {
-    verify_dir(dir, &keys().trusted(ORIGIN), None).verdict
+    verify_dir(dir, &keys().trusted(ORIGIN), How::default()).verdict
 }
 
 #[test]
 fn what_is_written_is_read_and_verifies() {
     let dir = tempfile::tempdir().unwrap();
     log(dir.path(), 10);
-    let report = verify_dir(dir.path(), &keys().trusted(ORIGIN), None);
+    let report = verify_dir(dir.path(), &keys().trusted(ORIGIN), How::default());
     assert_eq!(report.verdict, Verdict::Intact, "{report}");
     assert_eq!((report.receipts, report.signed, report.signatures, report.missing), (10, 10, 4, 0));
     let back: Vec<_> = read::Reader::open(dir.path(), 7).unwrap().map(Result::unwrap).collect();
@@ -75,7 +75,7 @@ fn segments_follow_each_other() {
     w.checkpoint().unwrap();
     drop(w);
     assert!(dir.path().join("segment-0000000008.aarm").exists());
-    let report = verify_dir(dir.path(), &keys().trusted(ORIGIN), None);
+    let report = verify_dir(dir.path(), &keys().trusted(ORIGIN), How::default());
     assert_eq!((report.verdict, report.receipts), (Verdict::Intact, n), "{report}");
     assert_eq!(read::Reader::open(dir.path(), 0).unwrap().count(), n as usize);
     // A middle segment that is gone is not overlooked.

@@ -6,7 +6,7 @@ use aarm_receipt::bundle::{BundleError, ProveError};
 use aarm_receipt::canonical::Encoded;
 use aarm_receipt::note::Checkpoint;
 use aarm_receipt::receipt::Seq;
-use aarm_receipt::verify::{Report, Verdict, verify_dir};
+use aarm_receipt::verify::{How, Report, Verdict, verify_dir};
 use aarm_receipt::{Body, Bundle, Common, Keys, LogWriter, Options, TrustedKeys, encode};
 
 const ORIGIN: &str = "host.test/log";
@@ -37,7 +37,7 @@ fn write(dir: &Path, size: u64, version: &str) {
 }
 
 fn report(dir: &Path, seen: Option<&Checkpoint>) -> Report {
-    verify_dir(dir, &trusted(), seen)
+    verify_dir(dir, &trusted(), How { seen, ..How::default() })
 }
 
 fn proves(dir: &Path, index: u64) {

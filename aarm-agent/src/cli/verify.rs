@@ -1,10 +1,11 @@
 //! `aarm verify`: checks a receipt log, a copy of one, or the proof of one receipt, without daemon and without rights.
 
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use aarm_receipt::bundle::BUNDLE_MAX;
 use aarm_receipt::note::{Checkpoint, NOTE_MAX};
-use aarm_receipt::verify::{Verdict, verify_dir};
+use aarm_receipt::verify::{How, Verdict, verify_dir};
 use aarm_receipt::{Bundle, TrustedKeys};
 use serde_json::json;
 
@@ -65,6 +66,13 @@ fn seen(path: &Path, trusted: &TrustedKeys) -> Result<Option<Checkpoint>, CliErr
         .map_err(|e| CliError::Log { path: path.to_path_buf(), source: Box::new(e) })
 }
 
+/// Shows how far it is, on one line that goes when it is done.
+fn progress(done: usize, all: usize) {
+    let text = if done < all { format!("\r{done} of {all} segments") } else { "\r\x1b[K".into() };
+    // Nobody can be told that standard error is closed.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
 /// Runs it.
 pub fn run(args: &VerifyArgs, out: &mut Output) -> Result<Exit, CliError> {
     if args.log.is_file() {
@@ -73,7 +81,9 @@ pub fn run(args: &VerifyArgs, out: &mut Output) -> Result<Exit, CliError> {
     let own = args.log.join("log.pub");
     let trusted = keys(args.key.as_deref().unwrap_or(&own))?;
     let seen = args.remember.as_deref().map(|path| seen(path, &trusted)).transpose()?.flatten();
-    let report = verify_dir(&args.log, &trusted, seen.as_ref());
+    let shown = !args.json && std::io::stderr().is_terminal();
+    let how = How { seen: seen.as_ref(), progress: shown.then_some(&progress) };
+    let report = verify_dir(&args.log, &trusted, how);
     if args.json {
         let from = if args.key.is_some() { "given" } else { "log" };
         out.json(&json!({ "report": report, "keys": from }))?;

@@ -1,13 +1,11 @@
 //! Reading a receipt strictly: its one encoding, the members of its kind and no others.
-
-use std::sync::LazyLock;
-
-use serde_json::{Map, Value};
+//!
+//! One pass over the bytes, along the table of members, which allocates nothing: a verifier reads millions.
 
 use super::encode::family_number;
-use super::schema::{COMMON, KindOf, Member, Presence, SCHEMAS, Type};
-use super::{MAX_RECEIPT, SCHEMA};
-use crate::canonical::{self, NotCanonical};
+use super::schema::{COMMON, Member, Presence, SCHEMAS, Type};
+use super::{MAX_RECEIPT, SCHEMA, Seq};
+use crate::canonical;
 
 /// Why bytes are not a receipt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -15,97 +13,324 @@ pub enum ParseError {
     /// Too long.
     #[error("longer than a receipt may be")]
     TooLong,
-    /// Not JSON.
-    #[error("not JSON")]
-    Json,
-    /// Not the one encoding.
-    #[error(transparent)]
-    Canonical(#[from] NotCanonical),
-    /// Of another schema, or a kind that is not known.
-    #[error("not a receipt of schema {SCHEMA}")]
-    Schema,
+    /// Of no kind that is known.
+    #[error("not a receipt: no kind that is known")]
+    Kind,
+    /// Not the one encoding of a receipt of its kind.
+    #[error("not a receipt of schema {SCHEMA}: byte {at} is not as it should be")]
+    Form {
+        /// Up to there it is.
+        at: usize,
+    },
 }
 
-/// All members of each kind, sorted.
-static MEMBERS: LazyLock<Vec<(&'static str, Vec<Member>)>> = LazyLock::new(|| {
-    let all = |of: &KindOf| {
-        let mut members = [COMMON, of.members].concat();
-        members.sort_unstable_by_key(|m| m.name);
-        (of.name, members)
-    };
-    SCHEMAS.iter().map(all).collect()
-});
-
-fn members_of(kind: &str) -> Option<&'static [Member]> {
-    MEMBERS.iter().find(|(name, _)| *name == kind).map(|(_, members)| members.as_slice())
+/// What a verifier must know of a receipt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Its kind, by its place in [`SCHEMAS`].
+    pub kind: usize,
+    /// The kernel's event.
+    pub seq: Option<Seq>,
+    /// Of a gap: how many events are missing.
+    pub missing: u64,
+    /// Of a start: whether it took over what a former daemon had loaded.
+    pub adopted: bool,
 }
 
-/// Whether an object has the members it should have and no others, each as it should be.
-fn is_right(object: &Map<String, Value>, members: &[Member]) -> bool {
-    let mut found = object.iter().peekable();
-    members.iter().all(|member| match found.next_if(|(name, _)| *name == member.name) {
-        Some((_, value)) => value_is_right(value, member),
-        None => matches!(member.presence, Presence::IfAny | Presence::IfKnown),
-    }) && found.next().is_none()
-}
-
-fn value_is_right(value: &Value, member: &Member) -> bool {
-    let may_be_empty = matches!(member.presence, Presence::Always | Presence::IfKnown);
-    let has = |empty: bool| may_be_empty || !empty;
-    match (member.ty, value) {
-        (Type::Text, Value::String(text)) => has(text.is_empty()),
-        (Type::Number, Value::Number(n)) => n.is_u64() && has(n.as_u64() == Some(0)),
-        (Type::Number, Value::String(text)) => is_large(text),
-        (Type::Boolean, Value::Bool(_)) => true,
-        (Type::Family, Value::String(name)) => family_number(name).is_some(),
-        (Type::Family, Value::Number(n)) => n.is_u64(),
-        (Type::Texts, Value::Array(items)) => has(items.is_empty()) && items.iter().all(Value::is_string),
-        (Type::Object(members), Value::Object(object)) => has(object.is_empty()) && is_right(object, members),
-        (Type::Objects(members), Value::Array(items)) => {
-            has(items.is_empty()) && items.iter().all(|i| i.as_object().is_some_and(|o| is_right(o, members)))
-        }
-        (Type::Counts, Value::Object(counts)) => {
-            counts.values().all(|n| n.as_u64().map_or(n.as_str().is_some_and(is_large), |n| n > 0))
-        }
-        _ => false,
+impl Facts {
+    /// Its kind.
+    pub fn kind(&self) -> &'static str {
+        SCHEMAS[self.kind].name
     }
 }
 
-/// Whether a text is a number that is too large for one.
-fn is_large(text: &str) -> bool {
-    text.parse::<u64>().is_ok_and(|n| n > canonical::NUMBER_MAX && n.to_string() == text)
+/// Most members of one object.
+const MEMBERS_MAX: usize = 16;
+
+/// The members of a kind and those that all have, sorted.
+const fn merged(of: &[Member]) -> ([Option<Member>; MEMBERS_MAX], usize) {
+    let mut all = [None; MEMBERS_MAX];
+    let (mut a, mut b, mut n) = (0, 0, 0);
+    while a < COMMON.len() || b < of.len() {
+        let common = b == of.len() || a < COMMON.len() && is_before(COMMON[a].name, of[b].name);
+        all[n] = Some(if common { COMMON[a] } else { of[b] });
+        (a, b) = if common { (a + 1, b) } else { (a, b + 1) };
+        n += 1;
+    }
+    (all, n)
 }
 
-/// Whether `identity.cgroup`, if there is one, is a path, and not that of the root.
-fn cgroup_is_right(value: &Value) -> bool {
-    value["identity"].get("cgroup").is_none_or(|cgroup| {
-        // Bytes that are not text are percent-encoded, `/` never is.
-        cgroup.as_str().is_some_and(|path| path.len() > 1 && path.starts_with('/') && !path.ends_with('/'))
-    })
+const fn is_before(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut i = 0;
+    while i < a.len() && i < b.len() && a[i] == b[i] {
+        i += 1;
+    }
+    i < b.len() && (i == a.len() || a[i] < b[i])
 }
 
-/// Reads a receipt strictly: its one encoding, the members of its kind and no others.
-pub fn parse(bytes: &[u8]) -> Result<Value, ParseError> {
+/// Those of each kind.
+static MEMBERS: [([Option<Member>; MEMBERS_MAX], usize); SCHEMAS.len()] = {
+    let mut all = [([None; MEMBERS_MAX], 0); SCHEMAS.len()];
+    let mut i = 0;
+    while i < all.len() {
+        all[i] = merged(SCHEMAS[i].members);
+        i += 1;
+    }
+    all
+};
+
+/// Texts of some members, which others must not repeat.
+#[derive(Default)]
+struct Met<'a> {
+    operation: &'a [u8],
+    facet: &'a [u8],
+    pid: Option<u64>,
+    tid: Option<u64>,
+    cpu: u64,
+    n: u64,
+    v: u64,
+}
+
+struct Walk<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    met: Met<'a>,
+    facts: Facts,
+}
+
+impl<'a> Walk<'a> {
+    #[inline]
+    fn peek(&self) -> u8 {
+        // No receipt has a NUL.
+        self.bytes.get(self.at).copied().unwrap_or(0)
+    }
+
+    #[inline]
+    fn eat(&mut self, byte: u8) -> Option<()> {
+        let is = self.peek() == byte;
+        self.at += usize::from(is);
+        is.then_some(())
+    }
+
+    fn word(&mut self, word: &[u8]) -> Option<()> {
+        let is = self.bytes[self.at..].starts_with(word);
+        self.at += if is { word.len() } else { 0 };
+        is.then_some(())
+    }
+
+    /// A text, as it is written.
+    #[inline]
+    fn text(&mut self) -> Option<&'a [u8]> {
+        self.eat(b'"')?;
+        let begin = self.at;
+        loop {
+            self.at += canonical::plain_length(&self.bytes[self.at..]);
+            match self.peek() {
+                b'"' => break,
+                b'\\' if matches!(self.bytes.get(self.at + 1), Some(b'"' | b'\\')) => self.at += 2,
+                b'%' => {
+                    canonical::percent(self.bytes.get(self.at + 1..self.at + 3)?)?;
+                    self.at += 3;
+                }
+                _ => return None,
+            }
+        }
+        let text = &self.bytes[begin..self.at];
+        self.at += 1;
+        Some(text)
+    }
+
+    /// A number below 2^53.
+    #[inline]
+    fn small(&mut self) -> Option<u64> {
+        let begin = self.at;
+        let mut n = 0u64;
+        while self.peek().is_ascii_digit() {
+            n = n.checked_mul(10)?.checked_add(u64::from(self.peek() - b'0'))?;
+            self.at += 1;
+        }
+        let digits = self.at - begin;
+        let right = digits == 1 || digits > 1 && self.bytes[begin] != b'0' && n <= canonical::NUMBER_MAX;
+        right.then_some(n)
+    }
+
+    /// A number of any size.
+    #[inline]
+    fn number(&mut self) -> Option<u64> {
+        if self.peek() != b'"' {
+            return self.small();
+        }
+        let text = std::str::from_utf8(self.text()?).ok()?;
+        // It is the only form of that number.
+        let n = text.parse::<u64>().ok()?;
+        (n > canonical::NUMBER_MAX && text.len() == n.ilog10() as usize + 1 && !text.starts_with('+'))
+            .then_some(n)
+    }
+
+    /// A list; how many are in it.
+    fn list(&mut self, mut each: impl FnMut(&mut Self) -> Option<()>) -> Option<usize> {
+        self.eat(b'[')?;
+        let mut n = 0;
+        if self.peek() != b']' {
+            loop {
+                each(self)?;
+                n += 1;
+                if self.eat(b',').is_none() {
+                    break;
+                }
+            }
+        }
+        self.eat(b']')?;
+        Some(n)
+    }
+
+    /// An object; how many members it has.
+    fn object<'m>(&mut self, members: impl IntoIterator<Item = &'m Member>) -> Option<usize> {
+        self.eat(b'{')?;
+        let mut members = members.into_iter();
+        let may_lack = |m: &Member| matches!(m.presence, Presence::IfAny | Presence::IfKnown);
+        let mut n = 0;
+        if self.peek() != b'}' {
+            loop {
+                let name = self.text()?;
+                let member = loop {
+                    let member = members.next()?;
+                    if member.name.as_bytes() == name {
+                        break member;
+                    }
+                    if !may_lack(member) {
+                        return None;
+                    }
+                };
+                self.eat(b':')?;
+                self.value(member)?;
+                n += 1;
+                if self.eat(b',').is_none() {
+                    break;
+                }
+            }
+        }
+        self.eat(b'}')?;
+        members.all(may_lack).then_some(n)
+    }
+
+    /// Numbers by names, sorted.
+    fn counts(&mut self) -> Option<usize> {
+        self.eat(b'{')?;
+        let mut before: &[u8] = b"";
+        let mut n = 0;
+        if self.peek() != b'}' {
+            loop {
+                let name = self.text()?;
+                if name <= before {
+                    return None;
+                }
+                before = name;
+                self.eat(b':')?;
+                if self.number()? == 0 {
+                    return None;
+                }
+                n += 1;
+                if self.eat(b',').is_none() {
+                    break;
+                }
+            }
+        }
+        self.eat(b'}')?;
+        Some(n)
+    }
+
+    fn value(&mut self, member: &Member) -> Option<()> {
+        // How much there is of it: nothing where there must be something is an error.
+        let size = match member.ty {
+            Type::Text => {
+                let text = self.text()?;
+                match member.name {
+                    "operation" => self.met.operation = text,
+                    "facet" => self.met.facet = text,
+                    // Bytes that are not text are percent-encoded, `/` never is.
+                    "cgroup" if text.len() < 2 || !text.starts_with(b"/") || text.ends_with(b"/") => {
+                        return None;
+                    }
+                    _ => {}
+                }
+                text.len()
+            }
+            Type::Number => {
+                let n = self.number()?;
+                match member.name {
+                    "pid" => self.met.pid = Some(n),
+                    "tid" => self.met.tid = Some(n),
+                    "cpu" => self.met.cpu = n,
+                    "n" => self.met.n = n,
+                    "v" => self.met.v = n,
+                    "missing" => self.facts.missing = n,
+                    _ => {}
+                }
+                usize::from(n > 0)
+            }
+            Type::Boolean => {
+                let yes = self.peek() == b't';
+                self.word(if yes { b"true" } else { b"false" })?;
+                if member.name == "adopted" {
+                    self.facts.adopted = yes;
+                }
+                1
+            }
+            Type::Family if self.peek() == b'"' => {
+                family_number(std::str::from_utf8(self.text()?).ok()?)?;
+                1
+            }
+            Type::Family => {
+                self.small()?;
+                1
+            }
+            Type::Texts => self.list(|walk| walk.text().map(drop))?,
+            Type::Object(members) => {
+                let n = self.object(members)?;
+                if member.name == "seq" {
+                    self.facts.seq = Some(Seq { cpu: self.met.cpu.try_into().ok()?, n: self.met.n });
+                }
+                n
+            }
+            Type::Objects(members) => self.list(|walk| walk.object(members).map(drop))?,
+            Type::Counts => self.counts()?,
+        };
+        let filled = matches!(member.presence, Presence::Filled | Presence::IfAny);
+        (size > 0 || !filled).then_some(())
+    }
+}
+
+/// The kind that it says it is of. Within a text the quotes would be escaped, and no other member is called so.
+fn kind_of(bytes: &[u8]) -> Option<usize> {
+    const KEY: &[u8] = b"\"kind\":\"";
+    let at = memchr::memmem::find(bytes, KEY)? + KEY.len();
+    let rest = &bytes[at..];
+    let name = &rest[..rest.iter().position(|b| *b == b'"')?];
+    SCHEMAS.iter().position(|kind| kind.name.as_bytes() == name)
+}
+
+/// Checks that bytes are a receipt: its one encoding, the members of its kind and no others.
+pub fn check(bytes: &[u8]) -> Result<Facts, ParseError> {
     if bytes.len() > MAX_RECEIPT {
         return Err(ParseError::TooLong);
     }
-    let value: Value = serde_json::from_slice(bytes).map_err(|_| ParseError::Json)?;
-    let mut again = Vec::with_capacity(bytes.len());
-    canonical::reencode(&value, &mut again)?;
-    if again != bytes {
-        return Err(ParseError::Canonical(NotCanonical));
+    let kind = kind_of(bytes).ok_or(ParseError::Kind)?;
+    let mut walk = Walk { bytes, at: 0, met: Met::default(), facts: Facts { kind, ..Facts::default() } };
+    let (members, n) = &MEMBERS[kind];
+    let whole = walk.object(members[..*n].iter().flatten());
+    let met = &walk.met;
+    let repeats =
+        !met.operation.is_empty() && met.facet == met.operation || met.tid.is_some() && met.tid == met.pid;
+    if whole.is_none() || walk.at != bytes.len() || repeats || met.v != SCHEMA {
+        return Err(ParseError::Form { at: walk.at });
     }
-    let kind = value["kind"].as_str().ok_or(ParseError::Schema)?;
-    if value["v"] != SCHEMA {
-        return Err(ParseError::Schema);
-    }
-    let members = members_of(kind).ok_or(ParseError::Schema)?;
-    let (of, who) = (&value["action"]["operation"], &value["identity"]["pid"]);
-    let repeats = of.is_string() && value["decision"]["facet"] == *of
-        || who.is_u64() && value["identity"]["tid"] == *who;
-    let right = value.as_object().is_some_and(|object| is_right(object, members));
-    if !right || repeats || !cgroup_is_right(&value) {
-        return Err(ParseError::Schema);
-    }
-    Ok(value)
+    Ok(walk.facts)
+}
+
+/// Reads a receipt as strictly as [`check`].
+pub fn parse(bytes: &[u8]) -> Result<serde_json::Value, ParseError> {
+    check(bytes)?;
+    serde_json::from_slice(bytes).map_err(|e| ParseError::Form { at: e.column() })
 }

@@ -1,0 +1,76 @@
+//! One segment, checked by itself: what it takes to check the next is added up elsewhere, so that several are read at once.
+
+use std::path::Path;
+
+use super::PROBLEMS_MAX;
+use crate::keys::TrustedKeys;
+use crate::merkle::{self, Hash};
+use crate::receipt::{self, Facts};
+use crate::segment::{self, Kind, Scanner, SegmentError};
+
+/// What a segment has.
+#[derive(Default)]
+pub(super) struct Part {
+    /// Index of its first receipt, as its header says.
+    pub first: u64,
+    /// Hash of each receipt.
+    pub leaves: Vec<Hash>,
+    /// What is to know of each that is one.
+    pub facts: Vec<Facts>,
+    /// Signatures of single receipts that are right.
+    pub signatures: u64,
+    /// What is wrong; the first ones of many.
+    pub problems: Vec<String>,
+    /// Why it does not end as it should.
+    pub unfinished: Option<String>,
+}
+
+impl Part {
+    fn problem(&mut self, problem: String) {
+        if self.problems.len() < PROBLEMS_MAX {
+            self.problems.push(problem);
+        }
+    }
+
+    fn read(&mut self, name: &str, scanner: &mut Scanner, trusted: &TrustedKeys) -> Result<(), SegmentError> {
+        // The receipt that a signature would belong to; none after one.
+        let mut before = Vec::new();
+        loop {
+            let at = scanner.offset();
+            let Some((kind, bytes)) = scanner.next_record()? else { return Ok(()) };
+            if kind == Kind::Signature {
+                if before.is_empty() {
+                    self.problem(format!("{name}: a signature without a receipt at byte {at}"));
+                } else if trusted.receipt.verify(&before, bytes) {
+                    self.signatures += 1;
+                } else {
+                    self.problem(format!("{name}: a wrong signature at byte {at}"));
+                }
+                before.clear();
+                continue;
+            }
+            match receipt::check(bytes) {
+                Ok(facts) => self.facts.push(facts),
+                Err(e) => {
+                    let index = self.first.saturating_add(self.leaves.len() as u64);
+                    self.problem(format!("{name}: receipt {index} at byte {at}: {e}"));
+                }
+            }
+            self.leaves.push(merkle::leaf(bytes));
+            before.clear();
+            before.extend_from_slice(bytes);
+        }
+    }
+}
+
+/// Reads a segment. An error: its header is not one of this log.
+pub(super) fn read(path: &Path, origin: &Hash, trusted: &TrustedKeys) -> Result<Part, String> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let failed = |e: SegmentError| format!("{name}: {e}");
+    let first = segment::first(path).map_err(failed)?;
+    let mut scanner = Scanner::open(path, first, origin).map_err(failed)?;
+    let mut part = Part { first, ..Part::default() };
+    let ended = part.read(&name, &mut scanner, trusted).and_then(|()| scanner.check_rest());
+    part.unfinished = ended.err().map(failed);
+    Ok(part)
+}
