@@ -95,8 +95,9 @@ pub const SAME_CALL_NS: u64 = 10_000_000;
 /// For so long, in nanoseconds, an image whose command line decides looks for its decision before it stops: whoever waits for
 /// stopped children (a shell with job control) is told of a stop.
 pub const LINE_LOOK_NS: u64 = 30_000_000;
-/// It looks for so long without a pause, in nanoseconds: between two looks the kernel may run others.
-pub const LINE_TURN_NS: u64 = 100_000;
+/// It looks for so long without a pause, in nanoseconds: between two looks the kernel may run others. Not on one CPU, where whoever decides
+/// is one of them.
+pub const LINE_TURN_NS: u32 = 100_000;
 /// System calls whose actions can wait are numbered below this.
 pub const SYSCALLS: usize = 512;
 /// Tasks of which something is kept because a copy of them is being made, or was not completed. One more is killed.

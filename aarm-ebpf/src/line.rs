@@ -11,7 +11,7 @@
 
 use aarm_common::event::*;
 use aarm_common::hold::{HOLD_STOPPED, Hold, LINE_ROUNDS, Lines};
-use aarm_common::limits::{DATA_WORD, LINE_LOOK_NS, LINE_TURN_NS, RULE_WORDS};
+use aarm_common::limits::{DATA_WORD, LINE_LOOK_NS, RULE_WORDS};
 use aarm_common::op::{Decision, Operation};
 use aarm_common::policy::MODE_AUDIT;
 use aarm_common::state::{ObjectId, Stat, Task, session_slot};
@@ -234,10 +234,16 @@ struct Look {
     until: u64,
 }
 
+/// For so long, in nanoseconds, it looks without a pause: `LINE_TURN_NS`, but on one CPU nobody decides meanwhile. The daemon sets it.
+#[unsafe(no_mangle)]
+pub static LINE_TURN: u32 = 0;
+
 /// Looks for a decision for a while.
 #[inline(always)]
 unsafe fn look(key: u64, since: u64) {
-    let mut ctx = Look { key, since, until: now().wrapping_add(LINE_TURN_NS) };
+    // SAFETY: a number that is there for as long as the program.
+    let turn = unsafe { core::ptr::read_volatile(&raw const LINE_TURN) } as u64;
+    let mut ctx = Look { key, since, until: now().wrapping_add(turn) };
     // SAFETY: the callback has this type, and its context outlives the call.
     unsafe { bpf_loop(LOOKS, look_once as *mut c_void, (&raw mut ctx).cast(), 0) };
 }

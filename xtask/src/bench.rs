@@ -32,7 +32,7 @@ enum What {
     Kernel,
     /// The daemon alone, counted in a VM: instructions for each event, and while idle.
     Daemon,
-    /// What waits for the daemon's decision, timed in a VM against a pipe.
+    /// What waits for the daemon's decision, against a pipe: instructions counted in a VM.
     Waits,
     /// 10,000 actions that wait, on this machine: the daemon's memory for each, and the time to list them.
     Holds,
@@ -62,8 +62,7 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
             spec.command.push("--json".into());
         }
         spec.agent = false;
-        // Two processors hand over to each other: a clock that counts instructions has one.
-        spec.icount = what != What::Waits;
+        spec.icount = true;
         spec.add = vec![(program, path)];
         spec.timeout = Duration::from_secs(3000);
         code = code.max(vm::run(&mut spec, &built)?);

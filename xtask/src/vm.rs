@@ -253,7 +253,7 @@ pub fn run(spec: &mut Spec, built: &Built) -> Result<u8> {
     ]);
     q.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(&initrd);
     let lsm = if spec.bpf { "lockdown,capability,landlock,bpf" } else { "lockdown,capability,landlock" };
-    q.arg("-append").arg(format!("console=ttyS0 lsm={lsm} panic=-1 quiet mitigations=off random.trust_cpu=on systemd.log_target=console systemd.show_status=no"));
+    q.arg("-append").arg(format!("console=ttyS0 lsm={lsm} panic=-1 quiet tsc=reliable mitigations=off random.trust_cpu=on systemd.log_target=console systemd.show_status=no"));
     q.arg("-serial").arg(format!("file:{}", console.display()));
     q.args(["-chardev", "stdio,id=out,signal=off", "-serial", "chardev:out"]);
     q.arg("-serial").arg(format!("file:{}", status.display()));

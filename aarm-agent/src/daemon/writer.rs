@@ -20,6 +20,8 @@ use crate::metrics::Metrics;
 pub const QUEUE: usize = 16;
 /// Batches a watcher may be behind.
 pub const WATCH_QUEUE: usize = 256;
+/// So many receipts are appended without waiting for more.
+const MANY: usize = 64;
 /// How often a full disk is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -73,7 +75,11 @@ pub struct Writer {
     durable: broadcast::Sender<Arc<Batch>>,
     pool: Pool,
     ring: Arc<dyn ReleasePort>,
+    /// Not appended yet.
+    taken: Vec<Batch>,
+    /// Appended, not durable yet.
     waiting: Vec<Batch>,
+    /// Of both.
     waiting_receipts: u32,
     oldest: Option<Instant>,
     signed_at: Instant,
@@ -101,6 +107,7 @@ impl Writer {
             durable,
             pool,
             ring: intake.ring,
+            taken: Vec::new(),
             waiting: Vec::new(),
             waiting_receipts: 0,
             oldest: None,
@@ -135,11 +142,18 @@ impl Writer {
                 }
             };
             if let Some(batch) = next {
-                self.append(batch, &batches)?;
+                self.waiting_receipts += batch.len() as u32;
+                self.oldest.get_or_insert_with(Instant::now);
+                self.taken.push(batch);
+            }
+            // A few are hashed and signed when they are due: whom the core has just let go comes first.
+            if self.taken.iter().map(Batch::len).sum::<usize>() >= MANY {
+                self.append_taken(&batches)?;
             }
             let due = self.oldest.is_some_and(|t| t.elapsed() >= self.rhythm.sync);
-            let urgent = self.waiting.iter().any(|b| b.urgent || !b.waiters.is_empty());
+            let urgent = self.taken.iter().chain(&self.waiting).any(|b| b.urgent || !b.waiters.is_empty());
             if due || urgent || self.waiting_receipts >= self.rhythm.sync_count {
+                self.append_taken(&batches)?;
                 self.sync()?;
             }
             // A log is never without a checkpoint once something durable is in it.
@@ -148,8 +162,13 @@ impl Writer {
                 self.sign()?;
             }
         }
+        self.append_taken(&batches)?;
         self.sync()?;
         self.sign()
+    }
+
+    fn append_taken(&mut self, more: &mpsc::Receiver<Batch>) -> Result<(), LogError> {
+        std::mem::take(&mut self.taken).into_iter().try_for_each(|batch| self.append(batch, more))
     }
 
     /// How long there is nothing to do.
@@ -202,8 +221,6 @@ impl Writer {
                 self.has_room();
             }
         }
-        self.waiting_receipts += batch.len() as u32;
-        self.oldest.get_or_insert_with(Instant::now);
         self.waiting.push(batch);
         Ok(())
     }

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 
 use aarm_common::ABI_VERSION;
 use aarm_common::hold::{Grant, GrantKey, HOLD_STOPPED, Hold, Lines, Verdict};
-use aarm_common::limits::{HOLDS_MAX, POLICY_SLOTS, SESSIONS};
+use aarm_common::limits::{HOLDS_MAX, LINE_TURN_NS, POLICY_SLOTS, SESSIONS};
 use aarm_common::op::Decision;
 use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{
@@ -398,21 +398,15 @@ impl Kernel {
         self.verdicts.insert(key, verdict, 0).map_err(map_error("VERDICTS"))?;
         // The program marks the hold as stopped, sends the signal, and then looks for a verdict once more: whichever of
         // us comes first, the thread goes on.
-        // What it was decided by.
-        drop(self.lines.remove(&key));
         match still(self) {
-            Some(hold) => {
-                if hold.flags & HOLD_STOPPED != 0 {
-                    go_on(hold.pid);
-                }
-                Ok(true)
-            }
-            None => {
-                // Taken, and with it the verdict; or the thread died in between.
-                drop(self.verdicts.remove(&key));
-                Ok(true)
-            }
+            Some(hold) if hold.flags & HOLD_STOPPED != 0 => go_on(hold.pid),
+            Some(_) => {}
+            // Taken, and with it the verdict; or the thread died in between.
+            None => drop(self.verdicts.remove(&key)),
         }
+        // What it was decided by; whoever waited does not wait for that.
+        drop(self.lines.remove(&key));
+        Ok(true)
     }
 
     /// Whether what waits under `key` since `since_ns` still does, and was not answered: it may not have come for its answer yet.
@@ -524,6 +518,12 @@ fn pinned_config(pins: &Pins) -> Result<Option<Config>, KernelError> {
     map.get(&0, 0).map(Some).map_err(map_error("CONFIG"))
 }
 
+/// CPUs that run something now.
+fn online_cpus() -> libc::c_long {
+    // SAFETY: a number in, a number out.
+    unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }
+}
+
 /// Loads the object on pinned maps, making those that are not there.
 fn load(pins: &Pins, object: &[u8], types: &btf::Btf) -> Result<aya::Ebpf, KernelError> {
     let offsets = offsets::resolve(types)?;
@@ -538,6 +538,8 @@ fn load(pins: &Pins, object: &[u8], types: &btf::Btf) -> Result<aya::Ebpf, Kerne
     for (global, offset) in &offsets {
         loader.override_global(global, offset, true);
     }
+    let turn = if online_cpus() > 1 { LINE_TURN_NS } else { 0 };
+    loader.override_global("LINE_TURN", &turn, true);
     Ok(loader.load(object)?)
 }
 

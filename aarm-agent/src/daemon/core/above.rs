@@ -15,6 +15,8 @@ use crate::kernel::pidfd;
 
 /// How long we look.
 const LATE: Duration = Duration::from_secs(3);
+/// What waited for less was decided by rules.
+const SOON: Duration = Duration::from_millis(100);
 /// How many above each other.
 const DEPTH: usize = 16;
 /// Of how many we look for those who are late: looking takes time that others wait for.
@@ -29,12 +31,16 @@ pub(super) struct Above {
 }
 
 impl Core {
-    /// Something is held no more.
-    pub(super) fn look_above(&mut self, w: &Waiting) {
+    /// Something is held no more that waited so long. Looking takes five times what a decision takes: what was decided at once is looked after
+    /// at the next tick.
+    pub(super) fn look_above(&mut self, w: &Waiting, waited: Duration) {
         let child = w.about.pid;
-        let parent = state(child).map_or(w.ppid, |s| s.parent);
+        // Another one may be its parent by now.
+        let parent = if waited < SOON { None } else { state(child) }.map_or(w.ppid, |s| s.parent);
         let above = Above { child, parent, session: w.session, until: Instant::now() + LATE };
-        above.go_on(&*self.p.kernel);
+        if waited >= SOON {
+            above.go_on(&*self.p.kernel);
+        }
         // Once each, however often its children are held.
         self.above.retain(|other| other.parent != parent);
         if self.above.len() >= LATE_MAX {

@@ -14,6 +14,7 @@ use std::borrow::Cow;
 use std::iter;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::{Answering, Core};
@@ -567,11 +568,12 @@ impl Core {
                 if !waited {
                     tracing::debug!("hold {key:016x} ended before its answer");
                 }
+                let waited_ns = crate::kernel::boot_ns().saturating_sub(since_ns);
                 // An image looks for its decision for a while before it stops.
-                let looked = g.waiting.about.operation == Operation::ExecArgs.name()
-                    && crate::kernel::boot_ns().saturating_sub(since_ns) < LINE_LOOK_NS;
+                let looked =
+                    g.waiting.about.operation == Operation::ExecArgs.name() && waited_ns < LINE_LOOK_NS;
                 if !looked {
-                    self.look_above(&g.waiting);
+                    self.look_above(&g.waiting, Duration::from_nanos(waited_ns));
                 }
             }
             Err(e) => {
