@@ -13,17 +13,21 @@
 //! not durable. At the start a torn tail beyond the signed size is cut off and said so; damage below it is
 //! never repaired.
 
+mod files;
+mod recover;
+
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use self::files::{allocate, clear, io, no_room, place, reserve, sync_dir};
+use self::recover::{read_checkpoint, recover};
 use crate::keys::{Keys, TrustedKeys};
 use crate::merkle::{self, Hash, Tree};
 use crate::note::Checkpoint;
 use crate::receipt::MAX_RECEIPT;
-use crate::segment::{self, HEADER, Kind, RECORD_HEADER, Scanner, SegmentError};
+use crate::segment::{self, HEADER, Kind, RECORD_HEADER};
 use crate::tile::{self, Growing, Place};
 
 /// Bytes gathered before they are written, though not yet made durable.
@@ -134,63 +138,11 @@ pub struct LogWriter {
     _lock: File,
 }
 
-fn io(path: &Path) -> impl FnOnce(std::io::Error) -> LogError {
-    let path = path.to_path_buf();
-    move |source| LogError::Io { path, source }
-}
-
 /// Hash of the origin, as segments carry it.
 pub(crate) fn origin_hash(origin: &str) -> Hash {
     let mut hash = [0; 32];
     hash.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, origin.as_bytes()).as_ref());
     hash
-}
-
-/// No room is something else than a failure: it may come to an end.
-fn no_room<'a>(dir: &'a Path, path: &'a Path, bytes: usize) -> impl Fn(std::io::Error) -> LogError + 'a {
-    move |e| match e.raw_os_error() {
-        Some(libc::ENOSPC | libc::EDQUOT) => {
-            LogError::NoSpace { path: dir.to_path_buf(), bytes: bytes as u64 }
-        }
-        _ => io(path)(e),
-    }
-}
-
-fn sync_dir(dir: &Path) -> Result<(), LogError> {
-    File::open(dir).and_then(|d| d.sync_all()).map_err(io(dir))
-}
-
-/// Writes a small file whole or not at all. Without room for it all stays as it was.
-fn place(dir: &Path, name: &str, content: &[u8]) -> Result<(), LogError> {
-    let temporary = dir.join(format!("{name}.new"));
-    let room = no_room(dir, &temporary, content.len());
-    let mut file = File::create(&temporary).map_err(&room)?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(&room)?;
-    let path = dir.join(name);
-    std::fs::rename(&temporary, &path).map_err(io(&path))?;
-    sync_dir(dir)
-}
-
-/// Overwrites a part of a file with zeros, durably.
-fn clear(file: &File, mut at: u64, bytes: u64) -> std::io::Result<()> {
-    let zeros = vec![0; 1 << 16];
-    let end = at + bytes;
-    while at < end {
-        let n = (end - at).min(zeros.len() as u64);
-        file.write_all_at(&zeros[..n as usize], at)?;
-        at += n;
-    }
-    file.sync_all()
-}
-
-/// Reserves room for a file.
-fn allocate(file: &File, dir: &Path, bytes: u64) -> Result<(), LogError> {
-    // SAFETY: a valid descriptor.
-    match unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, bytes as libc::off_t) } {
-        0 => Ok(()),
-        libc::ENOSPC | libc::EDQUOT => Err(LogError::NoSpace { path: dir.to_path_buf(), bytes }),
-        e => Err(io(dir)(std::io::Error::from_raw_os_error(e))),
-    }
 }
 
 impl LogWriter {
@@ -402,36 +354,6 @@ impl LogWriter {
     }
 }
 
-/// Reads and checks the checkpoint; `None` if there is none yet.
-fn read_checkpoint(dir: &Path, trusted: &TrustedKeys) -> Result<Option<Checkpoint>, LogError> {
-    let path = dir.join("checkpoint");
-    match std::fs::read(&path) {
-        Ok(note) => Checkpoint::open(&note, &trusted.log)
-            .map(Some)
-            .map_err(|source| LogError::Checkpoint { path: path.clone(), source }),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(io(&path)(e)),
-    }
-}
-
-/// Room for the next segment, under a name that is no segment's. Where it is there already, nothing is done: asking
-/// a file system again for all blocks of a file costs some as much as the first time.
-fn reserve(dir: &Path, bytes: u64) -> Result<(), LogError> {
-    let path = dir.join("next.segment");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o644)
-        .open(&path)
-        .map_err(io(&path))?;
-    let found = file.metadata().map_err(io(&path))?;
-    if found.len() >= bytes && found.blocks().saturating_mul(512) >= bytes {
-        return Ok(());
-    }
-    allocate(&file, dir, bytes)
-}
-
 /// Makes the reserved file segment `number`.
 fn new_segment(
     dir: &Path,
@@ -466,94 +388,4 @@ fn place_tiles(dir: &Path, whole: &mut Vec<(Place, Vec<Hash>)>) -> Result<(), Lo
     });
     whole.drain(..placed);
     result
-}
-
-/// Leaves those whole tiles that are on disk as they should be.
-fn mend_tiles(dir: &Path, whole: &mut Vec<(Place, Vec<Hash>)>) -> Result<(), LogError> {
-    whole.retain(|(place, hashes)| tile::read(dir, *place).as_ref() != Some(hashes));
-    place_tiles(dir, whole)
-}
-
-struct Scan {
-    tree: Tree,
-    tiles: Growing,
-    /// Number of the last segment and where its records end.
-    last: Option<(u64, u64)>,
-}
-
-/// Reads the whole log, checks it against the checkpoint, and finds where to go on.
-fn recover(
-    dir: &Path,
-    origin: &Hash,
-    checkpoint: Option<&Checkpoint>,
-    opened: &mut Opened,
-) -> Result<Scan, LogError> {
-    let signed = checkpoint.map_or(0, |c| c.size);
-    let segments = segment::list(dir).map_err(io(dir))?;
-    let (mut tree, mut tiles) = (Tree::default(), Growing::default());
-    let mut last = None;
-    let damaged = |path: &Path, what: String| LogError::Damaged { path: path.to_path_buf(), what };
-    let check = |tree: &Tree, path: &Path| match checkpoint {
-        Some(c) if c.size == tree.size() && c.root != tree.root() => {
-            Err(damaged(path, "the receipts are not those that were signed".into()))
-        }
-        _ => Ok(()),
-    };
-    check(&tree, dir)?;
-    for (i, (number, path)) in segments.iter().enumerate() {
-        let mut scanner =
-            Scanner::open(path, tree.size(), origin).map_err(|e| damaged(path, e.to_string()))?;
-        let problem = loop {
-            match scanner.next_record() {
-                Ok(Some((Kind::Receipt, bytes))) => {
-                    tiles.push(&mut tree, merkle::leaf(bytes));
-                    check(&tree, path)?;
-                    if tiles.is_full() {
-                        mend_tiles(dir, tiles.whole())?;
-                    }
-                }
-                Ok(Some((Kind::Signature, _))) => {}
-                Ok(None) => break None,
-                Err(SegmentError::Io(e)) => return Err(io(path)(e)),
-                Err(e) => break Some(e),
-            }
-        };
-        let end = scanner.offset();
-        let problem = match problem {
-            None => scanner.check_rest().err(),
-            some => some,
-        };
-        if let Some(e) = problem {
-            if tree.size() < signed || i + 1 < segments.len() {
-                return Err(damaged(path, e.to_string()));
-            }
-            let length = std::fs::metadata(path).map_err(io(path))?.len();
-            opened.bytes_cut = torn_bytes(path, end, length)?;
-        }
-        last = Some((*number, end));
-    }
-    if tree.size() < signed {
-        let what = format!("{} receipts where {signed} were signed", tree.size());
-        return Err(damaged(dir, what));
-    }
-    mend_tiles(dir, tiles.whole())?;
-    Ok(Scan { tree, tiles, last })
-}
-
-/// How much of the tail is not zero: from the end of the records to the last byte that is not.
-fn torn_bytes(path: &Path, end: u64, length: u64) -> Result<u64, LogError> {
-    let file = File::open(path).map_err(io(path))?;
-    let mut buffer = vec![0; 1 << 16];
-    let (mut at, mut last) = (end, end);
-    while at < length {
-        let n = file.read_at(&mut buffer, at).map_err(io(path))?;
-        if n == 0 {
-            break;
-        }
-        if let Some(i) = buffer[..n].iter().rposition(|b| *b != 0) {
-            last = at + i as u64 + 1;
-        }
-        at += n as u64;
-    }
-    Ok((last - end).max(1))
 }

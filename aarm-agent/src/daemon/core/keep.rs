@@ -76,7 +76,7 @@ impl Core {
             if !self.p.recorded.lacks(&u) {
                 continue;
             }
-            if let Err(e) = aarm_receipt::receipt::parse(&u.bytes) {
+            if let Err(e) = aarm_receipt::receipt::check(&u.bytes) {
                 tracing::warn!("a receipt that a former daemon could not write is not one: {e}");
                 continue;
             }
