@@ -6,6 +6,7 @@
 //! - [`proof`]: that a receipt is in the tree, or that one tree begins with another. [`tile`]: the tree's hashes on disk.
 //! - [`bundle`]: one receipt with all that proves it.
 //! - [`note`]: C2SP signed notes and checkpoints.
+//! - [`cosign`]: cosignatures of checkpoints. [`witness`]: who gives them to logs that he has seen grow.
 //! - [`keys`]: the two signing keys and the public form of both.
 //! - [`segment`]: the on-disk form. [`log`]: the one writer. [`read`]: reading. [`verify`]: checking.
 //!
@@ -13,6 +14,7 @@
 
 pub mod bundle;
 pub mod canonical;
+pub mod cosign;
 pub mod keys;
 pub mod log;
 pub mod merkle;
@@ -23,6 +25,7 @@ pub mod receipt;
 pub mod segment;
 pub mod tile;
 pub mod verify;
+pub mod witness;
 
 pub use bundle::Bundle;
 pub use keys::{KeyError, Keys, TrustedKeys};

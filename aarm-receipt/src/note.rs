@@ -61,7 +61,7 @@ impl VerifierKey {
         let (name, id, key) = (parts.next()?, parts.next()?, parts.next()?);
         let bytes = BASE64.decode(key).ok()?;
         let (kind, key) = bytes.split_first()?;
-        if *kind != ED25519_TYPE || name.is_empty() || name.contains(char::is_whitespace) {
+        if *kind != ED25519_TYPE || !is_name(name) {
             return None;
         }
         let made = Self::new(name, key.try_into().ok()?);
@@ -86,6 +86,39 @@ impl std::fmt::Display for VerifierKey {
     }
 }
 
+/// Whether a key may have this name.
+pub(crate) fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(char::is_whitespace) && !name.contains('+')
+}
+
+/// A signature of a note: name, key id, and what follows that.
+pub(crate) type Signature<'a> = (&'a str, [u8; 4], Vec<u8>);
+
+/// The text of a note, without its last line end, and its signatures.
+fn split(note: &[u8]) -> Result<(&str, Vec<Signature<'_>>), NoteError> {
+    if note.len() > NOTE_MAX {
+        return Err(NoteError::Malformed);
+    }
+    let text = std::str::from_utf8(note).map_err(|_| NoteError::Malformed)?;
+    let (body, signatures) = text.rsplit_once("\n\n").ok_or(NoteError::Malformed)?;
+    if !signatures.ends_with('\n') {
+        return Err(NoteError::Malformed);
+    }
+    let line = |line| {
+        let (name, signature) = str::strip_prefix(line, "\u{2014} ")?.split_once(' ')?;
+        let bytes = BASE64.decode(signature).ok()?;
+        let (id, rest) = bytes.split_first_chunk()?;
+        Some((name, *id, rest.to_vec()))
+    };
+    let all = signatures.lines().map(line).collect::<Option<_>>().ok_or(NoteError::Malformed)?;
+    Ok((body, all))
+}
+
+/// The signatures of a note, whoever's they are.
+pub(crate) fn signatures(note: &[u8]) -> Result<Vec<Signature<'_>>, NoteError> {
+    split(note).map(|(_, signatures)| signatures)
+}
+
 /// A signed tree head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checkpoint {
@@ -98,13 +131,14 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    fn body(&self) -> String {
+    /// What is signed.
+    pub fn text(&self) -> String {
         format!("{}\n{}\n{}\n", self.origin, self.size, BASE64.encode(self.root))
     }
 
     /// The signed note. The key signs under the log's name.
     pub fn sign(&self, key: &Ed25519KeyPair) -> String {
-        let body = self.body();
+        let body = self.text();
         let mut public = [0; 32];
         public.copy_from_slice(key.public_key().as_ref());
         let verifier = VerifierKey::new(&self.origin, public);
@@ -115,11 +149,7 @@ impl Checkpoint {
 
     /// Reads a note and checks the key's signature.
     pub fn open(text: &[u8], key: &VerifierKey) -> Result<Self, NoteError> {
-        if text.len() > NOTE_MAX {
-            return Err(NoteError::Malformed);
-        }
-        let text = std::str::from_utf8(text).map_err(|_| NoteError::Malformed)?;
-        let (body, signatures) = text.rsplit_once("\n\n").ok_or(NoteError::Malformed)?;
+        let (body, signatures) = split(text)?;
         let mut lines = body.split('\n');
         let (origin, size, root) = (lines.next(), lines.next(), lines.next());
         let (Some(origin), Some(size), Some(root), None) = (origin, size, root, lines.next()) else {
@@ -135,17 +165,10 @@ impl Checkpoint {
         let root: Hash =
             BASE64.decode(root).ok().and_then(|r| r.try_into().ok()).ok_or(NoteError::Malformed)?;
         let checkpoint = Self { origin: origin.to_owned(), size: number, root };
-        if !signatures.ends_with('\n') {
-            return Err(NoteError::Malformed);
-        }
         let mut signed = Err(NoteError::NotSigned);
-        for line in signatures.lines() {
-            let rest = line.strip_prefix("\u{2014} ").ok_or(NoteError::Malformed)?;
-            let (name, signature) = rest.split_once(' ').ok_or(NoteError::Malformed)?;
-            let bytes = BASE64.decode(signature).map_err(|_| NoteError::Malformed)?;
-            let (id, signature) = bytes.split_at_checked(4).ok_or(NoteError::Malformed)?;
+        for (name, id, signature) in signatures {
             if name == key.name && id == key.id {
-                if !key.verify(checkpoint.body().as_bytes(), signature) {
+                if !key.verify(checkpoint.text().as_bytes(), &signature) {
                     return Err(NoteError::WrongSignature);
                 }
                 signed = Ok(());
