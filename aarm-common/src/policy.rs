@@ -370,6 +370,18 @@ pub const POLICY_BYTES: usize = size_of::<Policy>();
 // SAFETY: repr(C), made of integers only, without padding (asserted below), so every bit pattern is valid.
 unsafe impl aya::Pod for Policy {}
 
+#[cfg(feature = "user")]
+impl Policy {
+    /// All that the kernel gets, but for the number of the compilation, which comes first.
+    pub fn unnumbered(&self) -> &[u8] {
+        const NUMBER: usize = size_of::<u32>();
+        const _: () = assert!(core::mem::offset_of!(Policy, generation) == 0);
+        // SAFETY: as long as the value, and integers without padding in between.
+        let bytes = unsafe { core::slice::from_raw_parts((&raw const *self).cast::<u8>(), POLICY_BYTES) };
+        &bytes[NUMBER..]
+    }
+}
+
 const _: () = {
     let fields = 8 * 4
         + FAMILIES

@@ -40,7 +40,7 @@ use super::cgroups::Cgroups;
 use super::gaps::GapTracker;
 use super::holds::Holds;
 use super::journal::Journal;
-use super::policies::{Loaded, Policies, PolicyError, unknown as unknown_policy};
+use super::policies::{Loaded, Policies, PolicyError, QUARANTINE, unknown as unknown_policy};
 use super::port::{EventPort, KernelPort};
 use super::program::Reading;
 use super::quiet::Quiet;
@@ -260,8 +260,16 @@ impl Core {
             core.adopt_holds();
             core.told_lost = core.p.kernel.stats()?[Stat::Lost as usize];
         }
-        // Homes may have changed since: an adopted table is made anew.
-        let changes = core.policies.reload(&mut *core.p.kernel, true)?;
+        // Homes may have changed since: an adopted table that would be another one is made anew.
+        let mut changes = core.policies.reload(&mut *core.p.kernel, true);
+        if matches!(changes, Err(PolicyError::NoSlot)) {
+            // Former daemons did not live until what they had put away could be used again.
+            core.sweep();
+            std::thread::sleep(QUARANTINE);
+            core.sweep();
+            changes = core.policies.reload(&mut *core.p.kernel, true);
+        }
+        let changes = changes?;
         core.apply(&changes)?;
         // A snapshot of a former load of the programs must not be taken for one of this.
         core.store(false);

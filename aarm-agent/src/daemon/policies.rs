@@ -31,7 +31,7 @@ use super::record::policy_ref;
 use crate::api::types::{Diagnostic, PolicyLabel};
 
 /// How long a slot rests after its sessions were moved away.
-const QUARANTINE: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(10) };
+pub const QUARANTINE: Duration = if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(10) };
 
 /// A rule as receipts name it.
 #[derive(Clone, Debug)]
@@ -69,6 +69,8 @@ pub struct Loaded {
     pub agents: u32,
     /// New sessions do not get it.
     pub retired: bool,
+    /// SHA-256 of its table but for the number: what it was compiled from, and what that meant on this host then.
+    inputs: [u8; 32],
     /// Since when no session is under it and it may not be reused yet.
     resting: Option<Instant>,
 }
@@ -123,6 +125,13 @@ pub fn unknown() -> PolicyLabel {
         hash: String::new(),
         mode: "enforce".into(),
     }
+}
+
+/// See [`Loaded::inputs`].
+fn inputs(table: &Table) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, table.unnumbered()).as_ref());
+    hash
 }
 
 impl Policies {
@@ -214,6 +223,33 @@ impl Policies {
             .ok_or(PolicyError::NoSlot)
     }
 
+    /// The table of a compilation, with the numbers that labels and patterns have for all policies.
+    fn table(&mut self, compiled: &Compiled, env: &Env) -> Result<Box<Table>, PolicyError> {
+        let mut table = self.number_labels(compiled)?;
+        patterns::number(&mut self.patterns, compiled, env, &mut table)?;
+        Ok(table)
+    }
+
+    /// What a former daemon left in a slot stays there if it would be made again as it is: sessions need not move, and what was allowed under it
+    /// goes on being. Whether it does.
+    fn keep(
+        &mut self,
+        kernel: &mut dyn KernelPort,
+        slot: u32,
+        policy: &Policy,
+        env: &Env,
+        compiled: &Compiled,
+    ) -> Result<bool, PolicyError> {
+        let mut table = self.table(compiled, env)?;
+        let is_same = |l: &&mut Loaded| l.slot == slot && l.inputs == inputs(&table);
+        let Some(l) = self.loaded.iter_mut().find(is_same) else { return Ok(false) };
+        table.generation = l.generation;
+        l.source = policy.asks_for_lines().then(|| Arc::new(policy.clone()));
+        // Other names of files may have come meanwhile.
+        kernel.remember_links(l.generation, &links::find(policy, env, &table))?;
+        Ok(true)
+    }
+
     fn place(
         &mut self,
         kernel: &mut dyn KernelPort,
@@ -223,8 +259,7 @@ impl Policies {
         compiled: &Compiled,
     ) -> Result<u32, PolicyError> {
         let slot = self.free_slot()?;
-        let mut table = self.number_labels(compiled)?;
-        patterns::number(&mut self.patterns, compiled, env, &mut table)?;
+        let table = self.table(compiled, env)?;
         let generation = table.generation;
         let linked = links::find(policy, env, &table);
         self.give(kernel)?;
@@ -250,6 +285,7 @@ impl Policies {
             source: policy.asks_for_lines().then(|| Arc::new(policy.clone())),
             agents: policy.agents().len() as u32,
             retired: false,
+            inputs: inputs(&table),
             resting: None,
         });
         Ok(generation)
@@ -261,7 +297,7 @@ impl Policies {
         generation
     }
 
-    /// Reads the directory again. On any error nothing changes.
+    /// Reads the directory again. On any error nothing changes. `force`: also looks whether unchanged documents mean something else by now.
     pub fn reload(&mut self, kernel: &mut dyn KernelPort, force: bool) -> Result<Changes, PolicyError> {
         let documents = self.read_dir()?;
         let env = environment()?;
@@ -301,7 +337,7 @@ impl Policies {
             if let Some((slot, hash, file)) = &before
                 && *hash == d.policy.hash()
                 && *file == d.file
-                && !force
+                && (!force || self.keep(kernel, *slot, &d.policy, &env, c)?)
             {
                 changes.unchanged.push(name);
                 current.push((*slot, d.policy));

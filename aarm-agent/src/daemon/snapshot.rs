@@ -164,7 +164,7 @@ pub struct PolicyRecord {
     pub audit: bool,
     /// File, `-` for one that came with a session.
     pub file: String,
-    /// What else the table depends on, see `policies::Inputs`.
+    /// SHA-256 of its table, see `policies::Loaded`.
     pub inputs: [u8; 32],
     /// New sessions do not get it any more.
     pub retired: bool,

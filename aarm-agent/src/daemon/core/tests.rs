@@ -358,6 +358,36 @@ fn a_lost_snapshot_gives_no_number_twice_and_no_slot_that_a_session_is_under() {
     assert_eq!(n.given.labels, 2, "the bit of the lost label is that of no other");
 }
 
+/// Each start put the policies into other slots, and what was put away had to rest for ten seconds again with each daemon: one that was killed
+/// often enough found no room any more, and never started again.
+#[test]
+fn daemons_that_do_not_live_long_do_not_use_up_the_slots_of_policies() {
+    let policy = |version: u32| {
+        format!(
+            "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: {{ name: p, version: '{version}' }}\n"
+        ) + "spec:\n  rules:\n    - { id: r, match: { operation: exec, args: [x] }, decision: DENY }\n"
+    };
+    let kernel = Kernel::default();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("policies")).unwrap();
+    let write = |version| std::fs::write(dir.path().join("policies/p.yaml"), policy(version)).unwrap();
+    let begin = |adopted| {
+        let core = begin_on(kernel.clone(), dir.path(), adopted).core;
+        let loaded = core.policies.named("p").unwrap();
+        assert!(loaded.source.is_some(), "what decides programs is known");
+        (loaded.generation, loaded.label.version.clone())
+    };
+    write(0);
+    let first = begin(false);
+    for _ in 0..2 * POLICY_SLOTS {
+        assert_eq!(begin(true), first, "a policy that means the same stays where it is");
+    }
+    for version in 1..2 * POLICY_SLOTS as u32 {
+        write(version);
+        assert_eq!(begin(true).1, version.to_string());
+    }
+}
+
 /// Something that waits, and is over at the next look.
 fn waiting(key: u64) -> Waiting {
     Waiting {

@@ -51,6 +51,7 @@ impl Policies {
                 source: None,
                 agents: r.agents,
                 retired: r.retired,
+                inputs: r.inputs,
                 resting: None,
             })
             .collect();
@@ -105,6 +106,7 @@ impl Policies {
                 source: None,
                 agents: 0,
                 retired: true,
+                inputs: [0; 32],
                 resting: None,
             });
         }
@@ -136,7 +138,7 @@ impl Policies {
                 hash: l.label.hash.clone(),
                 audit: l.audit,
                 file: l.file.clone(),
-                inputs: [0; 32],
+                inputs: l.inputs,
                 retired: l.retired,
                 agents: l.agents,
                 rules: l.rules.iter().map(|r| (r.id.clone(), r.reason.clone(), r.redirect.clone())).collect(),
