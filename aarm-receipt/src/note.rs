@@ -101,16 +101,14 @@ fn split(note: &[u8]) -> Result<(&str, Vec<Signature<'_>>), NoteError> {
     }
     let text = std::str::from_utf8(note).map_err(|_| NoteError::Malformed)?;
     let (body, signatures) = text.rsplit_once("\n\n").ok_or(NoteError::Malformed)?;
-    if !signatures.ends_with('\n') {
-        return Err(NoteError::Malformed);
-    }
+    let signatures = signatures.strip_suffix('\n').ok_or(NoteError::Malformed)?;
     let line = |line| {
         let (name, signature) = str::strip_prefix(line, "\u{2014} ")?.split_once(' ')?;
         let bytes = BASE64.decode(signature).ok()?;
         let (id, rest) = bytes.split_first_chunk()?;
         Some((name, *id, rest.to_vec()))
     };
-    let all = signatures.lines().map(line).collect::<Option<_>>().ok_or(NoteError::Malformed)?;
+    let all = signatures.split('\n').map(line).collect::<Option<_>>().ok_or(NoteError::Malformed)?;
     Ok((body, all))
 }
 
@@ -195,6 +193,12 @@ mod tests {
                 let mut bytes = note.clone().into_bytes();
                 bytes[at] ^= 1 << bit;
                 assert!(Checkpoint::open(&bytes, &key).is_err(), "byte {at} bit {bit}");
+            }
+            // One form of each: no other line ends, and nothing between.
+            for byte in *b"\r\n\t =" {
+                let mut bytes = note.clone().into_bytes();
+                bytes.insert(at, byte);
+                assert!(Checkpoint::open(&bytes, &key).is_err(), "{byte} before byte {at}");
             }
         }
     }
