@@ -371,4 +371,10 @@ fn a_receipt_is_proven_to_whoever_has_the_keys_and_a_log_that_was_rolled_back_is
     assert_eq!(back.status.code(), Some(1));
     assert!(stdout(&back).contains("rolled back"), "{}", stdout(&back));
     assert!(verify(&log_dir).status.success(), "what was seen stays as it was");
+
+    // An older checkpoint put back leaves the receipts as they are; what was seen is not forgotten for it.
+    let (newest, before) = (std::fs::read(&seen).unwrap(), std::fs::read(at("other/checkpoint")).unwrap());
+    std::fs::write(at("log/checkpoint"), before).unwrap();
+    assert!(verify(&log_dir).status.success());
+    assert_eq!(std::fs::read(&seen).unwrap(), newest);
 }

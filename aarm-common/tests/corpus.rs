@@ -4,25 +4,17 @@
 mod dns;
 #[path = "../../fuzz/checks/event.rs"]
 mod event;
+#[path = "../../fuzz/checks/replay.rs"]
+mod replay;
 
-fn replay(target: &str, check: fn(&[u8])) {
-    let dir = format!("{}/../fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
-    let mut inputs = 0;
-    for entry in std::fs::read_dir(&dir).unwrap() {
-        let path = entry.unwrap().path();
-        println!("{}", path.display());
-        check(&std::fs::read(path).unwrap());
-        inputs += 1;
-    }
-    assert!(inputs >= 20, "only {inputs} inputs in {dir}");
-}
+use replay::replay;
 
 #[test]
 fn events() {
-    replay("event", event::check);
+    replay("fuzz/corpus/event", 20, event::check);
 }
 
 #[test]
 fn dns_messages() {
-    replay("dns", dns::check);
+    replay("fuzz/corpus/dns", 20, dns::check);
 }

@@ -4,18 +4,10 @@
 mod action_json;
 #[path = "../../fuzz/checks/policy.rs"]
 mod policy;
+#[path = "../../fuzz/checks/replay.rs"]
+mod replay;
 
-fn replay(dir: &str, least: usize, check: fn(&[u8])) {
-    let dir = format!("{}/../{dir}", env!("CARGO_MANIFEST_DIR"));
-    let mut inputs = 0;
-    for entry in std::fs::read_dir(&dir).unwrap() {
-        let path = entry.unwrap().path();
-        println!("{}", path.display());
-        check(&std::fs::read(path).unwrap());
-        inputs += 1;
-    }
-    assert!(inputs >= least, "only {inputs} inputs in {dir}");
-}
+use replay::replay;
 
 #[test]
 fn policies() {

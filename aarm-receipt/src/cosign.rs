@@ -7,45 +7,19 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use ring::digest::{SHA256, digest};
-use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
+use ring::signature::{Ed25519KeyPair, KeyPair};
 
-use crate::note::{self, Checkpoint, NoteError};
+use crate::note::{self, Checkpoint, NamedKey, NoteError};
 
 /// In a verifier key, and its id.
 const COSIGNATURE_TYPE: u8 = 4;
 /// Most cosigners that a verifier knows.
 pub const COSIGNERS_MAX: usize = 64;
 
-/// A cosigner's public key with its name: a "verifier key", `name+id+base64`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CosignerKey {
-    name: String,
-    id: [u8; 4],
-    key: [u8; 32],
-}
+/// A key that cosigns checkpoints.
+pub type CosignerKey = NamedKey<COSIGNATURE_TYPE>;
 
 impl CosignerKey {
-    fn new(name: &str, key: [u8; 32]) -> Self {
-        let text = [name.as_bytes(), &[b'\n', COSIGNATURE_TYPE], &key].concat();
-        let mut id = [0; 4];
-        id.copy_from_slice(&digest(&SHA256, &text).as_ref()[..4]);
-        Self { name: name.to_owned(), id, key }
-    }
-
-    /// Reads the textual form.
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.trim().splitn(3, '+');
-        let (name, id, key) = (parts.next()?, parts.next()?, parts.next()?);
-        let bytes = BASE64.decode(key).ok()?;
-        let (kind, key) = bytes.split_first()?;
-        if *kind != COSIGNATURE_TYPE || !note::is_name(name) {
-            return None;
-        }
-        let made = Self::new(name, key.try_into().ok()?);
-        (made.hex_id() == id).then_some(made)
-    }
-
     /// Reads those of several, one a line; empty lines and those that begin with `#` are none.
     pub fn parse_all(text: &str) -> Option<Vec<Self>> {
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -56,22 +30,6 @@ impl CosignerKey {
             .enumerate()
             .all(|(i, k)| all[..i].iter().all(|other| other.key != k.key && other.name != k.name));
         (once && !all.is_empty() && all.len() <= COSIGNERS_MAX).then_some(all)
-    }
-
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn hex_id(&self) -> String {
-        self.id.iter().map(|b| format!("{b:02x}")).collect()
-    }
-}
-
-impl std::fmt::Display for CosignerKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let bytes = [&[COSIGNATURE_TYPE][..], &self.key].concat();
-        write!(f, "{}+{}+{}", self.name, self.hex_id(), BASE64.encode(bytes))
     }
 }
 
@@ -122,7 +80,7 @@ pub fn cosigned<'a>(
         };
         let seconds = u64::from_be_bytes(*seconds);
         let text = message(checkpoint, seconds);
-        let right = UnparsedPublicKey::new(&ED25519, key.key).verify(text.as_bytes(), signature).is_ok();
+        let right = key.verify(text.as_bytes(), signature);
         if !right || i64::try_from(seconds).is_err() {
             return Err(NoteError::WrongSignature);
         }

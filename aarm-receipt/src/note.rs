@@ -32,9 +32,12 @@ pub enum NoteError {
     WrongSignature,
 }
 
-/// A public key with the name it signs under: a "verifier key", `name+id+base64`.
+/// A key that signs notes, checkpoints among them.
+pub type VerifierKey = NamedKey<ED25519_TYPE>;
+
+/// An Ed25519 public key with the name it signs under: a "verifier key", `name+id+base64`. `KIND` says what it signs, and is part of the id.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VerifierKey {
+pub struct NamedKey<const KIND: u8> {
     /// Name.
     pub name: String,
     /// First bytes of the hash of name and key.
@@ -43,13 +46,10 @@ pub struct VerifierKey {
     pub key: [u8; 32],
 }
 
-impl VerifierKey {
+impl<const KIND: u8> NamedKey<KIND> {
     /// From a name and a public key.
     pub fn new(name: &str, key: [u8; 32]) -> Self {
-        let mut text = name.as_bytes().to_vec();
-        text.extend([b'\n', ED25519_TYPE]);
-        text.extend(key);
-        let hash = digest(&SHA256, &text);
+        let hash = digest(&SHA256, &[name.as_bytes(), &[b'\n', KIND], &key].concat());
         let mut id = [0; 4];
         id.copy_from_slice(&hash.as_ref()[..4]);
         Self { name: name.to_owned(), id, key }
@@ -61,7 +61,7 @@ impl VerifierKey {
         let (name, id, key) = (parts.next()?, parts.next()?, parts.next()?);
         let bytes = BASE64.decode(key).ok()?;
         let (kind, key) = bytes.split_first()?;
-        if *kind != ED25519_TYPE || !is_name(name) {
+        if *kind != KIND || !is_name(name) {
             return None;
         }
         let made = Self::new(name, key.try_into().ok()?);
@@ -78,10 +78,9 @@ impl VerifierKey {
     }
 }
 
-impl std::fmt::Display for VerifierKey {
+impl<const KIND: u8> std::fmt::Display for NamedKey<KIND> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut bytes = vec![ED25519_TYPE];
-        bytes.extend(self.key);
+        let bytes = [&[KIND][..], &self.key].concat();
         write!(f, "{}+{}+{}", self.name, self.hex_id(), BASE64.encode(bytes))
     }
 }

@@ -18,7 +18,9 @@ use crate::merkle::{self, Hash, Tree};
 pub const WIDTH: usize = 256;
 /// Levels of the tree that one level of tiles stands for.
 const HEIGHT: u32 = WIDTH.trailing_zeros();
-/// Most tiles that wait to be written: 2 MiB.
+/// Levels of tiles.
+const LEVELS: usize = (u64::BITS / HEIGHT) as usize;
+/// Most tiles that wait to be written before more is added: 2 MiB. One leaf may complete one of each level.
 const WAITING_MAX: usize = 256;
 
 /// The directory.
@@ -26,7 +28,7 @@ pub const DIR: &str = "tile";
 
 /// A tile's path in the log's directory; of a partial one with its width.
 pub fn path(level: u32, n: u64, width: usize) -> String {
-    assert!((1..=WIDTH).contains(&width) && level < u64::BITS / HEIGHT, "a tile of the tree");
+    assert!((1..=WIDTH).contains(&width) && (level as usize) < LEVELS, "a tile of the tree");
     let mut groups = vec![format!("{:03}", n % 1000)];
     let mut rest = n / 1000;
     while rest > 0 {
@@ -72,6 +74,7 @@ impl Growing {
     /// Adds a leaf to a tree and to its tiles.
     #[inline]
     pub fn push(&mut self, tree: &mut Tree, leaf: Hash) {
+        assert!(self.waiting.len() < WAITING_MAX + LEVELS, "whoever adds takes what is whole");
         tree.push_each(leaf, |height, hash| {
             if height % HEIGHT == 0 {
                 self.add((height / HEIGHT) as usize, *hash);
@@ -218,10 +221,15 @@ mod tests {
     fn a_tree_has_the_tiles_of_the_specification() {
         let mut tiles = Growing::default();
         let mut tree = Tree::default();
+        let mut taken = Vec::new();
         for i in 0..70_000u64 {
             tiles.push(&mut tree, merkle::leaf(&i.to_be_bytes()));
+            if tiles.is_full() {
+                taken.append(tiles.whole());
+            }
         }
-        let whole = |level| tiles.waiting.iter().filter(|(place, _)| place.level == level).count();
+        taken.append(tiles.whole());
+        let whole = |level| taken.iter().filter(|(place, _)| place.level == level).count();
         assert_eq!((whole(0), whole(1), whole(2)), (273, 1, 0));
         let widths: Vec<_> =
             tiles.partial().map(|(p, hashes)| (p.level, p.n, p.width, hashes.len())).collect();

@@ -29,8 +29,9 @@ Examples:
   aarm verify ./copied-log --key host.pub --remember host.seen
   aarm verify 4711.tlog-proof --key host.pub
 
-Who is root on the host can cut the end of its log off: --remember notices, if it was seen before. Without --key the keys in the log itself are taken: that finds damage and careless changes, but not a log that
-was replaced as a whole. Exit codes: 0 intact, 1 tampered with, 3 genuine but incomplete.")]
+Who is root on the host can cut the end of its log off: --remember notices, if it was seen before. Without
+--key the keys in the log itself are taken: that finds damage and careless changes, but not a log that was
+replaced as a whole. Exit codes: 0 intact, 1 tampered with, 3 genuine but incomplete.")]
 pub struct VerifyArgs {
     /// The log directory, or a file from `aarm prove`
     #[arg(value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
@@ -38,8 +39,8 @@ pub struct VerifyArgs {
     /// File with the public keys (the log's log.pub, got by a way that can be trusted)
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     key: Option<PathBuf>,
-    /// File with the log's checkpoint as it was seen before: the log must begin with what that has. Afterwards, if all is well, it has
-    /// the newest one; made if it is not there
+    /// File with the log's checkpoint as it was seen before: the log must begin with what that has. Afterwards, unless it was
+    /// tampered with, it has the newest one; made if it is not there
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     remember: Option<PathBuf>,
     /// As JSON
@@ -95,7 +96,9 @@ pub fn run(args: &VerifyArgs, out: &mut Output) -> Result<Exit, CliError> {
             out.line("  keys: those in the log itself; give --key to hold it against keys you trust")?;
         }
     }
-    if let Some(path) = args.remember.as_ref().filter(|_| report.verdict != Verdict::Tampered) {
+    // Never an older one: who puts that back would have it forgotten what was seen.
+    let newer = seen.is_none_or(|seen| seen.size < report.signed);
+    if let Some(path) = args.remember.as_ref().filter(|_| newer && report.verdict != Verdict::Tampered) {
         files::write(path, &report.checkpoint)?;
     }
     Ok(match report.verdict {

@@ -7,6 +7,7 @@
 //! asked, and what outlives the daemon, in [`keep`]; what waits for an answer, in [`hold`].
 
 mod above;
+mod answers;
 mod command;
 mod events;
 mod feed;

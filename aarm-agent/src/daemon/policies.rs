@@ -75,6 +75,34 @@ pub struct Loaded {
     resting: Option<Instant>,
 }
 
+impl Loaded {
+    fn new(policy: &Policy, file: &str, slot: u32, compiled: &Compiled, table: &Table) -> Self {
+        Self {
+            label: label(policy),
+            encoded: policy_ref(&label(policy)).encoded(),
+            audit: policy.mode() == Mode::Audit,
+            file: file.to_owned(),
+            slot,
+            generation: table.generation,
+            rules: compiled
+                .rules
+                .iter()
+                .map(|r| RuleName {
+                    id: r.id.clone(),
+                    reason: r.reason.clone(),
+                    redirect: r.redirect.map(|to| to.to_string()),
+                })
+                .collect(),
+            terms: PolicyTerms::new(policy, &compiled.rules),
+            source: policy.asks_for_lines().then(|| Arc::new(policy.clone())),
+            agents: policy.agents().len() as u32,
+            retired: false,
+            inputs: inputs(table),
+            resting: None,
+        }
+    }
+}
+
 /// What a reload changed.
 #[derive(Debug, Default)]
 pub struct Changes {
@@ -244,9 +272,10 @@ impl Policies {
         let is_same = |l: &&mut Loaded| l.slot == slot && l.inputs == inputs(&table);
         let Some(l) = self.loaded.iter_mut().find(is_same) else { return Ok(false) };
         table.generation = l.generation;
-        l.source = policy.asks_for_lines().then(|| Arc::new(policy.clone()));
+        // What is not in the table may mean something else to another version.
+        *l = Loaded::new(policy, &l.file, slot, compiled, &table);
         // Other names of files may have come meanwhile.
-        kernel.remember_links(l.generation, &links::find(policy, env, &table))?;
+        kernel.remember_links(table.generation, &links::find(policy, env, &table))?;
         Ok(true)
     }
 
@@ -265,29 +294,7 @@ impl Policies {
         self.give(kernel)?;
         kernel.remember_links(generation, &linked)?;
         kernel.load_policy(slot, &table)?;
-        self.loaded.push(Loaded {
-            label: label(policy),
-            encoded: policy_ref(&label(policy)).encoded(),
-            audit: policy.mode() == Mode::Audit,
-            file: file.to_owned(),
-            slot,
-            generation,
-            rules: compiled
-                .rules
-                .iter()
-                .map(|r| RuleName {
-                    id: r.id.clone(),
-                    reason: r.reason.clone(),
-                    redirect: r.redirect.map(|to| to.to_string()),
-                })
-                .collect(),
-            terms: PolicyTerms::new(policy, &compiled.rules),
-            source: policy.asks_for_lines().then(|| Arc::new(policy.clone())),
-            agents: policy.agents().len() as u32,
-            retired: false,
-            inputs: inputs(&table),
-            resting: None,
-        });
+        self.loaded.push(Loaded::new(policy, file, slot, compiled, &table));
         Ok(generation)
     }
 

@@ -63,6 +63,10 @@ pub struct Intake {
     pub ring: Arc<dyn ReleasePort>,
 }
 
+fn receipts(batches: &[Batch]) -> usize {
+    batches.iter().map(Batch::len).sum()
+}
+
 /// The writer's thread, with what it ended for.
 pub type Thread = std::thread::JoinHandle<Result<(), LogError>>;
 
@@ -79,8 +83,7 @@ pub struct Writer {
     taken: Vec<Batch>,
     /// Appended, not durable yet.
     waiting: Vec<Batch>,
-    /// Of both.
-    waiting_receipts: u32,
+    /// Since when the oldest of both waits; there is one while there are any.
     oldest: Option<Instant>,
     signed_at: Instant,
 }
@@ -109,7 +112,6 @@ impl Writer {
             ring: intake.ring,
             taken: Vec::new(),
             waiting: Vec::new(),
-            waiting_receipts: 0,
             oldest: None,
             signed_at: Instant::now(),
         };
@@ -142,17 +144,17 @@ impl Writer {
                 }
             };
             if let Some(batch) = next {
-                self.waiting_receipts += batch.len() as u32;
                 self.oldest.get_or_insert_with(Instant::now);
                 self.taken.push(batch);
             }
             // A few are hashed and signed when they are due: whom the core has just let go comes first.
-            if self.taken.iter().map(Batch::len).sum::<usize>() >= MANY {
+            if receipts(&self.taken) >= MANY {
                 self.append_taken(&batches)?;
             }
             let due = self.oldest.is_some_and(|t| t.elapsed() >= self.rhythm.sync);
             let urgent = self.taken.iter().chain(&self.waiting).any(|b| b.urgent || !b.waiters.is_empty());
-            if due || urgent || self.waiting_receipts >= self.rhythm.sync_count {
+            let many = receipts(&self.taken) + receipts(&self.waiting) >= self.rhythm.sync_count as usize;
+            if due || urgent || many {
                 self.append_taken(&batches)?;
                 self.sync()?;
             }
@@ -222,6 +224,7 @@ impl Writer {
             }
         }
         self.waiting.push(batch);
+        self.oldest.get_or_insert_with(Instant::now);
         Ok(())
     }
 
@@ -258,8 +261,8 @@ impl Writer {
             }
             self.pool.give(batch);
         }
-        self.waiting_receipts = 0;
-        self.oldest = None;
+        // Those that are not appended yet go on waiting.
+        self.oldest = self.oldest.filter(|_| !self.taken.is_empty());
         Ok(())
     }
 
@@ -296,5 +299,69 @@ impl Writer {
             self.metrics.set_ready(true);
             tracing::info!("the log has room again");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aarm_receipt::canonical::Encoded;
+    use aarm_receipt::{Body, Common, Keys, Options, encode};
+
+    struct Nothing;
+
+    impl ReleasePort for Nothing {
+        fn release(&self, _: u64) {}
+    }
+
+    fn batch(receipts: usize) -> Batch {
+        let mut batch = Batch::default();
+        let common = Common { time_ns: 1, boot_ns: 1, host: &Encoded::text(b"h"), session: None, seq: None };
+        for _ in 0..receipts {
+            let stop = Body::Stop { version: "1" };
+            batch.push(0, 0, 1, 0, Kind::System, |out| encode(&common, &stop, out));
+        }
+        batch
+    }
+
+    /// A checkpoint in between made what was durable so, and those that were not appended yet were forgotten until others came.
+    #[test]
+    fn a_few_receipts_behind_many_are_durable_soon_though_nothing_follows() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = Keys::from_seeds([1; 32], [2; 32]).unwrap();
+        let (log, _) = LogWriter::open(dir.path(), keys, "w", Options { segment_bytes: 1 << 20 }).unwrap();
+        let rhythm = Rhythm {
+            sync: Duration::from_millis(600),
+            sync_count: 4096,
+            checkpoint: Duration::from_millis(200),
+            heartbeat: Duration::from_millis(200),
+        };
+        let (batches, to_write) = mpsc::channel(QUEUE);
+        let progress = Arc::new(Progress::default());
+        let (thread, _ended) = Writer::spawn(
+            log,
+            rhythm,
+            Metrics::new().unwrap(),
+            Arc::clone(&progress),
+            broadcast::channel(1).0,
+            Pool::default(),
+            Intake { batches: to_write, ring: Arc::new(Nothing) },
+        )
+        .unwrap();
+        let durable = |wanted: usize| {
+            let began = Instant::now();
+            while progress.durable.load(Ordering::Acquire) < wanted as u64 {
+                assert!(began.elapsed() < Duration::from_secs(10), "{wanted} receipts are not durable");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        // Something is signed, so that the next checkpoint is for its time to say.
+        batches.blocking_send(batch(1)).unwrap();
+        durable(1);
+        batches.blocking_send(batch(MANY)).unwrap();
+        batches.blocking_send(batch(1)).unwrap();
+        durable(MANY + 2);
+        drop(batches);
+        thread.join().unwrap().unwrap();
     }
 }

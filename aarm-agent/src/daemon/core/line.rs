@@ -13,7 +13,7 @@ use aarm_common::op::Decision;
 use aarm_policy::{Changed, Line, Modify, Policy, Undecided};
 
 use super::Core;
-use super::hold::{Answer, How};
+use super::answers::{Answer, How};
 use crate::daemon::holds::{AUDITED_MAX, Ask, Unread, Waiting};
 use crate::daemon::program::{self, Read, Reading};
 use crate::daemon::resolve::{Attempted, Found};

@@ -8,7 +8,7 @@ use aarm_receipt::Body;
 use aarm_receipt::receipt::Attempt as AttemptBody;
 
 use super::Core;
-use super::hold::{Answer, How, common_of};
+use super::answers::{Answer, How, common_of};
 use crate::api::approvals::{Answered, Attempt};
 use crate::daemon::batch::Kind;
 use crate::daemon::holds::Waiting;

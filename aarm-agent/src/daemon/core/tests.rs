@@ -12,7 +12,7 @@ use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{Given, HostKey, Redirect, STATS, Session as Slot, session_id};
 use aarm_common::{ABI_VERSION, Decision, Operation};
 
-use super::hold::How;
+use super::answers::How;
 use super::*;
 use crate::api::approvals::Approval;
 use crate::daemon::holds::{Unread, Waiting};
