@@ -35,6 +35,8 @@ pub struct Recorded {
     untold: HashSet<Vec<u8>>,
     /// Answers, by what waited and since when: whether it may happen.
     answers: HashMap<(u64, u64), bool>,
+    /// The ring was read to its end: what comes from now on is new.
+    all_read: bool,
 }
 
 impl Recorded {
@@ -103,6 +105,7 @@ impl Recorded {
     /// The ring was read to its end: what was seen until now does not come again.
     #[inline]
     pub fn all_read(&mut self) {
+        self.all_read = true;
         if !self.seen.is_empty() {
             self.seen = HashSet::new();
         }
@@ -121,6 +124,13 @@ impl Recorded {
     /// Whether a session's end is recorded.
     pub fn is_closed(&self, session: u64) -> bool {
         self.closed.contains(&session)
+    }
+
+    /// This daemon answers what it knows of a former one, perhaps before it has read the event of that.
+    pub fn answered(&mut self, hold: u64, since_ns: u64, allow: bool) {
+        if !self.all_read {
+            self.answers.insert((hold, since_ns), allow);
+        }
     }
 
     /// What was answered to what waits since then, whether or not the kernel was told.

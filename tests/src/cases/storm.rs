@@ -79,7 +79,7 @@ fn storm() -> Result<()> {
     let stopped = stopped()?;
     ensure!(stopped.is_empty(), "left stopped:\n{stopped}");
     let found = Holds::read(&h, &deeds)?;
-    found.agree(&deeds, &errnos)?;
+    found.agree(&deeds, &errnos).with_context(|| format!("the daemons say:\n{}", h.log()))?;
     h.verified()
 }
 
@@ -211,10 +211,14 @@ struct Hold {
 struct Holds {
     /// By name.
     holds: HashMap<String, Hold>,
+    /// All that the log has of each, a receipt a line, for a call that is wrong.
+    told: HashMap<String, String>,
     /// The holds of each call, in their order.
     of: HashMap<(usize, usize), Vec<String>>,
     /// Refusals of calls without a hold: the cause.
     others: HashMap<(usize, usize), Vec<String>>,
+    /// Where in the log daemons began, and when (ns since boot).
+    starts: Vec<(usize, u64)>,
 }
 
 impl Holds {
@@ -237,9 +241,13 @@ impl Holds {
     fn note(&mut self, objects: &HashMap<&str, (usize, usize)>, at: usize, r: &Value) {
         if r["kind"] == "resolution" {
             let (d, text) = (&r["detail"], |v: &Value| v.as_str().unwrap_or_default().to_owned());
+            let _ = writeln!(self.told.entry(text(&d["hold"])).or_default(), "  {at}: {r}");
             let hold = self.holds.entry(text(&d["hold"])).or_default();
             hold.answers.push((at, d["answer"] == "ALLOW", text(&d["method"])));
             return;
+        }
+        if r["kind"] == "start" {
+            self.starts.push((at, r["boot_ns"].as_u64().unwrap_or_default()));
         }
         let (action, decision) = (&r["action"], &r["decision"]);
         let network = &action["network"];
@@ -249,6 +257,7 @@ impl Holds {
         let (result, cause) = (&decision["result"], decision["cause"].as_str().unwrap_or_default());
         match decision["hold"].as_str() {
             Some(id) => {
+                let _ = writeln!(self.told.entry(id.to_owned()).or_default(), "  {at}: {r}");
                 let hold = self.holds.entry(id.to_owned()).or_default();
                 let all = self.of.entry(call).or_default();
                 if !all.iter().any(|known| known == id) {
@@ -275,7 +284,11 @@ impl Holds {
                 let errno = errnos[thread][number];
                 match self.agrees(deed, (thread, number), errno) {
                     Ok(how) => *ways.entry(how).or_default() += 1,
-                    Err(e) => wrong.push(format!("{deed:?} of thread {thread}, errno {errno}: {e:#}")),
+                    Err(e) => {
+                        let ids = self.of.get(&(thread, number)).into_iter().flatten();
+                        let told: String = ids.filter_map(|id| self.told.get(id)).cloned().collect();
+                        wrong.push(format!("{deed:?} of thread {thread}, errno {errno}: {e:#}\n{told}"));
+                    }
                 }
                 match errno {
                     libc::EPERM => refused += 1,
@@ -285,7 +298,13 @@ impl Holds {
             }
         }
         println!("storm: {allowed} allowed, {refused} refused, {room} without room: {ways:?}");
-        ensure!(wrong.is_empty(), "{} of them are wrong:\n{}", wrong.len(), wrong.join("\n"));
+        let starts = &self.starts;
+        ensure!(
+            wrong.is_empty(),
+            "{} of them are wrong (daemons began at {starts:?}):\n{}",
+            wrong.len(),
+            wrong.join("\n")
+        );
         ensure!(allowed > 0 && refused > 0, "not both came of it");
         Ok(())
     }

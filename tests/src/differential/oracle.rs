@@ -98,6 +98,8 @@ impl fmt::Display for Disagreement {
 
 /// The program that acts: the suite itself.
 const EXE: &[u8] = crate::host::ME.as_bytes();
+/// Receipts shown that follow the one that disagrees: what acted at the same time comes there.
+const AFTER: usize = 5;
 /// History kept of one kind: more than any condition counts.
 const ALIKE_MAX: usize = 8;
 
@@ -172,6 +174,12 @@ pub fn compare(
             found.why.push(format!(
                 "counted only: {told:?} by receipts to the end, {counted:?} by evaluator so far"
             ));
+            found.why.push(format!("counted for conditions: {:?}", session.context.history));
+            let before = acts[..=i].iter().map(|act| format!("{} ({})", act.what, act.errno));
+            found.why.push(format!("done: {}", before.collect::<Vec<_>>().join("; ")));
+            let after: Vec<String> =
+                session.receipts.as_slice().iter().take(AFTER).map(Value::to_string).collect();
+            found.why.push(format!("the receipts after it: {}", after.join("\n    ")));
             return Err(found);
         }
     }

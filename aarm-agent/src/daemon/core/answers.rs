@@ -213,6 +213,14 @@ impl Core {
         });
         self.batch.push(w.owner, w.session, now, 0, kind, |out| aarm_receipt::encode(&common, &body, out));
         self.note_untold(w.owner, w.session, now);
+        match answer {
+            Answer::Allow | Answer::Modify(_) if left == 0 => {
+                self.p.recorded.answered(w.key, w.since_ns, true);
+            }
+            Answer::Deny => self.p.recorded.answered(w.key, w.since_ns, false),
+            // What is answered in part, or decided anew, is asked about further.
+            _ => {}
+        }
     }
 
     /// Notes the receipt of an answer where the next daemon finds it. Whether that could be done.

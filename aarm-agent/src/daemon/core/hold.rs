@@ -51,7 +51,7 @@ impl Core {
         // Whoever waited may have been killed, or answered by a former daemon.
         let hold = self.p.kernel.hold(key).filter(|h| h.since_ns == since_ns)?;
         let Some(allow) = self.p.recorded.answer(key, since_ns) else { return Some(hold) };
-        // That one was killed before it could say so.
+        // Who answered was killed before it could say so, or whoever waited has not come for the answer yet.
         match self.p.kernel.answer(key, since_ns, allow) {
             Ok(_) => None,
             Err(e) => {

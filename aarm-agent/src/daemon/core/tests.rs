@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use aarm_common::event::{Cause, EventHeader, HEADER_BYTES, Kind as EventKind, NO_RULE};
+use aarm_common::event::{Cause, EventHeader, FLAG_HELD, HEADER_BYTES, Kind as EventKind, NO_RULE};
 use aarm_common::hold::{Grant, GrantKey, Hold, Lines};
 use aarm_common::limits::POLICY_SLOTS;
 use aarm_common::policy::{Hits, Policy};
@@ -29,6 +29,8 @@ struct Numbers {
     generations: [u32; POLICY_SLOTS],
     /// What waits, and since when.
     waits: Vec<(u64, u64)>,
+    /// What waits or has not come for its answer yet, and since when.
+    there: Vec<(u64, u64)>,
     answers: Vec<(u64, bool)>,
 }
 
@@ -41,8 +43,10 @@ impl KernelPort for Kernel {
         true
     }
 
-    fn hold(&self, _: u64) -> Option<Hold> {
-        None
+    fn hold(&self, key: u64) -> Option<Hold> {
+        let n = self.0.lock().unwrap();
+        let (_, since_ns) = *n.there.iter().find(|(there, _)| *there == key)?;
+        Some(Hold { since_ns, ..Hold::default() })
     }
 
     fn holds(&self) -> Vec<(u64, Hold)> {
@@ -153,6 +157,27 @@ struct Opens {
     read: u64,
 }
 
+/// An event of one action, with some fields of its header.
+fn event(given: EventHeader) -> [u8; HEADER_BYTES] {
+    let header = EventHeader {
+        version: ABI_VERSION,
+        kind: EventKind::Action as u8,
+        op: Operation::OpenRead as u8,
+        facet: Operation::OpenRead as u8,
+        len: HEADER_BYTES as u32,
+        session: session_id(1, 1),
+        time_ns: 1,
+        decision: if given.hold == 0 { Decision::Allow } else { Decision::StepUp } as u8,
+        cause: Cause::Default as u8,
+        rule: NO_RULE,
+        ..given
+    };
+    let mut record = [0u8; HEADER_BYTES];
+    // SAFETY: the record has room for a header, which is integers only.
+    unsafe { record.as_mut_ptr().cast::<EventHeader>().write_unaligned(header) };
+    record
+}
+
 impl EventPort for Opens {
     fn raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
@@ -161,23 +186,7 @@ impl EventPort for Opens {
     fn drain(&mut self, limit: usize, f: &mut dyn FnMut(&[u8]) -> bool) -> usize {
         let (mut n, mut more) = (0, true);
         while more && n < limit && self.read < self.there {
-            let header = EventHeader {
-                version: ABI_VERSION,
-                kind: EventKind::Action as u8,
-                op: Operation::OpenRead as u8,
-                facet: Operation::OpenRead as u8,
-                len: HEADER_BYTES as u32,
-                session: session_id(1, 1),
-                seq: self.read,
-                time_ns: 1,
-                decision: Decision::Allow as u8,
-                cause: Cause::Default as u8,
-                rule: NO_RULE,
-                ..EventHeader::default()
-            };
-            let mut record = [0u8; HEADER_BYTES];
-            // SAFETY: the record has room for a header, which is integers only.
-            unsafe { record.as_mut_ptr().cast::<EventHeader>().write_unaligned(header) };
+            let record = event(EventHeader { seq: self.read, ..EventHeader::default() });
             self.read += 1;
             n += 1;
             more = f(&record);
@@ -434,6 +443,30 @@ fn what_a_killed_daemon_has_answered_on_paper_is_the_answer() {
     assert_eq!(n.answers, [(1, true), (2, false)]);
     let asked: Vec<u64> = core.holds.keys(|_| true);
     assert_eq!(asked, [3, 4], "asked at another time, and not answered; the fifth does not wait");
+}
+
+/// It knew what waited from its journal, refused it because its time was over, and met its event after that: then it asked again.
+#[test]
+fn what_was_answered_before_its_event_was_read_is_not_asked_about_again() {
+    let kernel = Kernel::default();
+    {
+        let mut n = kernel.0.lock().unwrap();
+        n.waits = vec![(1, 1), (2, 1)];
+        n.there = n.waits.clone();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let Begun { mut core, .. } = begin_on(kernel.clone(), dir.path(), false);
+    core.p.journal = Some(Journal::open(dir.path()).unwrap().0);
+    core.p.snapshot.holds = vec![serde_json::to_vec(&waiting(1)).unwrap()];
+    core.adopt_holds();
+    core.hold_tick(crate::kernel::boot_ns(), false);
+    assert_eq!(kernel.0.lock().unwrap().answers, [(1, false)], "nobody could answer it");
+    for key in [1, 2] {
+        let held = EventHeader { hold: key, flags: FLAG_HELD, seq: key, ..EventHeader::default() };
+        core.event(&event(held));
+    }
+    assert_eq!(core.holds.keys(|_| true), [2], "the other one is asked about");
+    assert!(kernel.0.lock().unwrap().answers.iter().all(|(key, allow)| *key == 1 && !allow));
 }
 
 #[test]
