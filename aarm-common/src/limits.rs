@@ -89,9 +89,6 @@ pub const HOST_SECONDS_MAX: u32 = 86_400;
 pub const HOLDS_MAX: u32 = 16384;
 /// Grants that hold at once, of all sessions: answers that are good for more than one action.
 pub const GRANTS_MAX: u32 = 8192;
-/// A system call may act more than once (truncate, then open). What was allowed of it counts as part of the system call that is
-/// begun anew if no more than this lies in between, in nanoseconds.
-pub const SAME_CALL_NS: u64 = 10_000_000;
 /// For so long, in nanoseconds, an image whose command line decides looks for its decision before it stops: whoever waits for
 /// stopped children (a shell with job control) is told of a stop.
 pub const LINE_LOOK_NS: u64 = 30_000_000;

@@ -75,11 +75,12 @@ pub struct Task {
     pub container: u64,
     /// Key of the hold that was answered with ALLOW last.
     pub passed: u64,
-    /// When that was, in boot-time nanoseconds.
-    pub passed_ns: u64,
+    /// Name of the system call, and of what it is about, that was allowed to act then.
+    pub passed_call: u64,
     /// Its operation.
     pub passed_op: u64,
-    /// The same, while its system call is begun anew because another of its actions had to wait: not to be asked again.
+    /// Key of the hold that was answered with ALLOW last, while its system call is begun anew because another of its actions had to wait:
+    /// not to be asked again.
     pub kept: u64,
     /// Key in `LINES` of the exec that was asked for and has not taken effect; 0: its command line does not matter.
     pub line_key: u64,

@@ -11,7 +11,7 @@
 
 use aarm_common::event::*;
 use aarm_common::hold::{self, ALSO, Asks, Grant, GrantKey, HOLD_STOPPED, Hold, Syscalls};
-use aarm_common::limits::{SAME_CALL_NS, SYSCALLS};
+use aarm_common::limits::SYSCALLS;
 use aarm_common::op::{Decision, OPERATIONS, Operation};
 use aarm_common::policy::MODE_AUDIT;
 use aarm_common::state::{Config, Stat, Task};
@@ -120,7 +120,7 @@ pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u3
         // First what was asked: its answer may be a grant as well.
         if let Some(hold) = HOLDS.get_ptr_mut(key) {
             (*h).hold = key;
-            return waits_still(task, hold, key, (*h).time_ns);
+            return waits_still(task, hold, key, (*s).call);
         }
         let already = (*s).already;
         if already == CONNECTING && ((*task).passed == key || (*task).passed == action) {
@@ -131,7 +131,7 @@ pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u3
         }
         if granted(session, action, (*h).time_ns) {
             (*h).hold = action;
-            passed(task, action, what as u8, (*h).time_ns);
+            passed(task, action, what as u8, (*s).call);
             return settled::GRANTED as u32 | ALLOW;
         }
         if already != 0 && already != CONNECTING {
@@ -159,9 +159,9 @@ pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u3
             return settled::CANNOT as u32;
         }
         (*h).hold = key;
-        if (*task).kept == key {
+        if (*task).kept == key && (*task).passed_call == (*s).call {
             (*task).kept = 0;
-            passed(task, key, what as u8, (*h).time_ns);
+            passed(task, key, what as u8, (*s).call);
             return settled::ANSWERED as u32 | ALLOW;
         }
         if !has_room() {
@@ -206,13 +206,13 @@ pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u3
             signal(SIGCONT);
             return settled::UNTOLD as u32;
         }
-        keep(task, what as u8, (*h).time_ns);
+        keep(task, what as u8, (*s).call);
         settled::WAITS as u32
     }
 }
 
-/// Names an action that is asked about, into `Scratch::hold` (as of this thread) and `Scratch::action`, and puts into the event what
-/// asks about it. Returns 0, or 1 if that is more than an event can say. Takes numbers only, see `walk`.
+/// Names an action that is asked about, into `Scratch::hold` (as of this thread), `Scratch::action` and `Scratch::call`, and puts into the
+/// event what asks about it. Returns 0, or 1 if that is more than an event can say. Takes numbers only, see `walk`.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn aarm_name(scratch: u32, slot: u32, what: u32, rule: u32) -> u32 {
@@ -229,7 +229,9 @@ pub extern "C" fn aarm_name(scratch: u32, slot: u32, what: u32, rule: u32) -> u3
         if !others(s, asks) {
             return 1;
         }
-        let action = name_action(s, config, what, (*task).session);
+        let about = name_object(s, config, what as u8);
+        (*s).call = name_call(s, config, about);
+        let action = name_action(s, config, about, what, (*task).session);
         (*s).hold = name_with(s, config, action, bpf_get_current_pid_tgid());
         let asked = name_with(s, config, action, asks as u64 | ((*p).generation as u64) << 16);
         let also = core::ptr::read_unaligned((&raw const (*s).head.also).cast::<u64>());
@@ -277,7 +279,7 @@ unsafe fn others(s: *mut Scratch, first: u16) -> bool {
 
 /// An action that was asked about before, and that the thread does again.
 #[inline(always)]
-unsafe fn waits_still(task: *mut Task, hold: *mut Hold, key: u64, now: u64) -> u32 {
+unsafe fn waits_still(task: *mut Task, hold: *mut Hold, key: u64, call: u64) -> u32 {
     // SAFETY: valid map values.
     unsafe {
         let since = core::ptr::read_volatile(&raw const (*hold).since_ns);
@@ -288,7 +290,7 @@ unsafe fn waits_still(task: *mut Task, hold: *mut Hold, key: u64, now: u64) -> u
             let _ = HOLDS.remove(key);
             let _ = VERDICTS.remove(key);
             // What the same system call was allowed before is over and done with.
-            passed(task, if allow { key } else { 0 }, op, now);
+            passed(task, if allow { key } else { 0 }, op, call);
             (*task).kept = 0;
             return settled::ANSWERED as u32 | if allow { ALLOW } else { 0 };
         }
@@ -303,7 +305,7 @@ unsafe fn waits_still(task: *mut Task, hold: *mut Hold, key: u64, now: u64) -> u
         if answer(key, since) != NONE {
             signal(SIGCONT);
         }
-        keep(task, (*hold).op, now);
+        keep(task, (*hold).op, call);
         settled::WAITS as u32
     }
 }
@@ -343,28 +345,22 @@ extern "C" fn try_signal(_index: u32, ctx: *mut Signal) -> i64 {
 
 /// Notes what was allowed last.
 #[inline(always)]
-unsafe fn passed(task: *mut Task, key: u64, op: u8, now: u64) {
+unsafe fn passed(task: *mut Task, key: u64, op: u8, call: u64) {
     // SAFETY: a valid map value.
     unsafe {
         (*task).passed = key;
         (*task).passed_op = op as u64;
-        (*task).passed_ns = now;
+        (*task).passed_call = call;
     }
 }
 
-/// Whether what was allowed last was allowed within this system call.
+/// A system call is about to be begun anew for its second action: what was allowed of its first one is not asked about again. Not whatever
+/// the thread was allowed just before: while the second action waits, a handler of signals could do that once more.
 #[inline(always)]
-unsafe fn same_call(task: *const Task, now: u64) -> bool {
-    // SAFETY: a valid map value.
-    unsafe { (*task).passed != 0 && now.wrapping_sub((*task).passed_ns) < SAME_CALL_NS }
-}
-
-/// A system call is about to be begun anew for its second action: what was allowed of its first one is not asked about again.
-#[inline(always)]
-unsafe fn keep(task: *mut Task, op: u8, now: u64) {
+unsafe fn keep(task: *mut Task, op: u8, call: u64) {
     // SAFETY: a valid map value.
     unsafe {
-        let same = (*task).passed_op != op as u64 && same_call(task, now);
+        let same = (*task).passed_op != op as u64 && (*task).passed_call == call;
         (*task).kept = if same { (*task).passed } else { 0 };
     }
 }
@@ -528,29 +524,23 @@ unsafe fn finish(h: *mut Sip) -> u64 {
 /// Flags of an event that are of the action itself, and not of what is known about its object.
 const OF_ACTION: u16 = FLAG_ALSO_READ | FLAG_ABSTRACT | FLAG_EXCHANGE;
 
-/// Names an action: a keyed hash over all that it is, whichever thread does it.
+/// Names what an action is about: a keyed hash over its object and its paths, or its address.
 #[inline(always)]
-unsafe fn name_action(s: *mut Scratch, config: *const Config, what: u32, session: u64) -> u64 {
+unsafe fn name_object(s: *mut Scratch, config: *const Config, op: u8) -> u64 {
     // SAFETY: valid map values; positions are masked.
     unsafe {
         let h = &raw const (*s).head;
         let sip = &raw mut (*s).sip;
         begin(sip, config);
-        let address = matches!(
-            what as u8,
-            op if op == Operation::Connect as u8
-                || op == Operation::Send as u8
-                || op == Operation::Bind as u8
-                || op == Operation::Listen as u8
-                || op == Operation::Accept as u8
-        );
-        word(sip, session);
-        word(sip, (what & 0xffff) as u64 | ((*h).flags & OF_ACTION) as u64 | ((*h).protocol as u64) << 32);
-        word(sip, (*h).family as u64 | ((*h).port as u64) << 16 | ((*h).sock_type as u64) << 32);
-        word(sip, (*h).arg);
+        let address = op == Operation::Connect as u8
+            || op == Operation::Send as u8
+            || op == Operation::Bind as u8
+            || op == Operation::Listen as u8
+            || op == Operation::Accept as u8;
         let addr = (&raw const (*h).addr).cast::<u64>();
         word(sip, core::ptr::read_unaligned(addr));
         word(sip, core::ptr::read_unaligned(addr.add(1)));
+        word(sip, (*h).port as u64);
         if !address {
             // What follows an address are the names by which it is known, and those may change.
             word(sip, (*h).object.ino);
@@ -560,6 +550,46 @@ unsafe fn name_action(s: *mut Scratch, config: *const Config, what: u32, session
             let bytes = (END as u32).wrapping_sub((*s).pos);
             bpf_loop(bytes.wrapping_add(7) / 8, hash_text as *mut c_void, (&raw mut ctx).cast(), 0);
         }
+        finish(sip)
+    }
+}
+
+/// Names a system call and what it is about: the same call that is begun anew has the same name, and so has only one that is made in the
+/// same place with the same arguments.
+#[inline(always)]
+unsafe fn name_call(s: *mut Scratch, config: *const Config, about: u64) -> u64 {
+    // SAFETY: valid map values, and a typed pointer.
+    unsafe {
+        let sip = &raw mut (*s).sip;
+        let regs = bpf_task_pt_regs(current().cast()) as *const c_void;
+        begin(sip, config);
+        word(sip, about);
+        word(sip, typed(regs, &OFF_PT_REGS_ORIG_AX));
+        word(sip, typed(regs, &OFF_PT_REGS_IP));
+        word(sip, typed(regs, &OFF_PT_REGS_SP));
+        word(sip, typed(regs, &OFF_PT_REGS_DI));
+        word(sip, typed(regs, &OFF_PT_REGS_SI));
+        word(sip, typed(regs, &OFF_PT_REGS_DX));
+        word(sip, typed(regs, &OFF_PT_REGS_R10));
+        word(sip, typed(regs, &OFF_PT_REGS_R8));
+        word(sip, typed(regs, &OFF_PT_REGS_R9));
+        finish(sip)
+    }
+}
+
+/// Names an action: a keyed hash over all that it is, whichever thread does it.
+#[inline(always)]
+unsafe fn name_action(s: *mut Scratch, config: *const Config, about: u64, what: u32, session: u64) -> u64 {
+    // SAFETY: valid map values.
+    unsafe {
+        let h = &raw const (*s).head;
+        let sip = &raw mut (*s).sip;
+        begin(sip, config);
+        word(sip, about);
+        word(sip, session);
+        word(sip, (what & 0xffff) as u64 | ((*h).flags & OF_ACTION) as u64 | ((*h).protocol as u64) << 32);
+        word(sip, (*h).family as u64 | ((*h).sock_type as u64) << 32);
+        word(sip, (*h).arg);
         finish(sip)
     }
 }

@@ -105,6 +105,8 @@ pub struct Scratch {
     pub hold: u64,
     /// Name of the same, whichever thread does it, as asked about by the same rules.
     pub action: u64,
+    /// Name of the system call, and of what it is about, whatever it does to that.
+    pub call: u64,
     /// What is put into `HOLDS`.
     pub waits: Hold,
     /// Where the action is redirected to.

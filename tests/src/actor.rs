@@ -4,6 +4,7 @@
 use std::ffi::CString;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
 use crate::{meddle, race, reach, resolver, storm};
 
@@ -165,6 +166,28 @@ fn unix_client(name: &str, kind: i32) -> Result<i32, i32> {
         } else {
             check(libc::sendto(s, b"x".as_ptr().cast(), 1, 0, (&raw const a).cast(), n) as libc::c_long)
         }
+    }
+}
+
+/// Opens a file, and then makes a directory; a signal that comes meanwhile opens the file once more, which is what counts.
+fn read_once_more(path: &str, dir: &str) -> Result<i32, i32> {
+    static PATH: AtomicPtr<libc::c_char> = AtomicPtr::new(std::ptr::null_mut());
+    static ERRNO: AtomicI32 = AtomicI32::new(libc::EINTR);
+    extern "C" fn again(_: libc::c_int) {
+        let path = PATH.load(Ordering::Relaxed);
+        // SAFETY: set before the handler is, to what lives as long as the process.
+        let fd = unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path, libc::O_RDONLY) };
+        ERRNO.store(check(fd).err().unwrap_or(0), Ordering::Relaxed);
+    }
+    PATH.store(c(path).into_raw(), Ordering::Relaxed);
+    let again: extern "C" fn(libc::c_int) = again;
+    // SAFETY: the handler does nothing but a system call and atomic stores.
+    unsafe { libc::signal(libc::SIGUSR1, again as libc::sighandler_t) };
+    open(path, libc::O_RDONLY)?;
+    on_path(libc::SYS_mkdirat, dir, [0o755, 0, 0])?;
+    match ERRNO.load(Ordering::Relaxed) {
+        0 => Ok(0),
+        errno => Err(errno),
     }
 }
 
@@ -552,6 +575,7 @@ fn attempt(args: &[String]) -> Option<Result<i32, i32>> {
             let (one, two) = (a(0)?, a(1)?);
             make(one).and_then(|_| make(two))
         }
+        "read-once-more" => read_once_more(a(0)?, a(1)?),
         "open-nameless" => open(a(0)?, libc::O_WRONLY | libc::O_TMPFILE),
         "open-truncate" => open(a(0)?, libc::O_WRONLY | libc::O_TRUNC),
         "list" => open(a(0)?, libc::O_RDONLY | libc::O_DIRECTORY),

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::Case;
-use crate::asks::{answer, id, next, waiting, while_it_waits};
+use crate::asks::{answer, id, next, next_that, waiting, while_it_waits};
 use crate::host::{Attempt, Host, ME, file, policy};
 
 pub const CASES: &[Case] = &[
@@ -22,6 +22,8 @@ pub const CASES: &[Case] = &[
     ("an_answer_that_is_not_fetched_at_once_stays", frozen),
     ("what_was_made_is_opened_however_long_that_takes", slow),
     ("an_answer_is_for_what_was_asked", another),
+    ("what_was_approved_is_not_done_once_more_while_something_else_waits", once_more),
+    ("a_call_that_is_asked_about_twice_is_asked_about_once_for_each", twice),
     ("who_answers_for_one_rule_does_not_for_another", several),
     ("many_threads_wait_and_none_is_lost", many),
 ];
@@ -358,6 +360,45 @@ fn another() -> Result<()> {
     ensure!(of("/tmp/h/one") == Some(("ALLOW".into(), "answered".into())), "{}", a.tell());
     ensure!(of("/tmp/h/two") == Some(("DENY".into(), "cannot_wait".into())), "{}", a.tell());
     Ok(())
+}
+
+/// Not what an approval is for: while another call of the thread waited, a handler of signals could do once more, without being asked,
+/// and as often as it liked, what had been approved within 10 ms before.
+fn once_more() -> Result<()> {
+    let h = host(ASKS, "")?;
+    let asked_about = |operation: &str| next_that(&h, |asked| asked["operation"] == operation);
+    let a = while_waiting(&h, &["read-once-more", "/tmp/h/there", "/tmp/h/dir"], |asked| {
+        ensure!(asked["operation"] == "open_read", "{asked}");
+        answer(&h, &["approve", id(asked)?])?;
+        asked_about("mkdir")?;
+        signal(asked, libc::SIGUSR1)?;
+        signal(asked, libc::SIGCONT)?;
+        answer(&h, &["deny", id(&asked_about("open_read")?)?])?;
+        answer(&h, &["approve", id(&asked_about("mkdir")?)?])
+    })?;
+    ensure!(a.errno() == EPERM, "errno {}\n{}", a.errno(), a.tell());
+    ensure!(Path::new("/tmp/h/dir").is_dir(), "what was approved is not there\n{}", a.tell());
+    h.verified()
+}
+
+/// What a system call does first is asked about once, however long its second action waits and whatever comes between.
+fn twice() -> Result<()> {
+    let h = host(ASKS, "")?;
+    let a = while_waiting(&h, &["open-truncate", "/tmp/h/there"], |asked| {
+        let first = asked["operation"].clone();
+        answer(&h, &["approve", id(asked)?])?;
+        let second = next_that(&h, |other| other["operation"] != first)?;
+        for _ in 0..50 {
+            signal(&second, libc::SIGCONT)?;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        ensure!(waiting(&h)?.len() == 1, "the first one is asked about again: {:?}", waiting(&h)?);
+        answer(&h, &["approve", id(&second)?])
+    })?;
+    ensure!(a.errno() == 0, "errno {}\n{}", a.errno(), a.tell());
+    let asked = a.receipts.iter().filter(|r| r["decision"]["result"] == "STEP_UP").count();
+    ensure!(asked == 2, "{asked} questions\n{}", a.tell());
+    h.verified()
 }
 
 /// Sends a signal to what waits.
