@@ -313,7 +313,8 @@ impl Rule {
         match self.decision {
             // One that may not be sure to hold opens nothing.
             Decision::Allow => self.matches.host.is_empty() && self.subject.is_none(),
-            _ => !self.matches.cidr.is_empty(),
+            // What happens because of a name refuses nothing: it would be found where it is itself what decides, and hide what refuses.
+            _ => !self.matches.cidr.is_empty() && !self.allows_by_name(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Names of hosts in policies: what they decide, and what they cannot open.
 
+use aarm_policy::table::{TableContext, decide};
 use aarm_policy::{Action, Code, Context, Env, Policy, compile, eval, run_tests};
 
 fn policy(spec: &str) -> Policy {
@@ -15,6 +16,10 @@ fn decided(policy: &Policy, addr: &str, names: &[&str]) -> String {
     let mut action = Action::on_address(aarm_common::Operation::Connect, addr, 443, 6);
     action.hosts = names.iter().map(|n| (*n).to_owned()).collect();
     let e = eval(policy, &Env::for_tests(), &action, &Context::default());
+    let compiled = compile(policy, &Env::for_tests(), 1).unwrap();
+    let v = decide(&compiled.table, &action, &TableContext { labels: 0, conditions: 0 });
+    let rule = v.rule.map(|i| compiled.rules[i as usize].id.clone());
+    assert_eq!((v.decision, rule), (e.decision, e.rule.clone()), "{addr} {names:?}: as the kernel decides");
     format!("{} {}", e.decision.name(), e.rule.unwrap_or_else(|| "default".into()))
 }
 
@@ -62,6 +67,18 @@ fn a_forged_answer_opens_no_network_that_a_rule_refuses() {
     let ask = "- { id: ask, match: { operation: connect, cidr: 192.0.2.0/24 }, decision: STEP_UP }";
     let p = policy(&format!("  rules:\n    {allow}\n    {ask}\n"));
     assert_eq!(decided(&p, "192.0.2.1", &["github.com"]), "STEP_UP ask");
+}
+
+/// Found by the differential test: a rule that redirects by name and names a network, too, was taken for what refuses that network, and so hid
+/// the rule that did.
+#[test]
+fn what_is_redirected_by_its_name_opens_no_network_that_a_rule_refuses() {
+    let redirect = "- { id: proxied, priority: 9, match: { operation: connect, host: github.com, cidr: [10.0.0.0/8, 192.0.2.0/24] }, decision: MODIFY, modify: { redirect: '127.0.0.1:3128' } }";
+    let deny = "- { id: private, match: { operation: connect, cidr: 10.0.0.0/8 }, decision: DENY }";
+    let p = policy(&format!("  rules:\n    {redirect}\n    {deny}\n"));
+    assert_eq!(decided(&p, "192.0.2.1", &["github.com"]), "MODIFY proxied");
+    assert_eq!(decided(&p, "10.1.0.1", &["github.com"]), "DENY private");
+    assert_eq!(decided(&p, "10.1.0.1", &["x"]), "DENY private");
 }
 
 #[test]
