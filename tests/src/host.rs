@@ -19,6 +19,8 @@ pub const ME: &str = "/usr/local/bin/aarm-vm-tests";
 const START: Duration = Duration::from_secs(600);
 /// For everything that follows from an action.
 const SETTLE: Duration = Duration::from_secs(20);
+/// How far back [`Host::receipts_of`] looks: a log of many sessions is long.
+const RECENT: &str = "20m";
 
 static STARTS: AtomicU64 = AtomicU64::new(0);
 static STARTING: AtomicU64 = AtomicU64::new(0);
@@ -287,18 +289,18 @@ impl Host {
         }
     }
 
-    /// The receipts of sessions, by session, once all of them are closed; the log is read once.
+    /// The receipts of sessions that began a short time ago, by session, once all of them are closed; the log is read once.
     pub fn receipts_of(&self, sessions: &[&str]) -> Result<BTreeMap<String, Vec<Value>>> {
         let deadline = Instant::now() + SETTLE;
         let log = self.path("log").display().to_string();
         loop {
             let mut all: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-            for r in self.receipts(&["--log", &log])? {
+            self.each_receipt(&["--log", &log, "--since", RECENT], |r| {
                 let session = r["session"]["uuid"].as_str().filter(|uuid| sessions.contains(uuid));
                 if let Some(session) = session.map(str::to_owned) {
                     all.entry(session).or_default().push(r);
                 }
-            }
+            })?;
             let closed =
                 |s: &&str| all.get(*s).is_some_and(|all| all.iter().any(|r| r["kind"] == "session_close"));
             if sessions.iter().all(closed) {

@@ -25,6 +25,8 @@ const TIMES: u64 = 8;
 const WANTED: &str = "AARM_STORM";
 /// For so long nothing may go on.
 const STILL: Duration = Duration::from_secs(180);
+/// How often a long run says how far it is.
+const TELL: Duration = Duration::from_secs(60);
 /// Errnos that are for the kernel only, from `ERESTARTSYS` to `ERESTART_RESTARTBLOCK`.
 const KERNEL_ONLY: std::ops::RangeInclusive<i32> = 512..=516;
 
@@ -85,12 +87,16 @@ fn storm() -> Result<()> {
 
 /// Kills the daemon now and then, and launches the next, until the run is over. How often.
 fn disturb(h: &mut Host, run: &mut Child, rng: &mut Rng) -> Result<u32> {
-    let (mut size, mut moved, mut deaths) = (0, Instant::now(), 0);
+    let (mut size, mut moved, mut deaths, mut told) = (0, Instant::now(), 0, Instant::now());
     let mut next = Instant::now() + Duration::from_millis(1000 + rng.number() % 2000);
     loop {
         if let Some(status) = run.try_wait()? {
             ensure!(status.success(), "{status}\n{}", h.log());
             return Ok(deaths);
+        }
+        if told.elapsed() > TELL {
+            told = Instant::now();
+            println!("storm: {size} bytes told, {deaths} daemons killed");
         }
         let now = std::fs::metadata(h.path("storm"))?.len();
         if now != size {
@@ -103,11 +109,12 @@ fn disturb(h: &mut Host, run: &mut Child, rng: &mut Rng) -> Result<u32> {
             bail!("nothing goes on for {STILL:?}; waiting: {waiting:?}\n{states}\n{log}");
         }
         if Instant::now() > next {
+            let began = Instant::now();
             h.end(libc::SIGKILL)?;
             std::thread::sleep(Duration::from_millis(rng.number() % 1000));
             h.launch()?;
-            // Nothing can go on while no daemon runs.
-            moved = Instant::now();
+            // Nothing can go on while no daemon runs. What does not go on between many deaths stands still all the same.
+            moved += began.elapsed();
             deaths += 1;
             next = Instant::now() + Duration::from_millis(rng.number() % 12_000);
         }
