@@ -223,7 +223,7 @@ impl LogWriter {
     }
 
     /// Appends a receipt; it is durable after [`LogWriter::sync`]. A weighty one also gets a signature of its
-    /// own. Returns its index.
+    /// own: verifiers demand it of those that weigh ([`crate::receipt::Facts::weighs`]). Returns its index.
     pub fn append(&mut self, receipt: &[u8], weighty: bool) -> Result<u64, LogError> {
         if self.poisoned {
             return Err(LogError::Poisoned);

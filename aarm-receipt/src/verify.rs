@@ -267,6 +267,9 @@ fn check(
             }
             r.receipts = heads.tree.size();
             r.signatures += part.signatures;
+            if let Some((index, problem)) = part.unsigned {
+                unfinished(r, done == segments.len() && index >= checkpoint.size, problem);
+            }
             if let Some(problem) = part.unfinished {
                 unfinished(r, done == segments.len() && r.receipts >= checkpoint.size, problem);
             }

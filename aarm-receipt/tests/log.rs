@@ -111,7 +111,12 @@ fn a_log_cut_at_any_length_is_refused_or_goes_on_with_all_that_was_signed() {
     // Two more that are not signed.
     let (mut w, _) = LogWriter::open(dir.path(), keys(), ORIGIN, options()).unwrap();
     w.append(&receipt(4, b"x"), false).unwrap();
-    w.append(&receipt(5, b"x"), true).unwrap();
+    // One that must have a signature: without it, it was never durable.
+    let mut stop = Vec::new();
+    let seq = Some(Seq { cpu: 0, n: 5 });
+    let common = Common { time_ns: 5, boot_ns: 5, host: &Encoded::text(b"h"), session: None, seq };
+    encode(&common, &Body::Stop { version: "1" }, &mut stop);
+    w.append(&stop, true).unwrap();
     w.sync().unwrap();
     drop(w);
     let path = dir.path().join("segment-0000000000.aarm");
@@ -123,8 +128,10 @@ fn a_log_cut_at_any_length_is_refused_or_goes_on_with_all_that_was_signed() {
         // As a crash leaves it: reserved, but not all written.
         bytes.resize(whole.len(), 0);
         std::fs::write(&path, &bytes).unwrap();
+        let before = verdict(dir.path());
         match LogWriter::open(dir.path(), keys(), ORIGIN, options()) {
             Ok((mut w, opened)) => {
+                assert_ne!(before, Verdict::Tampered, "a crash at {cut} is taken for more than that");
                 assert!(opened.size >= 4, "cut at {cut} lost signed receipts");
                 assert_eq!(w.append(&receipt(opened.size, b"y"), false).unwrap(), opened.size);
                 w.checkpoint().unwrap();

@@ -11,6 +11,7 @@ use super::{LogError, Opened, place_tiles};
 use crate::keys::TrustedKeys;
 use crate::merkle::{self, Hash, Tree};
 use crate::note::Checkpoint;
+use crate::receipt;
 use crate::segment::{self, Kind, Scanner, SegmentError};
 use crate::tile::{self, Growing, Place};
 
@@ -51,6 +52,7 @@ pub(super) fn recover(
     let segments = segment::list(dir).map_err(io(dir))?;
     let (mut tree, mut tiles) = (Tree::default(), Growing::default());
     let mut last = None;
+    let is_last = |i: usize| i + 1 == segments.len();
     let damaged = |path: &Path, what: String| LogError::Damaged { path: path.to_path_buf(), what };
     let check = |tree: &Tree, path: &Path| match checkpoint {
         Some(c) if c.size == tree.size() && c.root != tree.root() => {
@@ -58,33 +60,59 @@ pub(super) fn recover(
         }
         _ => Ok(()),
     };
+    let push = |tree: &mut Tree, tiles: &mut Growing, leaf: Hash| {
+        tiles.push(tree, leaf);
+        if tiles.is_full() { mend_tiles(dir, tiles.whole()) } else { Ok(()) }
+    };
     check(&tree, dir)?;
     for (i, (number, path)) in segments.iter().enumerate() {
         let mut scanner =
             Scanner::open(path, tree.size(), origin).map_err(|e| damaged(path, e.to_string()))?;
+        // Where a receipt begins that is to be followed by its signature.
+        let mut unsigned = None;
         let problem = loop {
+            let at = scanner.offset();
             match scanner.next_record() {
                 Ok(Some((Kind::Receipt, bytes))) => {
-                    tiles.push(&mut tree, merkle::leaf(bytes));
+                    // Those that are under a checkpoint are never cut off.
+                    let weighs = tree.size() >= signed && receipt::check(bytes).is_ok_and(|f| f.weighs);
+                    let leaf = merkle::leaf(bytes);
+                    if let Some((_, leaf)) = std::mem::replace(&mut unsigned, weighs.then_some((at, leaf))) {
+                        push(&mut tree, &mut tiles, leaf)?;
+                    }
+                    if !weighs {
+                        push(&mut tree, &mut tiles, leaf)?;
+                    }
                     check(&tree, path)?;
-                    if tiles.is_full() {
-                        mend_tiles(dir, tiles.whole())?;
+                }
+                Ok(Some((Kind::Signature, _))) => {
+                    if let Some((_, leaf)) = unsigned.take() {
+                        push(&mut tree, &mut tiles, leaf)?;
+                        check(&tree, path)?;
                     }
                 }
-                Ok(Some((Kind::Signature, _))) => {}
                 Ok(None) => break None,
                 Err(SegmentError::Io(e)) => return Err(io(path)(e)),
                 Err(e) => break Some(e),
             }
         };
-        let end = scanner.offset();
+        let mut end = scanner.offset();
         let problem = match problem {
             None => scanner.check_rest().err(),
             some => some,
         };
-        if let Some(e) = problem {
-            if tree.size() < signed || i + 1 < segments.len() {
-                return Err(damaged(path, e.to_string()));
+        let torn = match (problem, unsigned) {
+            (Some(e), _) => Some(e.to_string()),
+            // A signature that is not there at all was not written: neither was durable.
+            (None, Some(_)) => Some("its last receipt has no signature".to_owned()),
+            (None, None) => None,
+        };
+        if let Some((at, _)) = unsigned {
+            end = at;
+        }
+        if let Some(what) = torn {
+            if tree.size() < signed || !is_last(i) {
+                return Err(damaged(path, what));
             }
             let length = std::fs::metadata(path).map_err(io(path))?.len();
             opened.bytes_cut = torn_bytes(path, end, length)?;

@@ -3,7 +3,7 @@
 //! One pass over the bytes, along the table of members, which allocates nothing: a verifier reads millions.
 
 use super::encode::family_number;
-use super::schema::{COMMON, Member, Presence, SCHEMAS, Type};
+use super::schema::{COMMON, Member, Presence, SCHEMAS, Signed, Type};
 use super::{MAX_RECEIPT, SCHEMA, Seq};
 use crate::canonical;
 
@@ -35,6 +35,8 @@ pub struct Facts {
     pub missing: u64,
     /// Of a start: whether it took over what a former daemon had loaded.
     pub adopted: bool,
+    /// Whether it weighs: then it must have a signature of its own.
+    pub weighs: bool,
 }
 
 impl Facts {
@@ -84,6 +86,9 @@ static MEMBERS: [([Option<Member>; MEMBERS_MAX], usize); SCHEMAS.len()] = {
 #[derive(Default)]
 struct Met<'a> {
     operation: &'a [u8],
+    result: &'a [u8],
+    answer: &'a [u8],
+    method: &'a [u8],
     facet: &'a [u8],
     pid: Option<u64>,
     tid: Option<u64>,
@@ -249,6 +254,9 @@ impl<'a> Walk<'a> {
                 match member.name {
                     "operation" => self.met.operation = text,
                     "facet" => self.met.facet = text,
+                    "result" => self.met.result = text,
+                    "answer" => self.met.answer = text,
+                    "method" => self.met.method = text,
                     // Bytes that are not text are percent-encoded, `/` never is.
                     "cgroup" if text.len() < 2 || !text.starts_with(b"/") || text.ends_with(b"/") => {
                         return None;
@@ -326,7 +334,13 @@ pub fn check(bytes: &[u8]) -> Result<Facts, ParseError> {
     if whole.is_none() || walk.at != bytes.len() || repeats || met.v != SCHEMA {
         return Err(ParseError::Form { at: walk.at });
     }
-    Ok(walk.facts)
+    let weighs = match SCHEMAS[kind].signed {
+        Signed::Never => false,
+        Signed::Always => true,
+        Signed::Decided => met.result != b"ALLOW" && met.operation != b"exec_args",
+        Signed::Answered => met.answer != b"ALLOW" || met.method != b"policy",
+    };
+    Ok(Facts { weighs, ..walk.facts })
 }
 
 /// Reads a receipt as strictly as [`check`].

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::{Map, Value, json};
 
 use super::SCHEMA;
-use super::schema::{COMMON, Member, Presence, SCHEMAS, Type};
+use super::schema::{COMMON, Member, Presence, SCHEMAS, Signed, Type};
 
 /// `docs/receipts.md`: every member of every kind of receipt, with its type, when it is there, and where it comes from.
 pub fn receipts_md() -> String {
@@ -22,7 +22,15 @@ pub fn receipts_md() -> String {
     );
     table(&mut out, COMMON);
     for kind in SCHEMAS {
-        let _ = write!(out, "\n## {}\n\nOf {}.\n\n", kind.name, kind.meaning);
+        let signed = match kind.signed {
+            Signed::Never => "",
+            Signed::Always => " Each has a signature of its own.",
+            Signed::Decided => {
+                " Those that are not simply allowed have a signature of their own, but for `exec_args`."
+            }
+            Signed::Answered => " Each has a signature of its own, but for `ALLOW` by `policy`.",
+        };
+        let _ = write!(out, "\n## {}\n\nOf {}.{signed}\n\n", kind.name, kind.meaning);
         table(&mut out, kind.members);
     }
     out

@@ -50,6 +50,19 @@ pub struct Member {
     pub meaning: &'static str,
 }
 
+/// Which receipts of a kind weigh: they have a signature of their own, besides that of the tree that they are in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signed {
+    /// None.
+    Never,
+    /// All.
+    Always,
+    /// Of actions those that are not simply allowed; not that a program is asked about, whose answer tells what became of it.
+    Decided,
+    /// All but that a policy lets a program run.
+    Answered,
+}
+
 /// A kind of receipt.
 #[derive(Clone, Copy, Debug)]
 pub struct KindOf {
@@ -57,6 +70,8 @@ pub struct KindOf {
     pub name: &'static str,
     /// What it is about.
     pub meaning: &'static str,
+    /// Which of them have a signature of their own.
+    pub signed: Signed,
     /// Its members, sorted; those that all kinds have are among [`COMMON`].
     pub members: &'static [Member],
 }
@@ -277,10 +292,11 @@ const CHANGES: Type = Object(&[
 
 /// Every kind, sorted by name.
 pub const SCHEMAS: &[KindOf] = &[
-    KindOf { name: "action", meaning: "a decided action", members: ACTION },
+    KindOf { name: "action", meaning: "a decided action", signed: Signed::Decided, members: ACTION },
     KindOf {
         name: "attempt",
         meaning: "somebody other than people was asked how to decide what waits",
+        signed: Signed::Never,
         members: &[m(
             "detail",
             Object(&[
@@ -314,6 +330,7 @@ pub const SCHEMAS: &[KindOf] = &[
     KindOf {
         name: "gap",
         meaning: "events that have no receipt",
+        signed: Signed::Always,
         members: &[m(
             "detail",
             Object(&[
@@ -330,6 +347,7 @@ pub const SCHEMAS: &[KindOf] = &[
     KindOf {
         name: "name",
         meaning: "a resolver told the session the addresses of a name",
+        signed: Signed::Never,
         members: &[m(
             "detail",
             Object(&[
@@ -346,6 +364,7 @@ pub const SCHEMAS: &[KindOf] = &[
     KindOf {
         name: "outcome",
         meaning: "what became of an action, as far as it was observed",
+        signed: Signed::Never,
         members: &[
             m(
                 "detail",
@@ -374,6 +393,7 @@ pub const SCHEMAS: &[KindOf] = &[
     KindOf {
         name: "policy",
         meaning: "a policy was loaded",
+        signed: Signed::Always,
         members: &[m(
             "detail",
             Object(&[
@@ -390,6 +410,7 @@ pub const SCHEMAS: &[KindOf] = &[
     KindOf {
         name: "process",
         meaning: "a process came or went",
+        signed: Signed::Never,
         members: &[
             m(
                 "detail",
@@ -408,6 +429,7 @@ pub const SCHEMAS: &[KindOf] = &[
     KindOf {
         name: "recovery",
         meaning: "a torn end of the log, beyond everything signed, was cut off",
+        signed: Signed::Always,
         members: &[m(
             "detail",
             Object(&[m("bytes_cut", Number, Always, LOG, "how much"), m("why", Text, Filled, LOG, "why")]),
@@ -419,6 +441,7 @@ pub const SCHEMAS: &[KindOf] = &[
     KindOf {
         name: "resolution",
         meaning: "what became of something that waited",
+        signed: Signed::Answered,
         members: &[
             m(
                 "detail",
@@ -475,6 +498,7 @@ pub const SCHEMAS: &[KindOf] = &[
     KindOf {
         name: "session_close",
         meaning: "a session ended",
+        signed: Signed::Never,
         members: &[m(
             "detail",
             Object(&[
@@ -491,6 +515,7 @@ pub const SCHEMAS: &[KindOf] = &[
     KindOf {
         name: "session_open",
         meaning: "a session began",
+        signed: Signed::Never,
         members: &[
             m(
                 "detail",
@@ -511,6 +536,7 @@ pub const SCHEMAS: &[KindOf] = &[
     KindOf {
         name: "start",
         meaning: "the daemon started",
+        signed: Signed::Always,
         members: &[m(
             "detail",
             Object(&[
@@ -532,6 +558,7 @@ pub const SCHEMAS: &[KindOf] = &[
     KindOf {
         name: "statement",
         meaning: "what an agent said of itself, as it was said: nothing vouches for it",
+        signed: Signed::Never,
         members: &[m(
             "detail",
             Object(&[
@@ -547,6 +574,7 @@ pub const SCHEMAS: &[KindOf] = &[
     KindOf {
         name: "stop",
         meaning: "the daemon ended in good order",
+        signed: Signed::Always,
         members: &[m(
             "detail",
             Object(&[m("version", Text, Filled, DAEMON, "its version")]),
@@ -558,6 +586,7 @@ pub const SCHEMAS: &[KindOf] = &[
     KindOf {
         name: "summary",
         meaning: "allowed actions that are only counted, since the session began: the last one of a session has them all",
+        signed: Signed::Never,
         members: &[m(
             "detail",
             Object(&[

@@ -21,6 +21,8 @@ pub(super) struct Part {
     pub signatures: u64,
     /// What is wrong; the first ones of many.
     pub problems: Vec<String>,
+    /// Its last receipt has no signature, and must have one: which that is, and the problem.
+    pub unsigned: Option<(u64, String)>,
     /// Why it does not end as it should.
     pub unfinished: Option<String>,
 }
@@ -35,9 +37,22 @@ impl Part {
     fn read(&mut self, name: &str, scanner: &mut Scanner, trusted: &TrustedKeys) -> Result<(), SegmentError> {
         // The receipt that a signature would belong to; none after one.
         let mut before = Vec::new();
+        // Which receipt must be followed by one, and where that is.
+        let mut weighs = None;
         loop {
             let at = scanner.offset();
-            let Some((kind, bytes)) = scanner.next_record()? else { return Ok(()) };
+            let next = scanner.next_record();
+            if let Some((index, at)) = weighs.take()
+                && !matches!(next, Ok(Some((Kind::Signature, _))))
+            {
+                let problem = format!("{name}: receipt {index} at byte {at} has no signature of its own");
+                match next {
+                    Ok(Some(_)) => self.problem(problem),
+                    // Perhaps it is being written.
+                    _ => self.unsigned = Some((index, problem)),
+                }
+            }
+            let Some((kind, bytes)) = next? else { return Ok(()) };
             if kind == Kind::Signature {
                 if before.is_empty() {
                     self.problem(format!("{name}: a signature without a receipt at byte {at}"));
@@ -49,10 +64,13 @@ impl Part {
                 before.clear();
                 continue;
             }
+            let index = self.first.saturating_add(self.leaves.len() as u64);
             match receipt::check(bytes) {
-                Ok(facts) => self.facts.push(facts),
+                Ok(facts) => {
+                    weighs = facts.weighs.then_some((index, at));
+                    self.facts.push(facts);
+                }
                 Err(e) => {
-                    let index = self.first.saturating_add(self.leaves.len() as u64);
                     self.problem(format!("{name}: receipt {index} at byte {at}: {e}"));
                 }
             }

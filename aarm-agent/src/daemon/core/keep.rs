@@ -76,11 +76,15 @@ impl Core {
             if !self.p.recorded.lacks(&u) {
                 continue;
             }
-            if let Err(e) = aarm_receipt::receipt::check(&u.bytes) {
-                tracing::warn!("a receipt that a former daemon could not write is not one: {e}");
-                continue;
-            }
-            let kind = if u.session == 0 { Kind::System } else { Kind::Session };
+            let kind = match aarm_receipt::receipt::check(&u.bytes) {
+                Ok(_) if u.session == 0 => Kind::System,
+                Ok(facts) if facts.weighs => Kind::Answer,
+                Ok(_) => Kind::Session,
+                Err(e) => {
+                    tracing::warn!("a receipt that a former daemon could not write is not one: {e}");
+                    continue;
+                }
+            };
             self.batch.push(u.owner, u.session, u.time_ns, 0, kind, |out| out.extend_from_slice(&u.bytes));
             self.p.recorded.is_told(&u.bytes);
             self.untold.push_back((self.number, u));
