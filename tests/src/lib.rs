@@ -19,6 +19,7 @@
 pub mod actor;
 pub mod asks;
 pub mod cases;
+pub mod cuts;
 pub mod desk;
 pub mod differential;
 pub mod escapes;

@@ -1,10 +1,11 @@
 //! `aarm-vm-tests [--list] [--skip NAME] [FILTER]`: runs the cases one after the other, as root in a VM.
 //! `aarm-vm-tests actor NAME ARG...`: one technique; exits with its errno.
+//! `aarm-vm-tests cuts SEED ROUND`: writes receipts until the machine's power is cut.
 //! `aarm-vm-tests escape FAMILY NAME DIR`: one technique of the escape corpus.
 
 use std::process::ExitCode;
 
-use aarm_vm_tests::{actor, cases, escapes};
+use aarm_vm_tests::{actor, cases, cuts, escapes};
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
@@ -13,6 +14,15 @@ fn main() -> ExitCode {
     }
     if args.get(1).is_some_and(|a| a == "escape") {
         return ExitCode::from(escapes::attempt(&args[2..]));
+    }
+    if args.get(1).is_some_and(|a| a == "cuts") {
+        return match cuts::run(&args[2..]) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                println!("{e:?}");
+                ExitCode::FAILURE
+            }
+        };
     }
     let mut options = libtest_mimic::Arguments::from_args();
     // The kernel side is one for the whole machine, so cases take turns.

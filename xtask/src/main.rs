@@ -6,6 +6,7 @@ mod bench;
 mod build;
 mod cache;
 mod command;
+mod cuts;
 mod demo;
 mod deny;
 mod escapes;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -12,6 +12,7 @@ use clap::Args;
 use crate::build::{self, Built};
 use crate::cache;
 use crate::command::run as run_command;
+use crate::cuts;
 use crate::setup::MATRIX;
 use crate::vm::{self, Root, Spec};
 
@@ -88,6 +89,9 @@ impl TestArgs {
 
 /// How much some cases do, if these are set: see where they are read. And the seconds in which a slow machine does a thousand of it.
 const SIZES: &[(&str, u64)] = &[("AARM_STORM", 8000), ("AARM_TOCTOU", 4)];
+
+/// How often [`cuts`] cuts, if set: `AARM_CUTS=200 cargo xtask test --vm cuts::`.
+const CUTS: &str = "AARM_CUTS";
 
 /// The size that was asked for.
 fn size(name: &str) -> Option<u64> {
@@ -188,11 +192,16 @@ enum Boot {
     NoBpf,
     /// Those of a service under systemd.
     Debian,
+    /// Machines whose power is cut: as many boots as cuts.
+    Cuts,
 }
 
 /// Topics that have a boot of their own, on one kernel.
-const OWN_BOOT: &[(Boot, &str, &[&str])] =
-    &[(Boot::NoBpf, "6.1", &["nobpf::"]), (Boot::Debian, "6.12", &["real::", "debian::"])];
+const OWN_BOOT: &[(Boot, &str, &[&str])] = &[
+    (Boot::NoBpf, "6.1", &["nobpf::"]),
+    (Boot::Debian, "6.12", &["real::", "debian::"]),
+    (Boot::Cuts, cuts::KERNEL, &["cuts::"]),
+];
 
 /// The topics of a boot of its own.
 fn topics(boot: Boot) -> &'static [&'static str] {
@@ -215,12 +224,20 @@ const MODULES: &[&str] = &[
     "loop",
 ];
 
+/// Cuts the power of machines.
+fn cut(args: &TestArgs, built: &Built) -> Result<Tally> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    cuts::run(size(CUTS).unwrap_or(cuts::CUTS), args.seed.unwrap_or(now.as_secs() % 1_000_000), built)?;
+    Ok(Tally { passed: 1, failed: 0 })
+}
+
 /// Boots one kernel and runs its cases.
 fn suite(kernel: &str, boot: Boot, args: &TestArgs, built: &Built) -> Result<Tally> {
     let name = match boot {
         Boot::Plain => kernel.to_owned(),
         Boot::NoBpf => format!("{kernel}-nobpf"),
         Boot::Debian => format!("{kernel}-debian"),
+        Boot::Cuts => return cut(args, built),
     };
     let log = cache::target().join(format!("vm-{name}.log"));
     let mut spec = Spec::new(kernel, &["/bin/busybox", "env"]);
@@ -280,13 +297,15 @@ mod tests {
                 TestArgs { unit: false, vm: true, kernel: None, differential: None, seed: None, filter };
             args.cases(boot).map(|words| words.join(" "))
         };
-        let skipped = "--skip nobpf:: --skip real:: --skip debian::";
+        let skipped = "--skip nobpf:: --skip real:: --skip debian:: --skip cuts::";
         assert_eq!(cases(None, Boot::Plain).as_deref(), Some(skipped));
         assert_eq!(cases(None, Boot::Debian).as_deref(), Some("real::,debian::"));
         assert_eq!(cases(Some("hold,real::git"), Boot::Plain), Some(format!("{skipped} hold")));
         assert_eq!(cases(Some("hold,real::git"), Boot::Debian).as_deref(), Some("real::git"));
         assert_eq!(cases(Some("hold,real::git"), Boot::NoBpf), None);
         assert_eq!(cases(Some("debian"), Boot::Plain), None);
+        assert_eq!(cases(Some("cuts::"), Boot::Plain), None);
+        assert!(cases(Some("cuts::"), Boot::Cuts).is_some() && cases(None, Boot::Cuts).is_some());
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -85,6 +85,8 @@ pub struct Spec {
     pub timeout: Duration,
     /// Where the command's output goes; this process's own if not given.
     pub output: Option<File>,
+    /// A raw image of a disk, which outlives the machine.
+    pub disk: Option<PathBuf>,
 }
 
 impl Spec {
@@ -101,6 +103,7 @@ impl Spec {
             command: command.iter().map(|s| (*s).to_owned()).collect(),
             timeout: Duration::from_secs(1800),
             output: None,
+            disk: None,
         }
     }
 }
@@ -216,8 +219,67 @@ fn overlay(spec: &Spec, built: &Built) -> Result<Vec<u8>> {
     image.finish()
 }
 
+/// A machine that runs. Ends with its owner.
+pub struct Machine {
+    child: Child,
+    kernel: String,
+    console: PathBuf,
+    status: PathBuf,
+    /// Where all that is.
+    _dir: tempfile::TempDir,
+}
+
+impl Machine {
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
+    /// Cuts its power: what it has not written to a disk is lost.
+    pub fn cut(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// What its console said last, where the reason usually is.
+    pub fn tail(&self) -> String {
+        tail(&self.console)
+    }
+
+    /// The exit status of its command, once it has ended.
+    fn status(&mut self) -> Result<u8> {
+        let ended = self.child.wait()?;
+        let said = std::fs::read_to_string(&self.status).unwrap_or_default();
+        let code = parse_status(&said);
+        code.with_context(|| {
+            format!("kernel {}: the machine ended ({ended}) without a status\n{}", self.kernel, self.tail())
+        })
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // It has ended, or nobody waits for it any more.
+        let _ = self.cut();
+    }
+}
+
 /// Boots it and runs its command. The command's exit status.
 pub fn run(spec: &mut Spec, built: &Built) -> Result<u8> {
+    let mut machine = boot(spec, built)?;
+    let deadline = Instant::now() + spec.timeout;
+    while !machine.has_ended()? {
+        if Instant::now() > deadline {
+            bail!("kernel {}: no end after {} s\n{}", spec.kernel, spec.timeout.as_secs(), machine.tail());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    machine.status()
+}
+
+/// Boots it; it runs its command, and ends.
+pub fn boot(spec: &mut Spec, built: &Built) -> Result<Machine> {
     let kernel = setup::kernel(&spec.kernel)?;
     let dir = tempfile::tempdir()?;
     let initrd = dir.path().join("initrd");
@@ -258,31 +320,17 @@ pub fn run(spec: &mut Spec, built: &Built) -> Result<u8> {
     q.arg("-serial").arg(format!("file:{}", console.display()));
     q.args(["-chardev", "stdio,id=out,signal=off", "-serial", "chardev:out"]);
     q.arg("-serial").arg(format!("file:{}", status.display()));
+    if let Some(disk) = &spec.disk {
+        q.arg("-drive").arg(format!("file={},format=raw,if=none,id=disk", disk.display()));
+        q.args(["-device", "virtio-blk-pci,drive=disk"]);
+    }
     let interactive = spec.command.is_empty();
     q.stdin(if interactive { Stdio::inherit() } else { Stdio::null() });
     if let Some(output) = spec.output.take() {
         q.stdout(Stdio::from(output));
     }
-    let mut child = q.spawn().context("cannot run qemu-system-x86_64: run `cargo xtask setup`")?;
-    let deadline = Instant::now() + spec.timeout;
-    let ended = loop {
-        if let Some(ended) = child.try_wait()? {
-            break ended;
-        }
-        if Instant::now() > deadline {
-            child.kill()?;
-            child.wait()?;
-            bail!("kernel {}: no end after {} s\n{}", spec.kernel, spec.timeout.as_secs(), tail(&console));
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    };
-    let said = std::fs::read_to_string(&status).unwrap_or_default();
-    match parse_status(&said) {
-        Some(code) => Ok(code),
-        None => {
-            bail!("kernel {}: the machine ended ({ended}) without a status\n{}", spec.kernel, tail(&console))
-        }
-    }
+    let child = q.spawn().context("cannot run qemu-system-x86_64: run `cargo xtask setup`")?;
+    Ok(Machine { child, kernel: spec.kernel.clone(), console, status, _dir: dir })
 }
 
 /// The status port says `exit N`.
@@ -325,6 +373,7 @@ pub fn command(args: VmArgs) -> Result<u8> {
         command: args.command,
         timeout: Duration::from_secs(args.timeout),
         output: None,
+        disk: None,
     };
     run(&mut spec, &built)
 }

@@ -28,7 +28,8 @@ pub fn loaded(names: &[&str]) -> io::Result<Keep> {
     Ok(Box::new(()))
 }
 
-fn load(name: &str) -> io::Result<()> {
+/// Loads one, unless it is built in, or loaded.
+pub fn load(name: &str) -> io::Result<()> {
     let found = [("ko", 0), ("ko.xz", COMPRESSED)].into_iter().find_map(|(ending, flags)| {
         Some((std::fs::File::open(format!("{DIR}/{name}.{ending}")).ok()?, flags))
     });

@@ -10,6 +10,7 @@ pub const NEEDED: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
     ("debootstrap", "debootstrap"),
     ("dpkg-deb", "dpkg"),
+    ("mke2fs", "e2fsprogs"),
     ("cc", "gcc"),
     ("openssl", "openssl"),
     (PYTHON, "python3-cryptography"),
