@@ -14,6 +14,7 @@ use aarm_agent::daemon::batch::Pool;
 use aarm_agent::daemon::core::{COMMANDS, Choice, Command, Core, Parts, Registration};
 use aarm_agent::daemon::port::{EventPort, KernelPort, ReleasePort};
 use aarm_agent::daemon::recorded::Recorded;
+use aarm_agent::daemon::retention::Keeping;
 use aarm_agent::daemon::snapshot::Snapshot;
 use aarm_agent::daemon::writer::{self, Intake, Progress, Rhythm, Writer};
 use aarm_agent::kernel::{KernelError, Linked, boot_ns};
@@ -25,6 +26,7 @@ use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{Given, HostKey, ObjectId, Redirect, STATS, Session, session_id};
 use aarm_common::{ABI_VERSION, Decision, Operation};
 use aarm_receipt::canonical::Encoded;
+use aarm_receipt::log::Retention;
 use aarm_receipt::{Keys, LogWriter, Options};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -324,7 +326,11 @@ fn measure(dir: &Path, rules: usize, events: u64, all: bool) -> Result<Figures, 
         checkpoint: Duration::from_secs(1),
         heartbeat: Duration::from_secs(60),
     };
-    let intake = Intake { batches: to_write, ring: Arc::clone(&ring) as Arc<dyn ReleasePort> };
+    let intake = Intake {
+        batches: to_write,
+        ring: Arc::clone(&ring) as Arc<dyn ReleasePort>,
+        keeping: Keeping::new(Retention::default(), Encoded::text(b"h")),
+    };
     let (writer, _) =
         Writer::spawn(log, rhythm, Arc::clone(&metrics), Arc::clone(&progress), durable, pool, intake)?;
     let (commands, asked) = mpsc::channel(COMMANDS);

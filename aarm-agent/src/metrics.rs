@@ -64,6 +64,8 @@ pub struct Metrics {
     pub syncs: IntCounter,
     /// Checkpoints signed.
     pub checkpoints: IntCounter,
+    /// Receipts taken out of the log because they were too old, or too many.
+    pub pruned: IntCounter,
     /// Turns in which the core could not hand receipts on, and left events in the ring.
     pub backpressure: IntCounter,
     /// Streams that were cut off because their client was too slow.
@@ -163,6 +165,10 @@ impl Metrics {
             receipt_bytes: counter("aarm_receipt_bytes_total", "Bytes of receipts made durable")?,
             syncs: counter("aarm_log_syncs_total", "Syncs of the receipt log")?,
             checkpoints: counter("aarm_log_checkpoints_total", "Checkpoints signed")?,
+            pruned: counter(
+                "aarm_log_pruned_receipts_total",
+                "Receipts taken out of the log, as its retention says",
+            )?,
             backpressure: counter(
                 "aarm_backpressure_turns_total",
                 "Turns that left events in the ring because the log was behind",

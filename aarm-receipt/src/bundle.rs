@@ -112,6 +112,14 @@ pub enum ProveError {
         /// Receipts under the checkpoint.
         size: u64,
     },
+    /// It was taken out of the log.
+    #[error("receipt {index} was pruned: the first that is there is {first}")]
+    Pruned {
+        /// Asked for.
+        index: u64,
+        /// The first that is there.
+        first: u64,
+    },
     /// A segment is damaged.
     #[error("{path}: {source}: see `aarm verify`")]
     Segment {
@@ -218,7 +226,9 @@ fn segments(log: &Path) -> Result<Vec<(u64, PathBuf)>, ProveError> {
 /// A receipt by its place, without reading segments before its own.
 fn find(log: &Path, origin: &Hash, index: u64) -> Result<Option<Vec<u8>>, ProveError> {
     let all = segments(log)?;
-    let Some((first, path)) = all.iter().rev().find(|(first, _)| *first <= index) else { return Ok(None) };
+    let Some((first, path)) = all.iter().rev().find(|(first, _)| *first <= index) else {
+        return all.first().map_or(Ok(None), |(first, _)| Err(ProveError::Pruned { index, first: *first }));
+    };
     let mut found = None;
     each(path, *first, origin, |at, receipt| {
         if at == index {

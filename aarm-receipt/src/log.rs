@@ -11,15 +11,18 @@
 //! ```
 //! Order: append, make durable, place tiles, sign, place the checkpoint, make the directory durable. Never signs what is
 //! not durable. At the start a torn tail beyond the signed size is cut off and said so; damage below it is
-//! never repaired.
+//! never repaired. The oldest segments go when they are too many or too old, if that is asked for, and a receipt says so before.
 
 mod files;
+mod prune;
 mod recover;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+pub use self::prune::{Expired, Retention};
 
 use self::files::{allocate, clear, io, no_room, place, reserve, sync_dir};
 use self::recover::{read_checkpoint, recover};
@@ -125,6 +128,8 @@ pub struct LogWriter {
     file: File,
     path: PathBuf,
     number: u64,
+    /// Index of the first receipt that was not pruned.
+    first: u64,
     /// Where `buffer` goes.
     offset: u64,
     buffer: Vec<u8>,
@@ -208,6 +213,7 @@ impl LogWriter {
             file,
             path,
             number,
+            first: scan.first,
             offset,
             buffer: Vec::with_capacity(BUFFER + MAX_RECEIPT),
             durable: scan.tree.size(),
@@ -326,6 +332,11 @@ impl LogWriter {
             }
         }
         Ok(())
+    }
+
+    /// Index of the first receipt that is there: those before were pruned.
+    pub fn first(&self) -> u64 {
+        self.first
     }
 
     /// Receipts appended.

@@ -60,6 +60,12 @@ pub struct Tree {
 }
 
 impl Tree {
+    /// A tree of so many leaves, by the roots of its complete subtrees, largest first.
+    pub(crate) fn of(size: u64, edge: Vec<Hash>) -> Self {
+        assert_eq!(size.count_ones() as usize, edge.len(), "one for each bit of the size");
+        Self { size, edge }
+    }
+
     /// Number of leaves.
     pub fn size(&self) -> u64 {
         self.size

@@ -27,6 +27,25 @@ pub enum ReadError {
     },
 }
 
+/// How many segments to leave out, and the number of the first receipt after them: the first that is there, if `from` was pruned.
+fn begin(segments: &[(u64, PathBuf)], from: u64) -> Result<(usize, u64), ReadError> {
+    let first = |(_, path): &(u64, PathBuf)| {
+        segment::first(path).map_err(|source| ReadError::Segment { path: path.clone(), source })
+    };
+    let (mut low, mut high) = (0, segments.len());
+    let mut index = segments.first().map_or(Ok(0), first)?;
+    while high - low > 1 {
+        let middle = low + (high - low) / 2;
+        let of_middle = first(&segments[middle])?;
+        if of_middle <= from {
+            (low, index) = (middle, of_middle);
+        } else {
+            high = middle;
+        }
+    }
+    Ok((low, index))
+}
+
 /// Iterates over the receipts of a log directory. A record that is not whole at the very end is the tail of
 /// a log being written: there the iteration ends.
 pub struct Reader {
@@ -41,20 +60,22 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Opens a log directory to read from a receipt's index on.
+    /// Opens a log directory to read from a receipt's index on, or from the first that was not pruned.
     pub fn open(dir: &Path, from: u64) -> Result<Self, ReadError> {
         let path = dir.join("origin");
         let origin = std::fs::read_to_string(&path).map_err(|source| ReadError::Io { path, source })?;
-        let segments =
+        let mut segments =
             segment::list(dir).map_err(|source| ReadError::Io { path: dir.to_path_buf(), source })?;
         let last = segments.last().map_or(0, |s| s.0);
+        let (skipped, index) = begin(&segments, from)?;
+        segments.drain(..skipped);
         Ok(Self {
             origin: origin_hash(origin.trim_end()),
             segments: segments.into_iter(),
             current: None,
             last,
             number: 0,
-            index: 0,
+            index,
             from,
             failed: false,
         })

@@ -395,6 +395,17 @@ pub enum Body<'a> {
         /// What was found instead.
         detail: &'a [u8],
     },
+    /// Receipts are about to be taken out of the log, from its beginning.
+    Prune {
+        /// The first that stays.
+        before: u64,
+        /// Segments that go.
+        segments: u64,
+        /// Their bytes.
+        bytes: u64,
+        /// `size` or `age`.
+        why: &'a str,
+    },
     /// The log was repaired.
     Recovery {
         /// Why.

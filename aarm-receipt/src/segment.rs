@@ -64,7 +64,7 @@ pub fn file_name(number: u64) -> String {
     format!("segment-{number:010}.aarm")
 }
 
-/// The segments of a log directory, in order. A name that is nearly one is an error, not overlooked.
+/// The segments of a log directory, in order; the first ones may have been pruned. A name that is nearly one is an error, not overlooked.
 pub fn list(dir: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir)? {
@@ -79,9 +79,10 @@ pub fn list(dir: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
         }
     }
     found.sort();
-    for (i, (number, _)) in found.iter().enumerate() {
-        if *number != i as u64 {
-            return Err(std::io::Error::other(format!("{} is missing", file_name(i as u64))));
+    for pair in found.windows(2) {
+        let next = pair[0].0 + 1;
+        if pair[1].0 != next {
+            return Err(std::io::Error::other(format!("{} is missing", file_name(next))));
         }
     }
     Ok(found)

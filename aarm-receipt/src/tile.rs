@@ -97,6 +97,22 @@ impl Growing {
         }
     }
 
+    /// The tiles of a tree of so many leaves: what is left of its right edge is not needed any more.
+    fn of(size: u64, mut edge: impl FnMut(u32, u64, usize) -> Option<Vec<Hash>>) -> Option<Self> {
+        let mut levels = Vec::new();
+        for at in 0..LEVELS as u32 {
+            let hashes = size >> (at * HEIGHT);
+            if hashes == 0 {
+                break;
+            }
+            let (whole, width) = (hashes / WIDTH as u64, (hashes % WIDTH as u64) as usize);
+            let mut found = if width == 0 { Vec::new() } else { edge(at, whole, width)? };
+            found.reserve(WIDTH - found.len());
+            levels.push(Level { whole, hashes: found });
+        }
+        Some(Self { levels, waiting: Vec::new() })
+    }
+
     /// Whether whole tiles should be taken before more is added.
     pub fn is_full(&self) -> bool {
         self.waiting.len() >= WAITING_MAX
@@ -146,6 +162,19 @@ pub(crate) fn remove_parts(log: &Path, whole: Place) {
     let _ = std::fs::remove_dir_all(whole.path(log).with_extension("p"));
 }
 
+/// Takes away the tiles of receipts before a place, as far as they are whole; those above them stay. How many there were.
+pub(crate) fn prune(log: &Path, from: u64, to: u64) -> std::io::Result<u64> {
+    let mut gone = 0;
+    for n in from / WIDTH as u64..to / WIDTH as u64 {
+        match std::fs::remove_file(Place { level: 0, n, width: WIDTH }.path(log)) {
+            Ok(()) => gone += 1,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(gone)
+}
+
 /// Hashes of subtrees, from the tiles of a log. What it says is for the caller to check.
 pub struct Tiles<'a> {
     log: &'a Path,
@@ -176,6 +205,21 @@ impl<'a> Tiles<'a> {
         let mut parts = parts.into_iter().rev();
         let last = parts.next()?;
         Some(parts.fold(last, |right, left| merkle::node(&left, &right)))
+    }
+
+    /// The tree when it had `size` leaves, and its tiles. `None`: a tile is not there.
+    pub(crate) fn tree(&mut self, size: u64) -> Option<(Tree, Growing)> {
+        if size > self.size {
+            return None;
+        }
+        let mut begin = 0;
+        let mut edge = Vec::new();
+        for height in (0..u64::BITS).rev().filter(|height| size >> height & 1 == 1) {
+            edge.push(self.whole(height, begin >> height)?);
+            begin += 1 << height;
+        }
+        let growing = Growing::of(size, |level, n, width| Some(self.tile(level, n)?.get(..width)?.to_vec()))?;
+        Some((Tree::of(size, edge), growing))
     }
 
     /// The root of the subtree of `height` that is the `index`th of its kind.

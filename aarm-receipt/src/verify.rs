@@ -8,7 +8,7 @@ mod sequences;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::ScopedJoinHandle;
 
 use serde::Serialize;
@@ -19,8 +19,9 @@ use crate::keys::TrustedKeys;
 use crate::log::origin_hash;
 use crate::merkle::{Hash, Tree};
 use crate::note::Checkpoint;
+use crate::proof;
 use crate::segment;
-use crate::tile::{self, Growing, Place};
+use crate::tile::{self, Growing, Place, Tiles};
 
 /// The one-word result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -41,8 +42,10 @@ pub struct Report {
     pub verdict: Verdict,
     /// The log's name.
     pub origin: String,
-    /// Receipts read.
+    /// Receipts that the log has had.
     pub receipts: u64,
+    /// How many of them, from the first on, were pruned: they are not there any more, as a receipt says.
+    pub pruned: u64,
     /// Receipts under the checkpoint.
     pub signed: u64,
     /// Receipts after it: written, not signed yet.
@@ -79,6 +82,9 @@ impl fmt::Display for Report {
             "  {} receipts, {} signed, {} not signed yet",
             self.receipts, self.signed, self.unsigned
         )?;
+        if self.pruned > 0 {
+            writeln!(f, "  the first {} were pruned", self.pruned)?;
+        }
         writeln!(f, "  {} signatures of single receipts checked", self.signatures)?;
         if let Some(seen) = self.seen {
             writeln!(f, "  begins with the {seen} receipts of the checkpoint seen before")?;
@@ -119,6 +125,7 @@ pub fn verify_dir(dir: &Path, trusted: &TrustedKeys, how: How<'_>) -> Report {
         verdict: Verdict::Intact,
         origin: trusted.log.name.clone(),
         receipts: 0,
+        pruned: 0,
         signed: 0,
         unsigned: 0,
         signatures: 0,
@@ -234,9 +241,20 @@ fn check(
     (r.signed, r.checkpoint) = (checkpoint.size, note);
     let hash = origin_hash(&trusted.log.name);
     let segments = segment::list(dir).map_err(|e| e.to_string())?;
-    let mut heads =
-        Heads { dir, signed: &checkpoint, seen: how.seen, tree: Tree::default(), tiles: Growing::default() };
+    let (tree, tiles) = begin(dir, &segments, &checkpoint, r)?;
+    let mut heads = Heads { dir, signed: &checkpoint, seen: how.seen, tree, tiles };
     heads.compare(r)?;
+    if let Some(seen) = how.seen.filter(|seen| seen.size < r.pruned) {
+        r.seen = compare_pruned(dir, seen, &checkpoint)?;
+        if r.seen.is_none() {
+            r.verdict = Verdict::Incomplete;
+            r.problems.push(format!(
+                "the checkpoint seen before ends with receipt {}, and what it is compared by was pruned: remember one more often than receipts are pruned",
+                seen.size
+            ));
+        }
+    }
+    let mut said = 0;
     let at_once = std::thread::available_parallelism().map_or(1, usize::from).min(AT_ONCE);
     let mut done = 0;
     for some in segments.chunks(at_once) {
@@ -263,6 +281,7 @@ fn check(
             part.problems.into_iter().for_each(|problem| tampered(r, problem));
             for facts in &part.facts {
                 *r.kinds.entry(facts.kind()).or_default() += 1;
+                said = said.max(facts.before);
                 sequences.note(facts);
             }
             r.receipts = heads.tree.size();
@@ -278,17 +297,61 @@ fn check(
             progress(done, segments.len());
         }
     }
+    if r.pruned > said {
+        return Err(format!(
+            "the first {} receipts are gone, and no receipt says that they were pruned",
+            r.pruned
+        ));
+    }
     if r.receipts < checkpoint.size {
         return Err(format!("{} receipts where {} were signed", r.receipts, checkpoint.size));
     }
     r.unsigned = r.receipts - checkpoint.size;
-    match how.seen.filter(|_| r.seen.is_none()) {
+    match how.seen.filter(|seen| r.seen.is_none() && seen.size >= r.pruned) {
         Some(seen) => Err(format!(
             "{} receipts, where a checkpoint seen before had {}: it was rolled back",
             r.receipts, seen.size
         )),
         None => Ok(()),
     }
+}
+
+/// The tree before the first receipt that is there. Of those that were pruned tiles say what they came to; whether that is true shows when the
+/// rest leads to what was signed.
+fn begin(
+    dir: &Path,
+    segments: &[(u64, PathBuf)],
+    checkpoint: &Checkpoint,
+    r: &mut Report,
+) -> Result<(Tree, Growing), String> {
+    let Some((number, path)) = segments.first() else { return Ok(Default::default()) };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let first = segment::first(path).map_err(|e| format!("{name}: {e}"))?;
+    if first == 0 {
+        return if *number == 0 {
+            Ok(Default::default())
+        } else {
+            Err(format!("{name}: begins with receipt 0"))
+        };
+    }
+    r.pruned = first;
+    r.receipts = first;
+    Tiles::new(dir, checkpoint.size)
+        .tree(first)
+        .ok_or_else(|| format!("the first {first} receipts are gone, and no tiles say what they were"))
+}
+
+/// Whether the log begins with what a checkpoint had whose last receipts were pruned since, by a proof from tiles. `None`: those were, too.
+fn compare_pruned(dir: &Path, seen: &Checkpoint, signed: &Checkpoint) -> Result<Option<u64>, String> {
+    let mut tiles = Tiles::new(dir, signed.size);
+    let wanted = proof::consistency(seen.size, signed.size).unwrap_or_default();
+    let hashes: Option<Vec<Hash>> = wanted.iter().map(|range| tiles.subtree(range)).collect();
+    let size = seen.size;
+    let Some(proof) = hashes else { return Ok(None) };
+    if !proof::is_consistent((size, &seen.root), (signed.size, &signed.root), &proof) {
+        return Err(format!("the first {size} receipts are not those of the checkpoint seen before"));
+    }
+    Ok(Some(size))
 }
 
 /// A tail beyond everything signed may be half written; anywhere else it is damage.

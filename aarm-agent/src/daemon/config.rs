@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use aarm_receipt::log::{SEGMENT_MAX, SEGMENT_MIN};
+use aarm_receipt::log::{Retention, SEGMENT_MAX, SEGMENT_MIN};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
@@ -219,6 +219,12 @@ pub struct Receipts {
     pub heartbeat_s: u64,
     /// Mebibytes of one segment file. The log takes room for one in advance.
     pub segment_mib: u64,
+    /// Mebibytes of all segments, beyond which the oldest go. None: all are kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_mib: Option<u64>,
+    /// Hours after its last receipt for which a segment is kept. None: for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_hours: Option<u64>,
 }
 
 /// How events are read.
@@ -266,7 +272,15 @@ impl Default for Metrics {
 
 impl Default for Receipts {
     fn default() -> Self {
-        Self { sync_ms: 10, sync_count: 4096, checkpoint_ms: 1000, heartbeat_s: 60, segment_mib: 64 }
+        Self {
+            sync_ms: 10,
+            sync_count: 4096,
+            checkpoint_ms: 1000,
+            heartbeat_s: 60,
+            segment_mib: 64,
+            keep_mib: None,
+            keep_hours: None,
+        }
     }
 }
 
@@ -290,6 +304,15 @@ impl Receipts {
     /// `segment_mib` in bytes.
     pub fn segment_bytes(&self) -> u64 {
         self.segment_mib << 20
+    }
+
+    /// How long receipts are kept.
+    pub fn retention(&self) -> Retention {
+        Retention {
+            bytes: self.keep_mib.map(|mib| mib.saturating_mul(1 << 20)),
+            age: self.keep_hours.map(|hours| Duration::from_secs(hours.saturating_mul(3600))),
+            ..Retention::default()
+        }
     }
 
     /// `heartbeat_s` as a duration.
@@ -461,6 +484,14 @@ impl Config {
                 return wrong(field, format!("must be from {low} to {high}, not {value}"));
             }
         }
+        // One that is written, and one before it.
+        let least = 2 * self.receipts.segment_mib;
+        if self.receipts.keep_mib.is_some_and(|mib| mib < least) {
+            return wrong("receipts.keep_mib", format!("must be at least {least}, which is two segments"));
+        }
+        if self.receipts.keep_hours.is_some_and(|hours| !(1..=KEEP_HOURS_MAX).contains(&hours)) {
+            return wrong("receipts.keep_hours", format!("must be from 1 to {KEEP_HOURS_MAX}"));
+        }
         Ok(())
     }
 }
@@ -496,6 +527,8 @@ impl Resolver {
 
 /// Longest path of a unix socket (`sun_path` less its NUL).
 const SOCKET_PATH_MAX: usize = 107;
+/// A hundred years.
+const KEEP_HOURS_MAX: u64 = 876_600;
 
 /// The parser's message in one line, without the place (that is printed before it) and the excerpt.
 fn plain_message(e: &serde_saphyr::Error) -> String {
@@ -529,7 +562,7 @@ mod tests {
             "policies: /p\nlog: /l\nkeys: /k\nstate: /s\nrun_dir: /r\nbpffs: /b\n\
              socket: { path: /r/s, mode: \"0660\", max_connections: 7 }\n\
              metrics: { listen: off }\nrun: { user_policies: true, default_policy: x }\n\
-             receipts: { sync_ms: 5, sync_count: 9, checkpoint_ms: 500, heartbeat_s: 10, segment_mib: 2 }\n\
+             receipts: { sync_ms: 5, sync_count: 9, checkpoint_ms: 500, heartbeat_s: 10, segment_mib: 2, keep_mib: 4, keep_hours: 48 }\n\
              events: { coalesce_ms: 0 }\n\
              resolvers: { rep: { command: [/bin/rep, -q], user: u, network: true, timeout_ms: 9000 }, \
              risk: { http: \"https://r.example/x\", secret: /etc/s } }\n\
@@ -541,6 +574,8 @@ mod tests {
         assert_eq!(c.metrics.listen, Listen(None));
         assert_eq!(c.run.default_policy.as_deref(), Some("x"));
         assert_eq!(c.receipts.segment_bytes(), 2 << 20);
+        let keep = c.receipts.retention();
+        assert_eq!((keep.bytes, keep.age), (Some(4 << 20), Some(Duration::from_secs(48 * 3600))));
         assert_eq!(c.receipts.sync(), Duration::from_millis(5));
         assert_eq!(c.events.coalesce_ms, 0);
         assert_eq!(c.resolvers["rep"].command.as_deref(), Some(&["/bin/rep".to_owned(), "-q".into()][..]));
@@ -578,6 +613,8 @@ mod tests {
             ("log: relative\n", "log"),
             ("receipts: { sync_ms: 0 }\n", "receipts.sync_ms"),
             ("receipts: { segment_mib: 1025 }\n", "receipts.segment_mib"),
+            ("receipts: { keep_mib: 127 }\n", "receipts.keep_mib"),
+            ("receipts: { keep_hours: 0 }\n", "receipts.keep_hours"),
             ("events: { coalesce_ms: 101 }\n", "events.coalesce_ms"),
             ("socket: { max_connections: 0 }\n", "socket.max_connections"),
             ("webhooks: [{ url: x }]\n", "webhooks"),

@@ -28,6 +28,7 @@ mod quiet;
 pub mod record;
 pub mod recorded;
 pub mod resolve;
+pub mod retention;
 pub mod sessions;
 pub mod snapshot;
 pub mod start;

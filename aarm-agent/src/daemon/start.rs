@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aarm_receipt::canonical::Encoded;
+use aarm_receipt::log::Retention;
 use aarm_receipt::{Body, Keys, LogWriter};
 use tokio::sync::{broadcast, mpsc, watch};
 
@@ -16,7 +17,8 @@ use super::core::{COMMANDS, Command, Core, End, Parts};
 use super::journal::Journal;
 use super::lock::{Lock, LockError};
 use super::policies::PolicyError;
-use super::recorded::Recorded;
+use super::recorded::{self, Recorded};
+use super::retention::Keeping;
 use super::snapshot::{self, Snapshot, SnapshotError};
 use super::writer::{self, Intake, Progress, Rhythm, Writer};
 use super::{notify, program, record, resolve, webhooks};
@@ -269,6 +271,7 @@ fn serve(
         checkpoint: config.receipts.checkpoint(),
         heartbeat: config.receipts.heartbeat(),
     };
+    let keep = Retention { at_least: recorded::TAIL, ..config.receipts.retention() };
     let (writer, mut writer_ended) = Writer::spawn(
         log,
         rhythm,
@@ -276,7 +279,7 @@ fn serve(
         Arc::clone(&progress),
         durable.clone(),
         pool,
-        Intake { batches: to_write, ring },
+        Intake { batches: to_write, ring, keeping: Keeping::new(keep, Encoded::text(host().as_bytes())) },
     )?;
     let (commands, asked) = mpsc::channel(COMMANDS);
     let api = Arc::new(Api {

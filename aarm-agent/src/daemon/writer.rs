@@ -14,6 +14,7 @@ use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 use super::batch::{Batch, Kind, Pool};
 use super::port::ReleasePort;
 use super::record::is_weighty;
+use super::retention::Keeping;
 use crate::metrics::Metrics;
 
 /// Batches on their way to the writer.
@@ -61,6 +62,8 @@ pub struct Intake {
     pub batches: mpsc::Receiver<Batch>,
     /// The ring.
     pub ring: Arc<dyn ReleasePort>,
+    /// What is kept.
+    pub keeping: Keeping,
 }
 
 fn receipts(batches: &[Batch]) -> usize {
@@ -79,6 +82,7 @@ pub struct Writer {
     durable: broadcast::Sender<Arc<Batch>>,
     pool: Pool,
     ring: Arc<dyn ReleasePort>,
+    keeping: Keeping,
     /// Not appended yet.
     taken: Vec<Batch>,
     /// Appended, not durable yet.
@@ -110,6 +114,7 @@ impl Writer {
             durable,
             pool,
             ring: intake.ring,
+            keeping: intake.keeping,
             taken: Vec::new(),
             waiting: Vec::new(),
             oldest: None,
@@ -163,6 +168,7 @@ impl Writer {
             if first || self.signed_at.elapsed() >= self.pause() {
                 self.sign()?;
             }
+            self.prune()?;
         }
         self.append_taken(&batches)?;
         self.sync()?;
@@ -177,7 +183,39 @@ impl Writer {
     fn wait(&self) -> Duration {
         let sync = self.oldest.map(|t| self.rhythm.sync.saturating_sub(t.elapsed()));
         let sign = self.pause().saturating_sub(self.signed_at.elapsed());
-        sync.map_or(sign, |s| s.min(sign))
+        [sync, self.keeping.pause()].into_iter().flatten().fold(sign, Duration::min)
+    }
+
+    /// Takes out what is too old, or too much, when a receipt that says so is signed.
+    fn prune(&mut self) -> Result<(), LogError> {
+        let Some(gone) = self.keeping.look(&self.log) else { return Ok(()) };
+        let index = match self.log.append(&self.keeping.receipt(&gone), true) {
+            Ok(index) => index,
+            Err(e @ LogError::NoSpace { .. }) => {
+                self.is_full(&e);
+                return Ok(());
+            }
+            Err(e) => return Err(e),
+        };
+        self.sign()?;
+        if self.log.signed() <= index {
+            return Ok(());
+        }
+        let before = self.log.first();
+        match self.log.prune(&gone) {
+            Ok(()) => {
+                let receipts = gone.before - before;
+                self.metrics.pruned.inc_by(receipts);
+                tracing::info!(
+                    "{receipts} receipts ({} segments, {} bytes) were pruned, by {}",
+                    gone.segments,
+                    gone.bytes,
+                    gone.why
+                );
+            }
+            Err(e) => tracing::error!("old receipts are kept: {e}"),
+        }
+        Ok(())
     }
 
     /// Time between the last checkpoint and the next.
@@ -279,6 +317,7 @@ impl Writer {
             Err(e) => return Err(e),
         };
         self.has_room();
+        self.progress.durable.store(c.size, Ordering::Release);
         self.progress.signed.store(c.size, Ordering::Release);
         self.metrics.checkpoints.inc();
         self.signed_at = Instant::now();
@@ -306,7 +345,16 @@ impl Writer {
 mod tests {
     use super::*;
     use aarm_receipt::canonical::Encoded;
+    use aarm_receipt::log::Retention;
+    use aarm_receipt::verify::{How, Verdict, verify_dir};
     use aarm_receipt::{Body, Common, Keys, Options, encode};
+
+    const RHYTHM: Rhythm = Rhythm {
+        sync: Duration::from_millis(600),
+        sync_count: 4096,
+        checkpoint: Duration::from_millis(200),
+        heartbeat: Duration::from_millis(200),
+    };
 
     struct Nothing;
 
@@ -324,28 +372,70 @@ mod tests {
         batch
     }
 
+    #[test]
+    fn what_is_too_much_goes_when_a_signed_receipt_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || {
+            let keys = Keys::from_seeds([1; 32], [2; 32]).unwrap();
+            LogWriter::open(dir.path(), keys, "w", Options { segment_bytes: 1 << 20 }).unwrap().0
+        };
+        let mut log = open();
+        let before = batch(16_000);
+        before.iter().for_each(|(_, bytes)| _ = log.append(bytes, true).unwrap());
+        log.checkpoint().unwrap();
+        let (trusted, size) = (log.trusted().clone(), log.size());
+        drop(log);
+        let keep = Retention { bytes: Some(2 << 20), ..Retention::default() };
+        let metrics = Metrics::new().unwrap();
+        let progress = Arc::new(Progress::default());
+        let (batches, to_write) = mpsc::channel(QUEUE);
+        let (thread, _ended) = Writer::spawn(
+            open(),
+            RHYTHM,
+            Arc::clone(&metrics),
+            Arc::clone(&progress),
+            broadcast::channel(1).0,
+            Pool::default(),
+            Intake {
+                batches: to_write,
+                ring: Arc::new(Nothing),
+                keeping: Keeping::new(keep, Encoded::text(b"h")),
+            },
+        )
+        .unwrap();
+        let began = Instant::now();
+        while metrics.pruned.get() == 0 {
+            assert!(began.elapsed() < Duration::from_secs(20), "nothing goes");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop(batches);
+        thread.join().unwrap().unwrap();
+        let report = verify_dir(dir.path(), &trusted, How::default());
+        assert_eq!(report.verdict, Verdict::Intact, "{report}");
+        assert_eq!((report.pruned, report.receipts), (metrics.pruned.get(), size + 1));
+        assert!(report.pruned > 0 && report.kinds["prune"] == 1, "{report}");
+    }
+
     /// A checkpoint in between made what was durable so, and those that were not appended yet were forgotten until others came.
     #[test]
     fn a_few_receipts_behind_many_are_durable_soon_though_nothing_follows() {
         let dir = tempfile::tempdir().unwrap();
         let keys = Keys::from_seeds([1; 32], [2; 32]).unwrap();
         let (log, _) = LogWriter::open(dir.path(), keys, "w", Options { segment_bytes: 1 << 20 }).unwrap();
-        let rhythm = Rhythm {
-            sync: Duration::from_millis(600),
-            sync_count: 4096,
-            checkpoint: Duration::from_millis(200),
-            heartbeat: Duration::from_millis(200),
-        };
         let (batches, to_write) = mpsc::channel(QUEUE);
         let progress = Arc::new(Progress::default());
         let (thread, _ended) = Writer::spawn(
             log,
-            rhythm,
+            RHYTHM,
             Metrics::new().unwrap(),
             Arc::clone(&progress),
             broadcast::channel(1).0,
             Pool::default(),
-            Intake { batches: to_write, ring: Arc::new(Nothing) },
+            Intake {
+                batches: to_write,
+                ring: Arc::new(Nothing),
+                keeping: Keeping::new(Retention::default(), Encoded::text(b"h")),
+            },
         )
         .unwrap();
         let durable = |wanted: usize| {

@@ -1,10 +1,11 @@
 //! What is there when a log is opened, and where to go on.
 //!
-//! Must never: repair what was signed.
+//! Segments that a checkpoint covers whole are not read: their tiles say what they come to, and the checkpoint whether that is true. Must never:
+//! repair what was signed.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::files::io;
 use super::{LogError, Opened, place_tiles};
@@ -13,7 +14,7 @@ use crate::merkle::{self, Hash, Tree};
 use crate::note::Checkpoint;
 use crate::receipt;
 use crate::segment::{self, Kind, Scanner, SegmentError};
-use crate::tile::{self, Growing, Place};
+use crate::tile::{self, Growing, Place, Tiles};
 
 /// Reads and checks the checkpoint; `None` if there is none yet.
 pub(super) fn read_checkpoint(dir: &Path, trusted: &TrustedKeys) -> Result<Option<Checkpoint>, LogError> {
@@ -33,98 +34,147 @@ fn mend_tiles(dir: &Path, whole: &mut Vec<(Place, Vec<Hash>)>) -> Result<(), Log
     place_tiles(dir, whole)
 }
 
+fn damaged(path: &Path, what: impl Into<String>) -> LogError {
+    LogError::Damaged { path: path.to_path_buf(), what: what.into() }
+}
+
 /// What a log has.
 pub(super) struct Scan {
     pub tree: Tree,
     pub tiles: Growing,
     /// Number of the last segment and where its records end.
     pub last: Option<(u64, u64)>,
+    /// Index of the first receipt that is there.
+    pub first: u64,
 }
 
-/// Reads the whole log, checks it against the checkpoint, and finds where to go on.
+/// Checks a log against its checkpoint, and finds where to go on.
 pub(super) fn recover(
     dir: &Path,
     origin: &Hash,
     checkpoint: Option<&Checkpoint>,
     opened: &mut Opened,
 ) -> Result<Scan, LogError> {
-    let signed = checkpoint.map_or(0, |c| c.size);
     let segments = segment::list(dir).map_err(io(dir))?;
-    let (mut tree, mut tiles) = (Tree::default(), Growing::default());
-    let mut last = None;
-    let is_last = |i: usize| i + 1 == segments.len();
-    let damaged = |path: &Path, what: String| LogError::Damaged { path: path.to_path_buf(), what };
-    let check = |tree: &Tree, path: &Path| match checkpoint {
-        Some(c) if c.size == tree.size() && c.root != tree.root() => {
-            Err(damaged(path, "the receipts are not those that were signed".into()))
+    let first = |path: &PathBuf| segment::first(path).map_err(|e| damaged(path, e.to_string()));
+    let begin = segments.first().map_or(Ok(0), |(_, path)| first(path))?;
+    let signed = checkpoint.map_or(0, |c| c.size);
+    if begin > signed {
+        return Err(damaged(dir, format!("it begins with receipt {begin}, and {signed} were signed")));
+    }
+    // The last segment that begins under the checkpoint is the first that must be read.
+    let mut from = 0;
+    while from + 1 < segments.len() && first(&segments[from + 1].1)? <= signed {
+        from += 1;
+    }
+    let all = Segments { dir, origin, checkpoint, segments: &segments, begin };
+    // Where tiles are missing or wrong, everything is read, and they are mended.
+    if from > 0
+        && let Some(scan) = all.read_from(from, opened)?
+    {
+        return Ok(scan);
+    }
+    let what = "the receipts are not those that were signed, or tiles of those that were pruned are missing";
+    all.read_from(0, opened)?.ok_or_else(|| damaged(dir, what))
+}
+
+struct Segments<'a> {
+    dir: &'a Path,
+    origin: &'a Hash,
+    checkpoint: Option<&'a Checkpoint>,
+    segments: &'a [(u64, PathBuf)],
+    begin: u64,
+}
+
+impl Segments<'_> {
+    fn signed(&self) -> u64 {
+        self.checkpoint.map_or(0, |c| c.size)
+    }
+
+    /// The tree before a segment, by its tiles, and the tiles that grow on. `None`: there are none that say it.
+    fn before(&self, from: usize) -> Result<Option<(Tree, Growing)>, LogError> {
+        let Some((_, path)) = self.segments.get(from).filter(|_| from > 0 || self.begin > 0) else {
+            return Ok(Some(Default::default()));
+        };
+        let first = segment::first(path).map_err(|e| damaged(path, e.to_string()))?;
+        Ok(Tiles::new(self.dir, self.signed()).tree(first))
+    }
+
+    /// Whether a tree is the one that was signed, once it is as large.
+    fn is_signed(&self, tree: &Tree) -> bool {
+        self.checkpoint.is_none_or(|c| c.size != tree.size() || c.root == tree.root())
+    }
+
+    /// Reads segments from one on. `None`: what comes of it is not what was signed.
+    fn read_from(&self, from: usize, opened: &mut Opened) -> Result<Option<Scan>, LogError> {
+        let signed = self.signed();
+        let Some((tree, tiles)) = self.before(from)? else { return Ok(None) };
+        let mut scan = Scan { tree, tiles, last: None, first: self.begin };
+        if !self.is_signed(&scan.tree) {
+            return Ok(None);
         }
-        _ => Ok(()),
-    };
-    let push = |tree: &mut Tree, tiles: &mut Growing, leaf: Hash| {
-        tiles.push(tree, leaf);
-        if tiles.is_full() { mend_tiles(dir, tiles.whole()) } else { Ok(()) }
-    };
-    check(&tree, dir)?;
-    for (i, (number, path)) in segments.iter().enumerate() {
-        let mut scanner =
-            Scanner::open(path, tree.size(), origin).map_err(|e| damaged(path, e.to_string()))?;
-        // Where a receipt begins that is to be followed by its signature.
-        let mut unsigned = None;
-        let problem = loop {
-            let at = scanner.offset();
-            match scanner.next_record() {
-                Ok(Some((Kind::Receipt, bytes))) => {
-                    // Those that are under a checkpoint are never cut off.
-                    let weighs = tree.size() >= signed && receipt::check(bytes).is_ok_and(|f| f.weighs);
-                    let leaf = merkle::leaf(bytes);
-                    if let Some((_, leaf)) = std::mem::replace(&mut unsigned, weighs.then_some((at, leaf))) {
-                        push(&mut tree, &mut tiles, leaf)?;
+        for (i, (number, path)) in self.segments.iter().enumerate().skip(from) {
+            let mut scanner = Scanner::open(path, scan.tree.size(), self.origin)
+                .map_err(|e| damaged(path, e.to_string()))?;
+            // Where a receipt begins that is to be followed by its signature.
+            let mut unsigned = None;
+            let problem = loop {
+                let at = scanner.offset();
+                match scanner.next_record() {
+                    Ok(Some((kind, bytes))) => {
+                        if let Some((_, leaf)) = unsigned.take() {
+                            scan.push(self.dir, leaf)?;
+                        }
+                        if kind == Kind::Receipt {
+                            // Those that are under a checkpoint are never cut off.
+                            let is_new = scan.tree.size() >= signed;
+                            let leaf = merkle::leaf(bytes);
+                            match is_new && receipt::check(bytes).is_ok_and(|facts| facts.weighs) {
+                                true => unsigned = Some((at, leaf)),
+                                false => scan.push(self.dir, leaf)?,
+                            }
+                        }
+                        if !self.is_signed(&scan.tree) {
+                            return Ok(None);
+                        }
                     }
-                    if !weighs {
-                        push(&mut tree, &mut tiles, leaf)?;
-                    }
-                    check(&tree, path)?;
+                    Ok(None) => break None,
+                    Err(SegmentError::Io(e)) => return Err(io(path)(e)),
+                    Err(e) => break Some(e),
                 }
-                Ok(Some((Kind::Signature, _))) => {
-                    if let Some((_, leaf)) = unsigned.take() {
-                        push(&mut tree, &mut tiles, leaf)?;
-                        check(&tree, path)?;
-                    }
-                }
-                Ok(None) => break None,
-                Err(SegmentError::Io(e)) => return Err(io(path)(e)),
-                Err(e) => break Some(e),
-            }
-        };
-        let mut end = scanner.offset();
-        let problem = match problem {
-            None => scanner.check_rest().err(),
-            some => some,
-        };
-        let torn = match (problem, unsigned) {
-            (Some(e), _) => Some(e.to_string()),
+            };
+            let end = unsigned.map_or(scanner.offset(), |(at, _)| at);
+            let torn = match problem {
+                None => scanner.check_rest().err(),
+                some => some,
+            };
             // A signature that is not there at all was not written: neither was durable.
-            (None, Some(_)) => Some("its last receipt has no signature".to_owned()),
-            (None, None) => None,
-        };
-        if let Some((at, _)) = unsigned {
-            end = at;
-        }
-        if let Some(what) = torn {
-            if tree.size() < signed || !is_last(i) {
-                return Err(damaged(path, what));
+            let torn = torn.map(|e| e.to_string());
+            if let Some(what) = torn.or(unsigned.map(|_| "its last receipt has no signature".to_owned())) {
+                if scan.tree.size() < signed || i + 1 < self.segments.len() {
+                    return Err(damaged(path, what));
+                }
+                let length = std::fs::metadata(path).map_err(io(path))?.len();
+                opened.bytes_cut = torn_bytes(path, end, length)?;
             }
-            let length = std::fs::metadata(path).map_err(io(path))?.len();
-            opened.bytes_cut = torn_bytes(path, end, length)?;
+            scan.last = Some((*number, end));
         }
-        last = Some((*number, end));
+        if scan.tree.size() < signed {
+            return Err(damaged(
+                self.dir,
+                format!("{} receipts where {signed} were signed", scan.tree.size()),
+            ));
+        }
+        mend_tiles(self.dir, scan.tiles.whole())?;
+        Ok(Some(scan))
     }
-    if tree.size() < signed {
-        let what = format!("{} receipts where {signed} were signed", tree.size());
-        return Err(damaged(dir, what));
+}
+
+impl Scan {
+    fn push(&mut self, dir: &Path, leaf: Hash) -> Result<(), LogError> {
+        self.tiles.push(&mut self.tree, leaf);
+        if self.tiles.is_full() { mend_tiles(dir, self.tiles.whole()) } else { Ok(()) }
     }
-    mend_tiles(dir, tiles.whole())?;
-    Ok(Scan { tree, tiles, last })
 }
 
 /// How much of the tail is not zero: from the end of the records to the last byte that is not.

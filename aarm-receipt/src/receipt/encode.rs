@@ -172,6 +172,7 @@ pub fn encode(c: &Common<'_>, body: &Body<'_>, out: &mut Vec<u8>) {
         Body::Attempt(_) => ("attempt", None),
         Body::Statement { .. } => ("statement", None),
         Body::Gap { .. } => ("gap", None),
+        Body::Prune { .. } => ("prune", None),
         Body::Recovery { .. } => ("recovery", None),
         Body::Policy { .. } => ("policy", None),
         Body::Start { .. } => ("start", None),
@@ -434,6 +435,12 @@ fn detail(o: &mut Object<'_>, body: &Body<'_>) {
             o.bytes_if_any(key!("found"), cut(detail));
             o.number(key!("missing"), *missing);
             o.bytes(key!("why"), cut(why.as_bytes()));
+        }
+        Body::Prune { before, segments, bytes, why } => {
+            o.number(key!("before"), *before);
+            o.number(key!("bytes"), *bytes);
+            o.number(key!("segments"), *segments);
+            o.bytes(key!("why"), why.as_bytes());
         }
         Body::Recovery { why, bytes_cut } => {
             o.number(key!("bytes_cut"), *bytes_cut);

@@ -33,6 +33,8 @@ pub struct Facts {
     pub seq: Option<Seq>,
     /// Of a gap: how many events are missing.
     pub missing: u64,
+    /// Of a prune: the first receipt that stays.
+    pub before: u64,
     /// Of a start: whether it took over what a former daemon had loaded.
     pub adopted: bool,
     /// Whether it weighs: then it must have a signature of its own.
@@ -274,6 +276,7 @@ impl<'a> Walk<'a> {
                     "n" => self.met.n = n,
                     "v" => self.met.v = n,
                     "missing" => self.facts.missing = n,
+                    "before" => self.facts.before = n,
                     _ => {}
                 }
                 usize::from(n > 0)

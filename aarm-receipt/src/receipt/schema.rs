@@ -427,6 +427,23 @@ pub const SCHEMAS: &[KindOf] = &[
         ],
     },
     KindOf {
+        name: "prune",
+        meaning: "the oldest receipts are about to be taken out of the log, because they are older, or more, than are to be kept",
+        signed: Signed::Always,
+        members: &[m(
+            "detail",
+            Object(&[
+                m("before", Number, Always, LOG, "number of the first receipt that stays"),
+                m("bytes", Number, Always, LOG, "bytes of the segments that go"),
+                m("segments", Number, Always, LOG, "how many segments go"),
+                m("why", Text, Filled, LOG, "`age` or `size`"),
+            ]),
+            Always,
+            LOG,
+            "what goes",
+        )],
+    },
+    KindOf {
         name: "recovery",
         meaning: "a torn end of the log, beyond everything signed, was cut off",
         signed: Signed::Always,

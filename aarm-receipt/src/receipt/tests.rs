@@ -157,6 +157,7 @@ fn every_kind_parses_back_and_equals_an_independent_rfc_8785() {
         Body::SessionClose { allowed: 1, denied: 2, audited: 3, refused: 4 },
         Body::Process { what: "fork", child: Some(3), status: None, identity: who },
         Body::Gap { cpu: None, missing: 2, why: "ring full", detail: b"\0" },
+        Body::Prune { before: 1 << 60, segments: 2, bytes: 1 << 21, why: "size" },
         Body::Recovery { why: "torn", bytes_cut: 7 },
         Body::Policy { policy: p, file: b"/f", mode: "enforce", rules: 3 },
         Body::Start { version: "1", kernel: "6.1", adopted: false },
