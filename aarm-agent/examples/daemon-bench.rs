@@ -329,7 +329,7 @@ fn measure(dir: &Path, rules: usize, events: u64, all: bool) -> Result<Figures, 
     let intake = Intake {
         batches: to_write,
         ring: Arc::clone(&ring) as Arc<dyn ReleasePort>,
-        keeping: Keeping::new(Retention::default(), Encoded::text(b"h")),
+        keeping: Keeping::new(Retention::default(), false, Encoded::text(b"h")),
     };
     let (writer, _) =
         Writer::spawn(log, rhythm, Arc::clone(&metrics), Arc::clone(&progress), durable, pool, intake)?;

@@ -3,7 +3,7 @@
 //! ```text
 //! <log>/origin                the log's name for ever
 //! <log>/log.pub               public keys, for verifiers
-//! <log>/segment-*.aarm        receipts, see `segment`
+//! <log>/segment-*.aarm[.zst]  receipts, see `segment`
 //! <log>/next.segment          space reserved for the next segment
 //! <log>/tile/                 the tree's hashes, see `tile`
 //! <log>/checkpoint            the last signed tree head
@@ -13,6 +13,7 @@
 //! not durable. At the start a torn tail beyond the signed size is cut off and said so; damage below it is
 //! never repaired. The oldest segments go when they are too many or too old, if that is asked for, and a receipt says so before.
 
+mod compress;
 mod files;
 mod prune;
 mod recover;
@@ -22,6 +23,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+pub use self::compress::{Compressed, compress};
 pub use self::prune::{Expired, Retention};
 
 use self::files::{allocate, clear, io, no_room, place, reserve, sync_dir};
@@ -37,8 +39,7 @@ use crate::tile::{self, Growing, Place};
 const BUFFER: usize = 1 << 18;
 /// Smallest segment: some receipts of the largest size.
 pub const SEGMENT_MIN: u64 = 1 << 20;
-/// Largest segment.
-pub const SEGMENT_MAX: u64 = 1 << 30;
+pub use crate::segment::SEGMENT_MAX;
 
 /// How a log is written.
 #[derive(Clone, Copy, Debug)]

@@ -16,9 +16,12 @@
 //!         4  u32 CRC-32C of the word before and the bytes after
 //!         8  bytes
 //! ```
+//! One that is not written any more may be compressed: `segment-<number>.aarm.zst`, one zstd frame of all these bytes.
+//!
 //! All numbers little-endian. Kinds: 0 a receipt, the leaf of the tree; 1 the Ed25519 signature of the
 //! receipt before it. A word of zero ends the segment, and only zeros follow.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -30,6 +33,10 @@ use crate::receipt::MAX_RECEIPT;
 pub const HEADER: usize = 64;
 /// Bytes before a record's content.
 pub const RECORD_HEADER: usize = 8;
+/// Largest segment.
+pub const SEGMENT_MAX: u64 = 1 << 30;
+/// Memory that decompressing may take, as a power of two: more than compressing ever asks for here.
+const WINDOW_LOG_MAX: u32 = 23;
 const MAGIC: &[u8; 8] = b"AARMSEG1";
 const VERSION: u32 = 1;
 
@@ -64,21 +71,43 @@ pub fn file_name(number: u64) -> String {
     format!("segment-{number:010}.aarm")
 }
 
+/// The same of one that is compressed.
+pub fn compressed_name(number: u64) -> String {
+    format!("{}.zst", file_name(number))
+}
+
+/// Whether a segment is compressed.
+pub(crate) fn is_compressed(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "zst")
+}
+
+/// A segment's bytes: of a compressed one no more than a segment can have.
+fn bytes(path: &Path) -> std::io::Result<Box<dyn Read + Send>> {
+    let file = File::open(path)?;
+    if !is_compressed(path) {
+        return Ok(Box::new(file));
+    }
+    let mut decoder = zstd::Decoder::new(file)?;
+    decoder.window_log_max(WINDOW_LOG_MAX)?;
+    Ok(Box::new(decoder.take(SEGMENT_MAX)))
+}
+
 /// The segments of a log directory, in order; the first ones may have been pruned. A name that is nearly one is an error, not overlooked.
 pub fn list(dir: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
-    let mut found = Vec::new();
+    let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name();
         let Some(name) = name.to_str().filter(|n| n.starts_with("segment-")) else { continue };
-        let number =
-            name.strip_prefix("segment-").and_then(|n| n.strip_suffix(".aarm")).and_then(|n| n.parse().ok());
+        let number = name.strip_prefix("segment-").and_then(|n| n.split('.').next()?.parse().ok());
         match number {
-            Some(n) if file_name(n) == name => found.push((n, entry.path())),
+            Some(n) if file_name(n) == name => _ = found.insert(n, entry.path()),
+            // Where both are there, compressing it was not finished.
+            Some(n) if compressed_name(n) == name => _ = found.entry(n).or_insert(entry.path()),
             _ => return Err(std::io::Error::other(format!("{name} is not a segment's name"))),
         }
     }
-    found.sort();
+    let found: Vec<_> = found.into_iter().collect();
     for pair in found.windows(2) {
         let next = pair[0].0 + 1;
         if pair[1].0 != next {
@@ -115,7 +144,7 @@ pub fn record(out: &mut Vec<u8>, kind: Kind, bytes: &[u8]) {
 /// The number of a segment's first receipt, as its header says.
 pub fn first(path: &Path) -> Result<u64, SegmentError> {
     let mut found = [0; HEADER];
-    File::open(path)?.read_exact(&mut found).map_err(|_| SegmentError::Header("too short"))?;
+    bytes(path)?.read_exact(&mut found).map_err(|_| SegmentError::Header("too short"))?;
     let (mut first, mut origin) = ([0; 8], [0; 32]);
     first.copy_from_slice(&found[16..24]);
     origin.copy_from_slice(&found[24..56]);
@@ -128,7 +157,7 @@ pub fn first(path: &Path) -> Result<u64, SegmentError> {
 
 /// Reads one segment, record by record, in bounded memory.
 pub struct Scanner {
-    file: BufReader<File>,
+    file: BufReader<Box<dyn Read + Send>>,
     offset: u64,
     content: Vec<u8>,
     ended: bool,
@@ -137,7 +166,7 @@ pub struct Scanner {
 impl Scanner {
     /// Opens a segment and checks its header.
     pub fn open(path: &Path, first: u64, origin: &Hash) -> Result<Self, SegmentError> {
-        let mut file = BufReader::with_capacity(1 << 18, File::open(path)?);
+        let mut file = BufReader::with_capacity(1 << 18, bytes(path)?);
         let mut found = [0; HEADER];
         file.read_exact(&mut found).map_err(|_| SegmentError::Header("too short"))?;
         if found != header(first, origin) {

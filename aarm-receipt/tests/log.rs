@@ -128,10 +128,11 @@ fn a_log_cut_at_any_length_is_refused_or_goes_on_with_all_that_was_signed() {
         // As a crash leaves it: reserved, but not all written.
         bytes.resize(whole.len(), 0);
         std::fs::write(&path, &bytes).unwrap();
-        let before = verdict(dir.path());
+        // Of those at the end, where it may go on.
+        let before = (cut + 600 > end).then(|| verdict(dir.path()));
         match LogWriter::open(dir.path(), keys(), ORIGIN, options()) {
             Ok((mut w, opened)) => {
-                assert_ne!(before, Verdict::Tampered, "a crash at {cut} is taken for more than that");
+                assert_ne!(before, Some(Verdict::Tampered), "a crash at {cut} is taken for more than that");
                 assert!(opened.size >= 4, "cut at {cut} lost signed receipts");
                 assert_eq!(w.append(&receipt(opened.size, b"y"), false).unwrap(), opened.size);
                 w.checkpoint().unwrap();

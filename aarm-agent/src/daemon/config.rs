@@ -219,6 +219,8 @@ pub struct Receipts {
     pub heartbeat_s: u64,
     /// Mebibytes of one segment file. The log takes room for one in advance.
     pub segment_mib: u64,
+    /// Whether segments that are not written any more are compressed.
+    pub compress: bool,
     /// Mebibytes of all segments, beyond which the oldest go. None: all are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_mib: Option<u64>,
@@ -278,6 +280,7 @@ impl Default for Receipts {
             checkpoint_ms: 1000,
             heartbeat_s: 60,
             segment_mib: 64,
+            compress: true,
             keep_mib: None,
             keep_hours: None,
         }

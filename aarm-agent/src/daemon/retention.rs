@@ -1,11 +1,13 @@
-//! How long receipts are kept: what is to go is looked for now and then, told in a receipt, and taken out when that is signed.
+//! How long receipts are kept, and how small: what is to go is looked for now and then, told in a receipt, and taken out when that is signed;
+//! what is not written any more is compressed, by a thread that gives way to all others.
 //!
 //! Must never: take out what a daemon that takes over needs to know what is recorded already, or stop the log because something old stays.
 
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use aarm_receipt::canonical::Encoded;
-use aarm_receipt::log::{Expired, Retention};
+use aarm_receipt::log::{Compressed, Expired, Retention, compress};
 use aarm_receipt::{Body, Common, LogWriter, encode};
 
 use super::record::Clock;
@@ -13,36 +15,65 @@ use super::record::Clock;
 /// How often it is looked for.
 const LOOK: Duration = Duration::from_secs(10);
 
+/// How nice the thread is that compresses.
+const NICE: libc::c_int = 15;
+
 /// What is kept, and whose log it is.
 pub struct Keeping {
     keep: Retention,
+    compress: bool,
     host: Encoded,
+    compressing: Option<JoinHandle<std::io::Result<Compressed>>>,
     /// When it was looked for last.
     looked: Option<Instant>,
 }
 
 impl Keeping {
     /// Keeps what `keep` says of a host's log.
-    pub fn new(keep: Retention, host: Encoded) -> Self {
-        Self { keep, host, looked: None }
+    pub fn new(keep: Retention, compress: bool, host: Encoded) -> Self {
+        Self { keep, compress, host, compressing: None, looked: None }
     }
 
-    /// How long there is nothing to look for. `None`: nothing ever goes.
+    /// How long there is nothing to look for. `None`: nothing ever goes, or is compressed.
     pub fn pause(&self) -> Option<Duration> {
         let pause = || self.looked.map_or(Duration::ZERO, |looked| LOOK.saturating_sub(looked.elapsed()));
-        self.keep.is_asked_for().then(pause)
+        (self.compress || self.keep.is_asked_for()).then(pause)
     }
 
-    /// What is to go, at most once in a while.
-    pub fn look(&mut self, log: &LogWriter) -> Option<Expired> {
+    /// What is to go, at most once in a while. Lets something be compressed meanwhile.
+    pub fn look(&mut self, log: &mut LogWriter) -> Option<Expired> {
         if self.pause().is_none_or(|pause| !pause.is_zero()) {
             return None;
         }
         self.looked = Some(Instant::now());
+        if let Err(e) = self.compress(log) {
+            tracing::error!("a segment stays as large as it is: {e}");
+        }
         log.expired(&self.keep, SystemTime::now()).unwrap_or_else(|e| {
             tracing::error!("old receipts are kept: {e}");
             None
         })
+    }
+
+    /// Places what was compressed, and begins with the next.
+    fn compress(&mut self, log: &mut LogWriter) -> Result<(), Box<dyn std::error::Error>> {
+        if self.compressing.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return Ok(());
+        }
+        if let Some(thread) = self.compressing.take() {
+            let compressed = thread.join().map_err(|_| "compressing panicked")??;
+            let saved = log.place_compressed(&compressed)?;
+            tracing::debug!("a segment was compressed: {saved} bytes less");
+        }
+        if let Some(path) = log.compressible()?.filter(|_| self.compress) {
+            let begun = std::thread::Builder::new().name("aarm-zstd".into()).spawn(move || {
+                // SAFETY: numbers only; 0 is the calling thread. It matters little if it is not granted.
+                unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
+                compress(&path)
+            });
+            self.compressing = Some(begun?);
+        }
+        Ok(())
     }
 
     /// The receipt that says so.

@@ -279,7 +279,11 @@ fn serve(
         Arc::clone(&progress),
         durable.clone(),
         pool,
-        Intake { batches: to_write, ring, keeping: Keeping::new(keep, Encoded::text(host().as_bytes())) },
+        Intake {
+            batches: to_write,
+            ring,
+            keeping: Keeping::new(keep, config.receipts.compress, Encoded::text(host().as_bytes())),
+        },
     )?;
     let (commands, asked) = mpsc::channel(COMMANDS);
     let api = Arc::new(Api {

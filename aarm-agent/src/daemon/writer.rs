@@ -188,7 +188,7 @@ impl Writer {
 
     /// Takes out what is too old, or too much, when a receipt that says so is signed.
     fn prune(&mut self) -> Result<(), LogError> {
-        let Some(gone) = self.keeping.look(&self.log) else { return Ok(()) };
+        let Some(gone) = self.keeping.look(&mut self.log) else { return Ok(()) };
         let index = match self.log.append(&self.keeping.receipt(&gone), true) {
             Ok(index) => index,
             Err(e @ LogError::NoSpace { .. }) => {
@@ -399,7 +399,7 @@ mod tests {
             Intake {
                 batches: to_write,
                 ring: Arc::new(Nothing),
-                keeping: Keeping::new(keep, Encoded::text(b"h")),
+                keeping: Keeping::new(keep, true, Encoded::text(b"h")),
             },
         )
         .unwrap();
@@ -434,7 +434,7 @@ mod tests {
             Intake {
                 batches: to_write,
                 ring: Arc::new(Nothing),
-                keeping: Keeping::new(Retention::default(), Encoded::text(b"h")),
+                keeping: Keeping::new(Retention::default(), false, Encoded::text(b"h")),
             },
         )
         .unwrap();

@@ -43,16 +43,17 @@ pub struct Expired {
 }
 
 /// A segment that is not written any more.
-struct Sealed {
-    path: PathBuf,
+pub(super) struct Sealed {
+    pub path: PathBuf,
     bytes: u64,
     written: SystemTime,
     /// Index of the first receipt after it.
-    next: u64,
+    pub next: u64,
 }
 
 impl LogWriter {
-    fn sealed(&self) -> Result<(Vec<Sealed>, u64), LogError> {
+    /// Those segments, and the bytes of all.
+    pub(super) fn sealed(&self) -> Result<(Vec<Sealed>, u64), LogError> {
         let segments = segment::list(&self.dir).map_err(io(&self.dir))?;
         let mut all = Vec::new();
         let mut total = 0;

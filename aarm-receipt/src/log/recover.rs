@@ -56,6 +56,7 @@ pub(super) fn recover(
     opened: &mut Opened,
 ) -> Result<Scan, LogError> {
     let segments = segment::list(dir).map_err(io(dir))?;
+    super::compress::tidy(dir, &segments)?;
     let first = |path: &PathBuf| segment::first(path).map_err(|e| damaged(path, e.to_string()));
     let begin = segments.first().map_or(Ok(0), |(_, path)| first(path))?;
     let signed = checkpoint.map_or(0, |c| c.size);

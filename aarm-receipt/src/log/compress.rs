@@ -1,0 +1,90 @@
+//! Segments that are not written any more, compressed: by whoever has the time, and placed by the writer.
+//!
+//! Must never: take a segment away before its compressed form is durable, or bring one back that was pruned meanwhile.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+use super::files::{io, sync_dir};
+use super::{LogError, LogWriter};
+use crate::segment;
+
+/// zstd's own default: what more costs in time saves little in room.
+const LEVEL: i32 = 3;
+/// What is being written.
+const TEMPORARY: &str = "compressing.new";
+
+/// A segment that was compressed, and is not in its place yet.
+#[derive(Debug)]
+pub struct Compressed {
+    from: PathBuf,
+    bytes: u64,
+}
+
+/// Compresses a segment beside it. Takes a second or so, and may be done while the log is written: by one at a time.
+pub fn compress(from: &Path) -> std::io::Result<Compressed> {
+    let temporary = from.with_file_name(TEMPORARY);
+    let read = File::open(from)?;
+    let written = read.metadata()?.modified()?;
+    let mut encoder = zstd::Encoder::new(File::create(&temporary)?, LEVEL)?;
+    encoder.include_checksum(true)?;
+    std::io::copy(&mut BufReader::with_capacity(1 << 18, read), &mut encoder)?;
+    let file = encoder.finish()?;
+    // Its age is that of its receipts.
+    file.set_modified(written)?;
+    file.sync_all()?;
+    Ok(Compressed { from: from.to_owned(), bytes: file.metadata()?.len() })
+}
+
+/// Where a compressed segment is.
+fn place_of(from: &Path) -> PathBuf {
+    let mut name = from.file_name().unwrap_or_default().to_owned();
+    name.push(".zst");
+    from.with_file_name(name)
+}
+
+/// Takes away what a crash has left of compressing.
+pub(super) fn tidy(dir: &Path, segments: &[(u64, PathBuf)]) -> Result<(), LogError> {
+    let unfinished =
+        segments.iter().filter(|(_, path)| !segment::is_compressed(path)).map(|(_, path)| place_of(path));
+    for path in unfinished.chain([dir.join(TEMPORARY)]) {
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(&path)(e)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+impl LogWriter {
+    /// The oldest segment that may be compressed: all of it is under a checkpoint.
+    pub fn compressible(&self) -> Result<Option<PathBuf>, LogError> {
+        let (sealed, _) = self.sealed()?;
+        let next = sealed
+            .into_iter()
+            .take_while(|segment| segment.next <= self.signed)
+            .find(|segment| !segment::is_compressed(&segment.path));
+        Ok(next.map(|segment| segment.path))
+    }
+
+    /// Puts a compressed segment in the place of the other, unless that was pruned. Bytes saved.
+    pub fn place_compressed(&mut self, compressed: &Compressed) -> Result<u64, LogError> {
+        let Compressed { from, bytes } = compressed;
+        let temporary = self.dir.join(TEMPORARY);
+        let before = match std::fs::metadata(from) {
+            Ok(metadata) => metadata.len(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                std::fs::remove_file(&temporary).map_err(io(&temporary))?;
+                return Ok(0);
+            }
+            Err(e) => return Err(io(from)(e)),
+        };
+        let to = place_of(from);
+        std::fs::rename(&temporary, &to).map_err(io(&to))?;
+        sync_dir(&self.dir)?;
+        std::fs::remove_file(from).map_err(io(from))?;
+        sync_dir(&self.dir)?;
+        Ok(before.saturating_sub(*bytes))
+    }
+}

@@ -1,0 +1,178 @@
+//! Segments that are not written any more, compressed: the log says the same.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use aarm_receipt::canonical::Encoded;
+use aarm_receipt::log::{Retention, compress};
+use aarm_receipt::read::Reader;
+use aarm_receipt::verify::{How, Report, Verdict, verify_dir};
+use aarm_receipt::{Body, Bundle, Common, Keys, LogWriter, Options, TrustedKeys, encode};
+
+const ORIGIN: &str = "host.test/log";
+const SEGMENT: u64 = 1 << 20;
+
+fn keys() -> Keys {
+    Keys::from_seeds([1; 32], [2; 32]).unwrap()
+}
+
+fn trusted() -> TrustedKeys {
+    keys().trusted(ORIGIN)
+}
+
+fn open(dir: &Path) -> LogWriter {
+    LogWriter::open(dir, keys(), ORIGIN, Options { segment_bytes: SEGMENT }).unwrap().0
+}
+
+fn receipt(n: u64, body: &Body<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    let common = Common { time_ns: n, boot_ns: n, host: &Encoded::text(b"h"), session: None, seq: None };
+    encode(&common, body, &mut out);
+    out
+}
+
+/// Goes on with a log until it has so many segments.
+fn write(dir: &Path, segments: usize) {
+    let mut w = open(dir);
+    let name = "x".repeat(900);
+    while segment_files(dir).len() < segments {
+        for _ in 0..256 {
+            let n = w.size();
+            let body = Body::Name {
+                name: name.as_bytes(),
+                addresses: &[9; 16],
+                resolver: [127, 0, 0, 1].into(),
+                seconds: n,
+            };
+            w.append(&receipt(n, &body), false).unwrap();
+        }
+        w.checkpoint().unwrap();
+    }
+}
+
+fn segment_files(dir: &Path) -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("segment-"))
+        .collect();
+    all.sort();
+    all
+}
+
+fn report(dir: &Path) -> Report {
+    verify_dir(dir, &trusted(), How::default())
+}
+
+fn intact(dir: &Path) -> Report {
+    let report = report(dir);
+    assert_eq!(report.verdict, Verdict::Intact, "{report}");
+    report
+}
+
+/// Compresses what there is to; how many segments.
+fn compress_all(w: &mut LogWriter) -> usize {
+    let mut n = 0;
+    while let Some(path) = w.compressible().unwrap() {
+        let done = compress(&path).unwrap();
+        assert!(w.place_compressed(&done).unwrap() > 0);
+        assert!(!path.exists());
+        n += 1;
+    }
+    n
+}
+
+fn all(dir: &Path, from: u64) -> Vec<(u64, Vec<u8>)> {
+    Reader::open(dir, from).unwrap().map(Result::unwrap).collect()
+}
+
+#[test]
+fn the_log_says_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), 4);
+    let before = (all(dir.path(), 0), intact(dir.path()));
+    let mut w = open(dir.path());
+    assert_eq!(compress_all(&mut w), 3, "all but the one that is written");
+    let after = intact(dir.path());
+    assert_eq!(
+        (after.receipts, after.signed, &after.kinds),
+        (before.1.receipts, before.1.signed, &before.1.kinds)
+    );
+    assert!(all(dir.path(), 0) == before.0);
+    for index in [0, 1, 700, after.receipts - 1] {
+        assert!(all(dir.path(), index) == before.0[index as usize..]);
+        Bundle::make(dir.path(), &trusted(), index).unwrap().verify(&trusted()).unwrap();
+    }
+    // It goes on, also in another process, and what is old goes.
+    drop(w);
+    write(dir.path(), 5);
+    let mut w = open(dir.path());
+    assert_eq!(compress_all(&mut w), 1);
+    let gone = w
+        .expired(&Retention { bytes: Some(SEGMENT), ..Retention::default() }, SystemTime::now())
+        .unwrap()
+        .unwrap();
+    assert_eq!(gone.segments, 4, "their size is that of their files");
+    assert!(gone.bytes < SEGMENT);
+    intact(dir.path());
+}
+
+#[test]
+fn what_a_crash_leaves_of_compressing_is_tidied_up() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), 3);
+    let w = open(dir.path());
+    let first = w.compressible().unwrap().unwrap();
+    compress(&first).unwrap();
+    // Half done, or placed while the other was not taken away yet.
+    let temporary = dir.path().join("compressing.new");
+    let placed = first.with_extension("aarm.zst");
+    std::fs::copy(&temporary, &placed).unwrap();
+    intact(dir.path());
+    drop(w);
+    let mut w = open(dir.path());
+    assert!(first.exists() && !placed.exists() && !temporary.exists());
+    assert_eq!(compress_all(&mut w), 2);
+    intact(dir.path());
+    // One that was pruned while it was being compressed does not come back.
+    drop(w);
+    write(dir.path(), 4);
+    let mut w = open(dir.path());
+    let path = w.compressible().unwrap().unwrap();
+    let done = compress(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(w.place_compressed(&done).unwrap(), 0);
+    assert!(!path.with_extension("aarm.zst").exists() && !temporary.exists());
+}
+
+#[test]
+fn a_compressed_segment_is_believed_as_little_as_another() {
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path(), 3);
+    compress_all(&mut open(dir.path()));
+    let path = dir.path().join("segment-0000000000.aarm.zst");
+    let whole = std::fs::read(&path).unwrap();
+    let receipts = all(dir.path(), 0);
+    let step = whole.len() / 40 + 1;
+    for at in (0..whole.len()).step_by(step).chain(0..12) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (at % 8);
+        std::fs::write(&path, &bytes).unwrap();
+        let found = report(dir.path());
+        // A bit of the container may say nothing; then the receipts are the same.
+        assert!(
+            found.verdict == Verdict::Tampered
+                || found.verdict == Verdict::Intact && all(dir.path(), 0) == receipts,
+            "byte {at}: {found}"
+        );
+        std::fs::write(&path, &whole[..at]).unwrap();
+        assert_eq!(report(dir.path()).verdict, Verdict::Tampered, "cut at {at}");
+    }
+    // What follows the frame, and another segment in its place.
+    std::fs::write(&path, [&whole[..], b"more"].concat()).unwrap();
+    assert_eq!(report(dir.path()).verdict, Verdict::Tampered);
+    std::fs::copy(dir.path().join("segment-0000000001.aarm.zst"), &path).unwrap();
+    assert_eq!(report(dir.path()).verdict, Verdict::Tampered);
+    std::fs::write(&path, &whole).unwrap();
+    intact(dir.path());
+}
