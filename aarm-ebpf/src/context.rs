@@ -70,8 +70,18 @@ pub unsafe fn prepare(f: &Frame) -> Result<(), Cause> {
         }
         (*h).subjects = (*f.task).subjects;
         scratch::copy(&raw const (*f.task).who, &raw mut (*f.s).who);
-        if (*f.policy).history_conditions != 0 {
-            aarm_history(f.scratch, f.slot);
+        history(f)
+    }
+}
+
+/// Takes the rules out of `Scratch::who` whose conditions on history do not hold.
+#[inline(always)]
+unsafe fn history(f: &Frame) -> Result<(), Cause> {
+    // SAFETY: the frame's pointers are valid map values.
+    unsafe {
+        let session = aarm_common::state::session_slot((*f.task).session);
+        if (*f.policy).history_conditions != 0 && aarm_history(f.scratch, f.slot, session) != 0 {
+            return Err(Cause::ReadFailed);
         }
         Ok(())
     }
@@ -164,21 +174,16 @@ extern "C" fn by_label(i: u32, narrow: *mut Narrow) -> i64 {
 }
 
 /// Takes the rules out of `Scratch::who` that need a history condition which does not hold; those that do go into the
-/// event's header.
+/// event's header. Returns 0, or 1 if that could not be done. Does not ask for the task's storage once more, which older kernels (6.1) refuse
+/// where somebody else is about to use some.
 #[inline(never)]
 #[unsafe(no_mangle)]
-pub extern "C" fn aarm_history(scratch: u32, slot: u32) -> u32 {
+pub extern "C" fn aarm_history(scratch: u32, slot: u32, session: u32) -> u32 {
     let Some(s) = SCRATCH.get_ptr_mut(scratch) else { return 1 };
     let Some(p) = POLICIES.get_ptr(slot) else { return 1 };
-    let task = TASKS.get(current());
-    if task.is_null() {
-        return 1;
-    }
+    let Some(session) = SESSIONS.get_ptr(session) else { return 1 };
     // SAFETY: valid map values; masks keep indices inside.
     unsafe {
-        let Some(session) = SESSIONS.get_ptr(aarm_common::state::session_slot((*task).session)) else {
-            return 1;
-        };
         let time = (*s).head.time_ns;
         let mut held = 0u32;
         let mut i = 0;
@@ -415,13 +420,11 @@ pub unsafe fn is_summary(p: *const Policy, op: Operation, v: Verdict) -> bool {
 /// Rules that the actor satisfies without regard to the program, narrowed by history; for operations that are about a program
 /// to run.
 #[inline(always)]
-pub unsafe fn program(f: &Frame) {
+pub unsafe fn program(f: &Frame) -> Result<(), Cause> {
     // SAFETY: valid map values.
     unsafe {
         crate::names::as_program(f.s, f.policy, &raw const (*f.task).context);
-        if (*f.policy).history_conditions != 0 {
-            aarm_history(f.scratch, f.slot);
-        }
+        history(f)
     }
 }
 

@@ -307,7 +307,9 @@ unsafe fn executable_memory(f: &Frame) -> i32 {
         }
         no_hits(f.s);
         names::satisfied(f.s, f.policy, false);
-        context::program(f);
+        if let Err(cause) = context::program(f) {
+            return fail_closed(f, Operation::MprotectExec, cause);
+        }
         let verdict = decide(f, Operation::MprotectExec, Shape::Object);
         conclude(f, Operation::MprotectExec, verdict)
     }

@@ -167,7 +167,7 @@ unsafe fn name(f: &Frame, o: Object, how: Naming) -> Result<u16, Cause> {
         }
         names::satisfied(f.s, f.policy, how.above);
         if how.program {
-            context::program(f);
+            context::program(f)?;
         }
         if let Some(key) = key
             && home == 0
