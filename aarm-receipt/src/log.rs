@@ -6,6 +6,7 @@
 //! <log>/segment-*.aarm[.zst]  receipts, see `segment`
 //! <log>/next.segment          space reserved for the next segment
 //! <log>/tile/                 the tree's hashes, see `tile`
+//! <log>/edge                  what was pruned comes to, see `log/edge`
 //! <log>/checkpoint            the last signed tree head
 //! <log>/lock                  held by the writer
 //! ```
@@ -14,6 +15,7 @@
 //! never repaired. The oldest segments go when they are too many or too old, if that is asked for, and a receipt says so before.
 
 mod compress;
+pub(crate) mod edge;
 mod files;
 mod prune;
 mod recover;

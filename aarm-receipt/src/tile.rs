@@ -97,8 +97,9 @@ impl Growing {
         }
     }
 
-    /// The tiles of a tree of so many leaves: what is left of its right edge is not needed any more.
-    fn of(size: u64, mut edge: impl FnMut(u32, u64, usize) -> Option<Vec<Hash>>) -> Option<Self> {
+    /// A tree of so many leaves and its tiles, by what the rightmost tile of each level has: the rest is not needed any more. `None`: one
+    /// is not there, or not as wide as it should be.
+    pub fn of(size: u64, mut edge: impl FnMut(u32, u64, usize) -> Option<Vec<Hash>>) -> Option<(Tree, Self)> {
         let mut levels = Vec::new();
         for at in 0..LEVELS as u32 {
             let hashes = size >> (at * HEIGHT);
@@ -107,10 +108,30 @@ impl Growing {
             }
             let (whole, width) = (hashes / WIDTH as u64, (hashes % WIDTH as u64) as usize);
             let mut found = if width == 0 { Vec::new() } else { edge(at, whole, width)? };
+            if found.len() != width {
+                return None;
+            }
             found.reserve(WIDTH - found.len());
             levels.push(Level { whole, hashes: found });
         }
-        Some(Self { levels, waiting: Vec::new() })
+        // Of each level as many hashes as there are make complete subtrees, largest first.
+        let mut roots = Vec::new();
+        for level in levels.iter().rev() {
+            let mut rest = level.hashes.as_slice();
+            for height in (0..HEIGHT).rev().filter(|height| level.hashes.len() >> height & 1 == 1) {
+                let (subtree, more) = rest.split_at(1 << height);
+                let mut tree = Tree::default();
+                subtree.iter().for_each(|hash| tree.push(*hash));
+                roots.push(tree.root());
+                rest = more;
+            }
+        }
+        Some((Tree::of(size, roots), Self { levels, waiting: Vec::new() }))
+    }
+
+    /// What the rightmost tile of each level has.
+    pub fn edge(&self) -> impl Iterator<Item = &[Hash]> {
+        self.levels.iter().map(|level| level.hashes.as_slice())
     }
 
     /// Whether whole tiles should be taken before more is added.
@@ -209,17 +230,10 @@ impl<'a> Tiles<'a> {
 
     /// The tree when it had `size` leaves, and its tiles. `None`: a tile is not there.
     pub(crate) fn tree(&mut self, size: u64) -> Option<(Tree, Growing)> {
-        if size > self.size {
-            return None;
-        }
-        let mut begin = 0;
-        let mut edge = Vec::new();
-        for height in (0..u64::BITS).rev().filter(|height| size >> height & 1 == 1) {
-            edge.push(self.whole(height, begin >> height)?);
-            begin += 1 << height;
-        }
-        let growing = Growing::of(size, |level, n, width| Some(self.tile(level, n)?.get(..width)?.to_vec()))?;
-        Some((Tree::of(size, edge), growing))
+        let is_there = size <= self.size;
+        is_there
+            .then(|| Growing::of(size, |level, n, width| Some(self.tile(level, n)?.get(..width)?.to_vec())))
+            .flatten()
     }
 
     /// The root of the subtree of `height` that is the `index`th of its kind.

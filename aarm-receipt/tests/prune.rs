@@ -170,12 +170,48 @@ fn a_crash_between_leaves_less_and_no_hole() {
     std::fs::remove_file(&segment_files(dir.path())[0]).unwrap();
     let between = intact(dir.path());
     assert!(between.pruned > 0 && between.pruned < gone.before, "{between}");
-    // The next one does the rest.
+    // The next one does the rest, told by nobody but the policy; or by itself, where what they come to was written.
     let mut w = open(dir.path());
     let rest = w.expired(&LARGE, SystemTime::now()).unwrap().unwrap();
     assert_eq!((rest.before, rest.segments), (gone.before, 1));
+    let second = std::fs::read(&segment_files(dir.path())[0]).unwrap();
     say(&mut w, &rest);
     w.prune(&rest).unwrap();
+    drop(w);
+    assert_eq!(intact(dir.path()).pruned, gone.before);
+    let left = dir.path().join("segment-0000000001.aarm");
+    std::fs::write(&left, second).unwrap();
+    assert_eq!(intact(dir.path()).pruned, gone.before);
+    assert_eq!(open(dir.path()).first(), gone.before);
+    assert!(!left.exists());
+    assert_eq!(intact(dir.path()).pruned, gone.before);
+}
+
+/// They are not made durable: with them the log could not be opened any more.
+#[test]
+fn a_pruned_log_goes_on_without_its_tiles() {
+    let dir = tempfile::tempdir().unwrap();
+    let (gone, _) = pruned(dir.path());
+    let tiles = dir.path().join("tile");
+    std::fs::remove_dir_all(&tiles).unwrap();
+    assert_eq!(intact(dir.path()).pruned, gone.before);
+    let mut w = open(dir.path());
+    w.checkpoint().unwrap();
+    drop(w);
+    assert_eq!(intact(dir.path()).tiles_missing, 0);
+    write(dir.path(), 6);
+    intact(dir.path());
+    // What would be wrong for ever is not done.
+    std::fs::write(dir.path().join("tile/0/009"), [7; 8192]).unwrap();
+    let mut w = open(dir.path());
+    let gone = w.expired(&LARGE, SystemTime::now()).unwrap().unwrap();
+    say(&mut w, &gone);
+    let wrong = format!("tile/0/{:03}", gone.before / 256);
+    let whole = std::fs::read(dir.path().join(&wrong)).unwrap();
+    std::fs::write(dir.path().join(&wrong), [7; 8192]).unwrap();
+    assert!(w.prune(&gone).is_err());
+    std::fs::write(dir.path().join(&wrong), whole).unwrap();
+    w.prune(&gone).unwrap();
     assert_eq!(intact(dir.path()).pruned, gone.before);
 }
 
@@ -198,9 +234,22 @@ fn what_is_old_goes_and_not_what_is_written() {
 }
 
 #[test]
-fn tiles_that_say_what_was_pruned_are_not_believed() {
+fn what_says_what_was_pruned_is_not_believed() {
     let dir = tempfile::tempdir().unwrap();
     let (gone, _) = pruned(dir.path());
+    let edge = dir.path().join("edge");
+    let text = std::fs::read_to_string(&edge).unwrap();
+    let at = text.len() - 20;
+    let other = if text.as_bytes()[at] == b'A' { "B" } else { "A" };
+    std::fs::write(&edge, [&text[..at], other, &text[at + 1..]].concat()).unwrap();
+    assert_eq!(report(dir.path(), None).verdict, Verdict::Tampered);
+    assert!(
+        LogWriter::open(dir.path(), keys(), ORIGIN, Options { segment_bytes: SEGMENT }).is_ok(),
+        "tiles say it"
+    );
+    // Without it, tiles say it.
+    std::fs::remove_file(&edge).unwrap();
+    intact(dir.path());
     // The leaves left of where it begins now.
     let tile = dir.path().join(format!("tile/0/{:03}", gone.before / 256));
     let whole = std::fs::read(&tile).unwrap();

@@ -8,8 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use super::files::{io, sync_dir};
 use super::{LogError, LogWriter};
+use crate::merkle::Hash;
+use crate::proof;
 use crate::segment;
-use crate::tile;
+use crate::tile::{self, Tiles};
 
 /// What is kept of a log. Whole segments go, and never the one that is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,9 +101,25 @@ impl LogWriter {
         Ok(expired)
     }
 
-    /// Takes out what [`LogWriter::expired`] said, from the left. A crash leaves less, and never a hole; tiles of receipts may be left over then.
+    /// Takes out what [`LogWriter::expired`] said, from the left, right after a checkpoint. What goes comes to what stays: should tiles say otherwise,
+    /// nothing goes. After a crash the next start does the rest; tiles of receipts may be left over then.
     pub fn prune(&mut self, expired: &Expired) -> Result<(), LogError> {
-        assert!(expired.before <= self.signed, "what goes is under a checkpoint");
+        assert!(
+            expired.before <= self.signed && self.signed == self.size(),
+            "what goes is under a checkpoint"
+        );
+        let mut tiles = Tiles::new(&self.dir, self.signed);
+        let wanted = proof::consistency(expired.before, self.signed).unwrap_or_default();
+        let hashes: Option<Vec<Hash>> = wanted.iter().map(|range| tiles.subtree(range)).collect();
+        let signed = (self.signed, &self.tree.root());
+        let edge = tiles.tree(expired.before).zip(hashes).filter(|((tree, _), hashes)| {
+            proof::is_consistent((expired.before, &tree.root()), signed, hashes)
+        });
+        let Some(((_, edge), _)) = edge else {
+            let what = "tiles do not say what would go; the next start mends them".to_owned();
+            return Err(LogError::Damaged { path: self.dir.join(tile::DIR), what });
+        };
+        super::edge::write(&self.dir, expired.before, &edge)?;
         let (sealed, _) = self.sealed()?;
         for segment in sealed.iter().take_while(|segment| segment.next <= expired.before) {
             std::fs::remove_file(&segment.path).map_err(io(&segment.path))?;

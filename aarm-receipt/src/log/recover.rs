@@ -7,8 +7,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::files::io;
-use super::{LogError, Opened, place_tiles};
+use super::files::{io, sync_dir};
+use super::{LogError, Opened, edge, place_tiles};
 use crate::keys::TrustedKeys;
 use crate::merkle::{self, Hash, Tree};
 use crate::note::Checkpoint;
@@ -58,24 +58,42 @@ pub(super) fn recover(
     let segments = segment::list(dir).map_err(io(dir))?;
     super::compress::tidy(dir, &segments)?;
     let first = |path: &PathBuf| segment::first(path).map_err(|e| damaged(path, e.to_string()));
-    let begin = segments.first().map_or(Ok(0), |(_, path)| first(path))?;
     let signed = checkpoint.map_or(0, |c| c.size);
+    let begin = segments.first().map_or(Ok(0), |(_, path)| first(path))?;
     if begin > signed {
         return Err(damaged(dir, format!("it begins with receipt {begin}, and {signed} were signed")));
     }
+    let pruned = edge::read(dir).map_or(0, |(tree, _)| tree.size());
     // The last segment that begins under the checkpoint is the first that must be read.
-    let mut from = 0;
-    while from + 1 < segments.len() && first(&segments[from + 1].1)? <= signed {
+    let (mut from, mut left) = (0, None);
+    while from + 1 < segments.len() {
+        let next = first(&segments[from + 1].1)?;
+        if next == pruned {
+            left = Some(from + 1);
+        }
+        if next > signed {
+            break;
+        }
         from += 1;
     }
     let all = Segments { dir, origin, checkpoint, segments: &segments, begin };
+    // A crash has left something of what was to go. It goes if what it comes to is true.
+    if let Some(stays) = left
+        && let Some(mut scan) = all.read_from(stays, opened)?
+    {
+        segments[..stays].iter().try_for_each(|(_, path)| std::fs::remove_file(path).map_err(io(path)))?;
+        sync_dir(dir)?;
+        scan.first = pruned;
+        return Ok(scan);
+    }
     // Where tiles are missing or wrong, everything is read, and they are mended.
     if from > 0
         && let Some(scan) = all.read_from(from, opened)?
     {
         return Ok(scan);
     }
-    let what = "the receipts are not those that were signed, or tiles of those that were pruned are missing";
+    let what =
+        "the receipts are not those that were signed, or what those come to that were pruned is missing";
     all.read_from(0, opened)?.ok_or_else(|| damaged(dir, what))
 }
 
@@ -98,6 +116,9 @@ impl Segments<'_> {
             return Ok(Some(Default::default()));
         };
         let first = segment::first(path).map_err(|e| damaged(path, e.to_string()))?;
+        if let Some(pruned) = edge::read(self.dir).filter(|(tree, _)| tree.size() == first) {
+            return Ok(Some(pruned));
+        }
         Ok(Tiles::new(self.dir, self.signed()).tree(first))
     }
 
