@@ -174,8 +174,8 @@ extern "C" fn by_label(i: u32, narrow: *mut Narrow) -> i64 {
 }
 
 /// Takes the rules out of `Scratch::who` that need a history condition which does not hold; those that do go into the
-/// event's header. Returns 0, or 1 if that could not be done. Does not ask for the task's storage once more, which older kernels (6.1) refuse
-/// where somebody else is about to use some.
+/// event's header. Returns 0, or 1 if that could not be done. Does not ask for the task's storage once more: by its source, 6.1
+/// says that there is none while somebody else on the CPU is inside it.
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub extern "C" fn aarm_history(scratch: u32, slot: u32, session: u32) -> u32 {

@@ -29,6 +29,7 @@ pub use self::compress::{Compressed, compress};
 pub use self::prune::{Expired, Retention};
 
 use self::files::{allocate, clear, io, no_room, place, reserve, sync_dir};
+use self::prune::Sealed;
 use self::recover::{read_checkpoint, recover};
 use crate::keys::{Keys, TrustedKeys};
 use crate::merkle::{self, Hash, Tree};
@@ -67,6 +68,9 @@ pub enum LogError {
         /// Why.
         source: std::io::Error,
     },
+    /// What would be pruned comes to something that tiles do not say.
+    #[error("receipt log: tiles before receipt {0} are missing or wrong: the next start mends them")]
+    Tiles(u64),
     /// Another process writes it.
     #[error("receipt log: {0} is being written by another process")]
     Locked(PathBuf),
@@ -133,6 +137,8 @@ pub struct LogWriter {
     number: u64,
     /// Index of the first receipt that was not pruned.
     first: u64,
+    /// Segments that are not written any more, oldest first.
+    sealed: Vec<Sealed>,
     /// Where `buffer` goes.
     offset: u64,
     buffer: Vec<u8>,
@@ -142,6 +148,8 @@ pub struct LogWriter {
     parts: [Vec<Place>; 2],
     durable: u64,
     signed: u64,
+    /// Of the tree that was signed.
+    root: Hash,
     poisoned: bool,
     _lock: File,
 }
@@ -217,10 +225,12 @@ impl LogWriter {
             path,
             number,
             first: scan.first,
+            sealed: scan.sealed,
             offset,
             buffer: Vec::with_capacity(BUFFER + MAX_RECEIPT),
             durable: scan.tree.size(),
             signed: opened.signed,
+            root: checkpoint.map_or_else(|| Tree::default().root(), |c| c.root),
             tree: scan.tree,
             tiles: scan.tiles,
             parts: Default::default(),
@@ -297,8 +307,10 @@ impl LogWriter {
         self.sync()?;
         let (file, path) =
             new_segment(&self.dir, self.number + 1, self.tree.size(), &self.origin_hash, self.segment_bytes)?;
+        let sealed = Sealed::of(self.number, std::mem::replace(&mut self.path, path), self.tree.size())?;
+        self.sealed.push(sealed);
         self.number += 1;
-        (self.file, self.path, self.offset) = (file, path, HEADER as u64);
+        (self.file, self.offset) = (file, HEADER as u64);
         // The one after; if there is no room now, rolling will ask again.
         match reserve(&self.dir, self.segment_bytes) {
             Ok(()) | Err(LogError::NoSpace { .. }) => Ok(()),
@@ -312,7 +324,7 @@ impl LogWriter {
         let c = Checkpoint { origin: self.origin().to_owned(), size: self.durable, root: self.tree.root() };
         self.place_all_tiles()?;
         place(&self.dir, "checkpoint", c.sign(&self.keys.log).as_bytes())?;
-        self.signed = c.size;
+        (self.signed, self.root) = (c.size, c.root);
         Ok(c)
     }
 

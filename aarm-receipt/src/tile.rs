@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::merkle::{self, Hash, Tree};
+use crate::proof;
 
 /// Hashes of a whole tile.
 pub const WIDTH: usize = 256;
@@ -55,7 +56,7 @@ impl Place {
 }
 
 /// One level's rightmost tile.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Level {
     /// Whole tiles left of it.
     whole: u64,
@@ -64,7 +65,7 @@ struct Level {
 }
 
 /// Tiles of a tree that grows.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Growing {
     levels: Vec<Level>,
     waiting: Vec<(Place, Vec<Hash>)>,
@@ -130,8 +131,8 @@ impl Growing {
     }
 
     /// What the rightmost tile of each level has.
-    pub fn edge(&self) -> impl Iterator<Item = &[Hash]> {
-        self.levels.iter().map(|level| level.hashes.as_slice())
+    pub fn edge(&self) -> Vec<Vec<Hash>> {
+        self.levels.iter().map(|level| level.hashes.clone()).collect()
     }
 
     /// Whether whole tiles should be taken before more is added.
@@ -183,17 +184,15 @@ pub(crate) fn remove_parts(log: &Path, whole: Place) {
     let _ = std::fs::remove_dir_all(whole.path(log).with_extension("p"));
 }
 
-/// Takes away the tiles of receipts before a place, as far as they are whole; those above them stay. How many there were.
-pub(crate) fn prune(log: &Path, from: u64, to: u64) -> std::io::Result<u64> {
-    let mut gone = 0;
+/// Takes away the tiles of receipts before a place, as far as they are whole; those above them stay.
+pub(crate) fn prune(log: &Path, from: u64, to: u64) -> std::io::Result<()> {
     for n in from / WIDTH as u64..to / WIDTH as u64 {
         match std::fs::remove_file(Place { level: 0, n, width: WIDTH }.path(log)) {
-            Ok(()) => gone += 1,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+            _ => {}
         }
     }
-    Ok(gone)
+    Ok(())
 }
 
 /// Hashes of subtrees, from the tiles of a log. What it says is for the caller to check.
@@ -234,6 +233,19 @@ impl<'a> Tiles<'a> {
         is_there
             .then(|| Growing::of(size, |level, n, width| Some(self.tile(level, n)?.get(..width)?.to_vec())))
             .flatten()
+    }
+
+    /// Whether the tree with this root begins with an older one (size and root). `None`: a tile that would say so is not there.
+    pub(crate) fn begins_with(&mut self, old: (u64, &Hash), root: &Hash) -> Option<bool> {
+        let wanted = proof::consistency(old.0, self.size)?;
+        let hashes: Option<Vec<Hash>> = wanted.iter().map(|range| self.subtree(range)).collect();
+        Some(proof::is_consistent(old, (self.size, root), &hashes?))
+    }
+
+    /// The tree when it had `size` leaves, and its tiles, if they prove that the one with this root began so.
+    pub(crate) fn proven(&mut self, size: u64, root: &Hash) -> Option<(Tree, Growing)> {
+        let before = self.tree(size)?;
+        (self.begins_with((size, &before.0.root()), root) == Some(true)).then_some(before)
     }
 
     /// The root of the subtree of `height` that is the `index`th of its kind.

@@ -1,79 +1,24 @@
 //! Segments that are not written any more, compressed: the log says the same.
 
-use std::path::{Path, PathBuf};
+mod common;
+
+use std::path::Path;
 use std::time::SystemTime;
 
-use aarm_receipt::canonical::Encoded;
 use aarm_receipt::log::{Retention, compress};
 use aarm_receipt::read::Reader;
-use aarm_receipt::verify::{How, Report, Verdict, verify_dir};
-use aarm_receipt::{Body, Bundle, Common, Keys, LogWriter, Options, TrustedKeys, encode};
+use aarm_receipt::verify::Verdict;
+use aarm_receipt::{Bundle, LogWriter};
 
-const ORIGIN: &str = "host.test/log";
-const SEGMENT: u64 = 1 << 20;
+use common::{SEGMENT, intact, open, report, trusted, write_segments};
 
-fn keys() -> Keys {
-    Keys::from_seeds([1; 32], [2; 32]).unwrap()
-}
-
-fn trusted() -> TrustedKeys {
-    keys().trusted(ORIGIN)
-}
-
-fn open(dir: &Path) -> LogWriter {
-    LogWriter::open(dir, keys(), ORIGIN, Options { segment_bytes: SEGMENT }).unwrap().0
-}
-
-fn receipt(n: u64, body: &Body<'_>) -> Vec<u8> {
-    let mut out = Vec::new();
-    let common = Common { time_ns: n, boot_ns: n, host: &Encoded::text(b"h"), session: None, seq: None };
-    encode(&common, body, &mut out);
-    out
-}
-
-/// Goes on with a log until it has so many segments.
-fn write(dir: &Path, segments: usize) {
-    let mut w = open(dir);
-    let name = "x".repeat(900);
-    while segment_files(dir).len() < segments {
-        for _ in 0..256 {
-            let n = w.size();
-            let body = Body::Name {
-                name: name.as_bytes(),
-                addresses: &[9; 16],
-                resolver: [127, 0, 0, 1].into(),
-                seconds: n,
-            };
-            w.append(&receipt(n, &body), false).unwrap();
-        }
-        w.checkpoint().unwrap();
-    }
-}
-
-fn segment_files(dir: &Path) -> Vec<PathBuf> {
-    let mut all: Vec<PathBuf> = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("segment-"))
-        .collect();
-    all.sort();
-    all
-}
-
-fn report(dir: &Path) -> Report {
-    verify_dir(dir, &trusted(), How::default())
-}
-
-fn intact(dir: &Path) -> Report {
-    let report = report(dir);
-    assert_eq!(report.verdict, Verdict::Intact, "{report}");
-    report
-}
+/// Nothing is kept but what is written.
+const ALL: Retention = Retention { bytes: Some(SEGMENT), age: None, at_least: 0 };
 
 /// Compresses what there is to; how many segments.
 fn compress_all(w: &mut LogWriter) -> usize {
     let mut n = 0;
-    while let Some(path) = w.compressible().unwrap() {
+    while let Some(path) = w.compressible().map(Path::to_owned) {
         let done = compress(&path).unwrap();
         assert!(w.place_compressed(&done).unwrap() > 0);
         assert!(!path.exists());
@@ -89,7 +34,7 @@ fn all(dir: &Path, from: u64) -> Vec<(u64, Vec<u8>)> {
 #[test]
 fn the_log_says_the_same() {
     let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), 4);
+    write_segments(dir.path(), 4);
     let before = (all(dir.path(), 0), intact(dir.path()));
     let mut w = open(dir.path());
     assert_eq!(compress_all(&mut w), 3, "all but the one that is written");
@@ -105,13 +50,10 @@ fn the_log_says_the_same() {
     }
     // It goes on, also in another process, and what is old goes.
     drop(w);
-    write(dir.path(), 5);
+    write_segments(dir.path(), 5);
     let mut w = open(dir.path());
     assert_eq!(compress_all(&mut w), 1);
-    let gone = w
-        .expired(&Retention { bytes: Some(SEGMENT), ..Retention::default() }, SystemTime::now())
-        .unwrap()
-        .unwrap();
+    let gone = w.expired(&ALL, SystemTime::now()).unwrap().unwrap();
     assert_eq!(gone.segments, 4, "their size is that of their files");
     assert!(gone.bytes < SEGMENT);
     intact(dir.path());
@@ -120,9 +62,9 @@ fn the_log_says_the_same() {
 #[test]
 fn what_a_crash_leaves_of_compressing_is_tidied_up() {
     let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), 3);
+    write_segments(dir.path(), 3);
     let w = open(dir.path());
-    let first = w.compressible().unwrap().unwrap();
+    let first = w.compressible().unwrap().to_owned();
     compress(&first).unwrap();
     // Half done, or placed while the other was not taken away yet.
     let temporary = dir.path().join("compressing.new");
@@ -136,19 +78,20 @@ fn what_a_crash_leaves_of_compressing_is_tidied_up() {
     intact(dir.path());
     // One that was pruned while it was being compressed does not come back.
     drop(w);
-    write(dir.path(), 4);
+    write_segments(dir.path(), 4);
     let mut w = open(dir.path());
-    let path = w.compressible().unwrap().unwrap();
+    let path = w.compressible().unwrap().to_owned();
     let done = compress(&path).unwrap();
-    std::fs::remove_file(&path).unwrap();
+    let gone = w.expired(&ALL, SystemTime::now()).unwrap().unwrap();
+    w.prune(&gone).unwrap();
     assert_eq!(w.place_compressed(&done).unwrap(), 0);
-    assert!(!path.with_extension("aarm.zst").exists() && !temporary.exists());
+    assert!(!path.exists() && !path.with_extension("aarm.zst").exists() && !temporary.exists());
 }
 
 #[test]
 fn a_compressed_segment_is_believed_as_little_as_another() {
     let dir = tempfile::tempdir().unwrap();
-    write(dir.path(), 3);
+    write_segments(dir.path(), 3);
     compress_all(&mut open(dir.path()));
     let path = dir.path().join("segment-0000000000.aarm.zst");
     let whole = std::fs::read(&path).unwrap();

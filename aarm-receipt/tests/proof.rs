@@ -1,49 +1,19 @@
 //! What who gets a proof, or a log for the second time, relies on.
 
+mod common;
+
 use std::path::Path;
 
 use aarm_receipt::bundle::{BundleError, ProveError};
-use aarm_receipt::canonical::Encoded;
 use aarm_receipt::note::Checkpoint;
-use aarm_receipt::receipt::Seq;
 use aarm_receipt::verify::{How, Report, Verdict, verify_dir};
-use aarm_receipt::{Body, Bundle, Common, Keys, LogWriter, Options, TrustedKeys, encode};
+use aarm_receipt::{Bundle, Keys};
 
-const ORIGIN: &str = "host.test/log";
+use common::{ORIGIN, trusted};
 
-fn keys() -> Keys {
-    Keys::from_seeds([1; 32], [2; 32]).unwrap()
-}
-
-fn trusted() -> TrustedKeys {
-    keys().trusted(ORIGIN)
-}
-
-fn receipt(n: u64, version: &str) -> Vec<u8> {
-    let mut out = Vec::new();
-    let seq = Some(Seq { cpu: 0, n });
-    let common = Common { time_ns: n, boot_ns: n, host: &Encoded::text(b"h"), session: None, seq };
-    // Some have a signature of their own.
-    let body = match n.is_multiple_of(50) {
-        true => Body::Stop { version },
-        false => Body::Name {
-            name: version.as_bytes(),
-            addresses: &[9; 16],
-            resolver: [127, 0, 0, 1].into(),
-            seconds: n,
-        },
-    };
-    encode(&common, &body, &mut out);
-    out
-}
-
-/// Goes on with a log until it has so many receipts.
-fn write(dir: &Path, size: u64, version: &str) {
-    let (mut w, _) = LogWriter::open(dir, keys(), ORIGIN, Options { segment_bytes: 1 << 20 }).unwrap();
-    for n in w.size()..size {
-        w.append(&receipt(n, version), n % 50 == 0).unwrap();
-    }
-    w.checkpoint().unwrap();
+/// Goes on with a log until it has so many receipts, of which some have a signature of their own.
+fn write(dir: &Path, size: u64, text: &str) {
+    common::write(dir, size, text, 50);
 }
 
 fn report(dir: &Path, seen: Option<&Checkpoint>) -> Report {

@@ -1,49 +1,20 @@
 //! Whatever is done to a small log, it is found out, with the right verdict. (Single bytes: `log.rs` and `proof.rs`.)
 
+mod common;
+
 use std::path::{Path, PathBuf};
 
-use aarm_receipt::canonical::Encoded;
+use aarm_receipt::Keys;
 use aarm_receipt::note::Checkpoint;
-use aarm_receipt::receipt::Seq;
-use aarm_receipt::verify::{How, Report, Verdict, verify_dir};
-use aarm_receipt::{Body, Common, Keys, LogWriter, Options, TrustedKeys, encode};
+use aarm_receipt::verify::{How, Verdict, verify_dir};
 
-const ORIGIN: &str = "host.test/log";
+use common::{ORIGIN, keys, report, trusted};
+
 const SIZE: u64 = 12;
 
-fn keys() -> Keys {
-    Keys::from_seeds([1; 32], [2; 32]).unwrap()
-}
-
-fn trusted() -> TrustedKeys {
-    keys().trusted(ORIGIN)
-}
-
-/// Goes on with a log until it has so many receipts.
-fn write(dir: &Path, size: u64, version: &str) {
-    let (mut w, _) = LogWriter::open(dir, keys(), ORIGIN, Options { segment_bytes: 1 << 20 }).unwrap();
-    for n in w.size()..size {
-        let mut bytes = Vec::new();
-        let seq = Some(Seq { cpu: 0, n });
-        let common = Common { time_ns: n, boot_ns: n, host: &Encoded::text(b"h"), session: None, seq };
-        // Some have a signature of their own.
-        let body = match n.is_multiple_of(3) {
-            true => Body::Stop { version },
-            false => Body::Name {
-                name: version.as_bytes(),
-                addresses: &[9; 16],
-                resolver: [127, 0, 0, 1].into(),
-                seconds: n,
-            },
-        };
-        encode(&common, &body, &mut bytes);
-        w.append(&bytes, n % 3 == 0).unwrap();
-    }
-    w.checkpoint().unwrap();
-}
-
-fn report(dir: &Path) -> Report {
-    verify_dir(dir, &trusted(), How::default())
+/// Goes on with a log until it has so many receipts, of which some have a signature of their own.
+fn write(dir: &Path, size: u64, text: &str) {
+    common::write(dir, size, text, 3);
 }
 
 fn verdict(dir: &Path) -> Verdict {

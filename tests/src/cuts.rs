@@ -73,12 +73,13 @@ fn checked(first: u64) -> Result<u64> {
 
 /// Compresses a segment now and then, and takes out what is too much.
 fn tidy(log: &mut LogWriter, rng: &mut Rng) -> Result<()> {
-    if let Some(path) = log.compressible()?.filter(|_| rng.one_in(12)) {
-        log.place_compressed(&compress(&path)?)?;
+    if let Some(path) = log.compressible().filter(|_| rng.one_in(12)) {
+        let compressed = compress(path)?;
+        log.place_compressed(&compressed)?;
     }
     let keep = Retention { bytes: Some(2 * SEGMENT_MIN), ..Retention::default() };
     let Some(gone) = log.expired(&keep, SystemTime::now())? else { return Ok(()) };
-    let Expired { before, segments, bytes, why } = gone;
+    let Expired { before, segments, bytes, why, .. } = gone;
     let host = Encoded::text(b"cut");
     let common = Common { time_ns: 1, boot_ns: 1, host: &host, session: None, seq: None };
     let mut receipt = Vec::new();

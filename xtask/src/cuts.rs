@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const WRITES: u64 = 2000;
 /// One in so many cuts comes while the log is being opened, at most so many milliseconds after the disk is mounted.
 const EARLY: (u64, u64) = (4, 150);
-/// How long opening the log may take, which is what a host waits for after a crash. It is to be 2 s; an emulated machine beside another one has
+/// How long opening the log may take, which is what a host waits for after a crash. It is to be 2 s; an emulated machine beside two others has
 /// taken 1.5, and is not to fail for that.
 const RECOVERY: Duration = Duration::from_secs(8);
 

@@ -20,6 +20,8 @@ use crate::api::types::ActionCounts;
 /// Receipts at the end of the log that can be of events still in the ring: as many as the ring holds at most.
 pub const TAIL: u64 = RING_BYTES as u64 / HEADER_BYTES as u64;
 
+const _: () = assert!(TAIL == 91_180, "docs/logs.md says how many are always kept");
+
 /// What is known from the end of the log.
 #[derive(Debug, Default)]
 pub struct Recorded {

@@ -36,11 +36,13 @@ impl Keeping {
 
     /// How long there is nothing to look for. `None`: nothing ever goes, or is compressed.
     pub fn pause(&self) -> Option<Duration> {
-        let pause = || self.looked.map_or(Duration::ZERO, |looked| LOOK.saturating_sub(looked.elapsed()));
+        let is_done = self.compressing.as_ref().is_some_and(JoinHandle::is_finished);
+        let looked = self.looked.filter(|_| !is_done);
+        let pause = || looked.map_or(Duration::ZERO, |looked| LOOK.saturating_sub(looked.elapsed()));
         (self.compress || self.keep.is_asked_for()).then(pause)
     }
 
-    /// What is to go, at most once in a while. Lets something be compressed meanwhile.
+    /// What is to go, at most once in a while, or when something was compressed. Lets the next be compressed meanwhile.
     pub fn look(&mut self, log: &mut LogWriter) -> Option<Expired> {
         if self.pause().is_none_or(|pause| !pause.is_zero()) {
             return None;
@@ -65,7 +67,8 @@ impl Keeping {
             let saved = log.place_compressed(&compressed)?;
             tracing::debug!("a segment was compressed: {saved} bytes less");
         }
-        if let Some(path) = log.compressible()?.filter(|_| self.compress) {
+        if let Some(path) = log.compressible().filter(|_| self.compress) {
+            let path = path.to_owned();
             let begun = std::thread::Builder::new().name("aarm-zstd".into()).spawn(move || {
                 // SAFETY: numbers only; 0 is the calling thread. It matters little if it is not granted.
                 unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
@@ -86,7 +89,7 @@ impl Keeping {
             session: None,
             seq: None,
         };
-        let Expired { before, segments, bytes, why } = *gone;
+        let Expired { before, segments, bytes, why, .. } = *gone;
         let mut out = Vec::new();
         encode(&common, &Body::Prune { before, segments, bytes, why }, &mut out);
         out

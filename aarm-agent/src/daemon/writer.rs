@@ -372,6 +372,21 @@ mod tests {
         batch
     }
 
+    /// Writes a log, with nobody who reads the ring.
+    fn spawn(
+        log: LogWriter,
+        metrics: &Arc<Metrics>,
+        progress: &Arc<Progress>,
+        keeping: Keeping,
+    ) -> (mpsc::Sender<Batch>, Thread) {
+        let (batches, to_write) = mpsc::channel(QUEUE);
+        let intake = Intake { batches: to_write, ring: Arc::new(Nothing), keeping };
+        let (metrics, progress) = (Arc::clone(metrics), Arc::clone(progress));
+        let durable = broadcast::channel(1).0;
+        let spawned = Writer::spawn(log, RHYTHM, metrics, progress, durable, Pool::default(), intake);
+        (batches, spawned.unwrap().0)
+    }
+
     #[test]
     fn what_is_too_much_goes_when_a_signed_receipt_says_so() {
         let dir = tempfile::tempdir().unwrap();
@@ -387,22 +402,8 @@ mod tests {
         drop(log);
         let keep = Retention { bytes: Some(2 << 20), ..Retention::default() };
         let metrics = Metrics::new().unwrap();
-        let progress = Arc::new(Progress::default());
-        let (batches, to_write) = mpsc::channel(QUEUE);
-        let (thread, _ended) = Writer::spawn(
-            open(),
-            RHYTHM,
-            Arc::clone(&metrics),
-            Arc::clone(&progress),
-            broadcast::channel(1).0,
-            Pool::default(),
-            Intake {
-                batches: to_write,
-                ring: Arc::new(Nothing),
-                keeping: Keeping::new(keep, true, Encoded::text(b"h")),
-            },
-        )
-        .unwrap();
+        let keeping = Keeping::new(keep, true, Encoded::text(b"h"));
+        let (batches, thread) = spawn(open(), &metrics, &Arc::default(), keeping);
         let began = Instant::now();
         while metrics.pruned.get() == 0 {
             assert!(began.elapsed() < Duration::from_secs(20), "nothing goes");
@@ -422,22 +423,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let keys = Keys::from_seeds([1; 32], [2; 32]).unwrap();
         let (log, _) = LogWriter::open(dir.path(), keys, "w", Options { segment_bytes: 1 << 20 }).unwrap();
-        let (batches, to_write) = mpsc::channel(QUEUE);
         let progress = Arc::new(Progress::default());
-        let (thread, _ended) = Writer::spawn(
-            log,
-            RHYTHM,
-            Metrics::new().unwrap(),
-            Arc::clone(&progress),
-            broadcast::channel(1).0,
-            Pool::default(),
-            Intake {
-                batches: to_write,
-                ring: Arc::new(Nothing),
-                keeping: Keeping::new(Retention::default(), false, Encoded::text(b"h")),
-            },
-        )
-        .unwrap();
+        let keeping = Keeping::new(Retention::default(), false, Encoded::text(b"h"));
+        let (batches, thread) = spawn(log, &Metrics::new().unwrap(), &progress, keeping);
         let durable = |wanted: usize| {
             let began = Instant::now();
             while progress.durable.load(Ordering::Acquire) < wanted as u64 {

@@ -37,17 +37,10 @@ pub fn compress(from: &Path) -> std::io::Result<Compressed> {
     Ok(Compressed { from: from.to_owned(), bytes: file.metadata()?.len() })
 }
 
-/// Where a compressed segment is.
-fn place_of(from: &Path) -> PathBuf {
-    let mut name = from.file_name().unwrap_or_default().to_owned();
-    name.push(".zst");
-    from.with_file_name(name)
-}
-
 /// Takes away what a crash has left of compressing.
 pub(super) fn tidy(dir: &Path, segments: &[(u64, PathBuf)]) -> Result<(), LogError> {
-    let unfinished =
-        segments.iter().filter(|(_, path)| !segment::is_compressed(path)).map(|(_, path)| place_of(path));
+    let plain = segments.iter().filter(|(_, path)| !segment::is_compressed(path));
+    let unfinished = plain.map(|(number, _)| dir.join(segment::compressed_name(*number)));
     for path in unfinished.chain([dir.join(TEMPORARY)]) {
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(&path)(e)),
@@ -59,32 +52,25 @@ pub(super) fn tidy(dir: &Path, segments: &[(u64, PathBuf)]) -> Result<(), LogErr
 
 impl LogWriter {
     /// The oldest segment that may be compressed: all of it is under a checkpoint.
-    pub fn compressible(&self) -> Result<Option<PathBuf>, LogError> {
-        let (sealed, _) = self.sealed()?;
-        let next = sealed
-            .into_iter()
-            .take_while(|segment| segment.next <= self.signed)
-            .find(|segment| !segment::is_compressed(&segment.path));
-        Ok(next.map(|segment| segment.path))
+    pub fn compressible(&self) -> Option<&Path> {
+        let signed = self.sealed.iter().take_while(|segment| segment.next <= self.signed);
+        signed.map(|segment| segment.path.as_path()).find(|path| !segment::is_compressed(path))
     }
 
     /// Puts a compressed segment in the place of the other, unless that was pruned. Bytes saved.
     pub fn place_compressed(&mut self, compressed: &Compressed) -> Result<u64, LogError> {
-        let Compressed { from, bytes } = compressed;
         let temporary = self.dir.join(TEMPORARY);
-        let before = match std::fs::metadata(from) {
-            Ok(metadata) => metadata.len(),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                std::fs::remove_file(&temporary).map_err(io(&temporary))?;
-                return Ok(0);
-            }
-            Err(e) => return Err(io(from)(e)),
+        let Some(segment) = self.sealed.iter_mut().find(|segment| segment.path == compressed.from) else {
+            std::fs::remove_file(&temporary).map_err(io(&temporary))?;
+            return Ok(0);
         };
-        let to = place_of(from);
+        let to = self.dir.join(segment::compressed_name(segment.number));
         std::fs::rename(&temporary, &to).map_err(io(&to))?;
         sync_dir(&self.dir)?;
-        std::fs::remove_file(from).map_err(io(from))?;
+        let before = std::mem::replace(&mut segment.bytes, compressed.bytes);
+        segment.path = to;
+        std::fs::remove_file(&compressed.from).map_err(io(&compressed.from))?;
         sync_dir(&self.dir)?;
-        Ok(before.saturating_sub(*bytes))
+        Ok(before.saturating_sub(compressed.bytes))
     }
 }

@@ -9,8 +9,6 @@ use std::time::{Duration, SystemTime};
 use super::files::{io, sync_dir};
 use super::{LogError, LogWriter};
 use crate::merkle::Hash;
-use crate::proof;
-use crate::segment;
 use crate::tile::{self, Tiles};
 
 /// What is kept of a log. Whole segments go, and never the one that is written.
@@ -42,44 +40,35 @@ pub struct Expired {
     pub bytes: u64,
     /// Why: `size` or `age`.
     pub why: &'static str,
+    /// What they come to.
+    edge: Vec<Vec<Hash>>,
 }
 
 /// A segment that is not written any more.
 pub(super) struct Sealed {
+    pub number: u64,
     pub path: PathBuf,
-    bytes: u64,
+    pub bytes: u64,
     written: SystemTime,
     /// Index of the first receipt after it.
     pub next: u64,
 }
 
-impl LogWriter {
-    /// Those segments, and the bytes of all.
-    pub(super) fn sealed(&self) -> Result<(Vec<Sealed>, u64), LogError> {
-        let segments = segment::list(&self.dir).map_err(io(&self.dir))?;
-        let mut all = Vec::new();
-        let mut total = 0;
-        for (i, (_, path)) in segments.iter().enumerate() {
-            let metadata = std::fs::metadata(path).map_err(io(path))?;
-            total += metadata.len();
-            let Some((_, next)) = segments.get(i + 1) else { break };
-            let next = segment::first(next)
-                .map_err(|e| LogError::Damaged { path: next.clone(), what: e.to_string() })?;
-            let written = metadata.modified().map_err(io(path))?;
-            all.push(Sealed { path: path.clone(), bytes: metadata.len(), written, next });
-        }
-        Ok((all, total))
+impl Sealed {
+    pub fn of(number: u64, path: PathBuf, next: u64) -> Result<Self, LogError> {
+        let metadata = std::fs::metadata(&path).map_err(io(&path))?;
+        let written = metadata.modified().map_err(io(&path))?;
+        Ok(Self { number, path, bytes: metadata.len(), written, next })
     }
+}
 
+impl LogWriter {
     /// What is to go by now, if anything is. Before it does, a receipt must say so, and be under a checkpoint.
     pub fn expired(&self, keep: &Retention, now: SystemTime) -> Result<Option<Expired>, LogError> {
-        if !keep.is_asked_for() {
-            return Ok(None);
-        }
         let most = self.signed.min(self.size().saturating_sub(keep.at_least));
-        let (sealed, mut total) = self.sealed()?;
-        let mut expired: Option<Expired> = None;
-        for segment in sealed.iter().take_while(|segment| segment.next <= most) {
+        let mut total = self.segment_bytes + self.sealed.iter().map(|segment| segment.bytes).sum::<u64>();
+        let (mut before, mut segments, mut bytes, mut why) = (0, 0, 0, "");
+        for segment in self.sealed.iter().take_while(|segment| segment.next <= most) {
             let is_large = keep.bytes.is_some_and(|most| total > most);
             // A clock that was set back makes nothing older.
             let age = now.duration_since(segment.written).unwrap_or_default();
@@ -87,41 +76,28 @@ impl LogWriter {
             if !is_large && !is_old {
                 break;
             }
+            if segments == 0 {
+                why = if is_large { "size" } else { "age" };
+            }
             total -= segment.bytes;
-            let gone = expired.get_or_insert(Expired {
-                before: 0,
-                segments: 0,
-                bytes: 0,
-                why: if is_large { "size" } else { "age" },
-            });
-            gone.before = segment.next;
-            gone.segments += 1;
-            gone.bytes += segment.bytes;
+            (before, segments, bytes) = (segment.next, segments + 1, bytes + segment.bytes);
         }
-        Ok(expired)
+        if segments == 0 {
+            return Ok(None);
+        }
+        // What is not known before it goes would never be known again.
+        let proven = Tiles::new(&self.dir, self.signed).proven(before, &self.root);
+        let (_, tiles) = proven.ok_or(LogError::Tiles(before))?;
+        Ok(Some(Expired { before, segments, bytes, why, edge: tiles.edge() }))
     }
 
-    /// Takes out what [`LogWriter::expired`] said, from the left, right after a checkpoint. What goes comes to what stays: should tiles say otherwise,
-    /// nothing goes. After a crash the next start does the rest; tiles of receipts may be left over then.
+    /// Takes out what [`LogWriter::expired`] said, from the left. After a crash the next start does the rest; tiles of receipts may be left over
+    /// then.
     pub fn prune(&mut self, expired: &Expired) -> Result<(), LogError> {
-        assert!(
-            expired.before <= self.signed && self.signed == self.size(),
-            "what goes is under a checkpoint"
-        );
-        let mut tiles = Tiles::new(&self.dir, self.signed);
-        let wanted = proof::consistency(expired.before, self.signed).unwrap_or_default();
-        let hashes: Option<Vec<Hash>> = wanted.iter().map(|range| tiles.subtree(range)).collect();
-        let signed = (self.signed, &self.tree.root());
-        let edge = tiles.tree(expired.before).zip(hashes).filter(|((tree, _), hashes)| {
-            proof::is_consistent((expired.before, &tree.root()), signed, hashes)
-        });
-        let Some(((_, edge), _)) = edge else {
-            let what = "tiles do not say what would go; the next start mends them".to_owned();
-            return Err(LogError::Damaged { path: self.dir.join(tile::DIR), what });
-        };
-        super::edge::write(&self.dir, expired.before, &edge)?;
-        let (sealed, _) = self.sealed()?;
-        for segment in sealed.iter().take_while(|segment| segment.next <= expired.before) {
+        assert!(expired.before <= self.signed, "what goes is under a checkpoint");
+        super::edge::write(&self.dir, expired.before, &expired.edge)?;
+        let gone = self.sealed.partition_point(|segment| segment.next <= expired.before);
+        for segment in self.sealed.drain(..gone) {
             std::fs::remove_file(&segment.path).map_err(io(&segment.path))?;
         }
         sync_dir(&self.dir)?;

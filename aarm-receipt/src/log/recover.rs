@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::files::{io, sync_dir};
+use super::prune::Sealed;
 use super::{LogError, Opened, edge, place_tiles};
 use crate::keys::TrustedKeys;
 use crate::merkle::{self, Hash, Tree};
@@ -46,6 +47,8 @@ pub(super) struct Scan {
     pub last: Option<(u64, u64)>,
     /// Index of the first receipt that is there.
     pub first: u64,
+    /// Segments before the last one.
+    pub sealed: Vec<Sealed>,
 }
 
 /// Checks a log against its checkpoint, and finds where to go on.
@@ -57,44 +60,38 @@ pub(super) fn recover(
 ) -> Result<Scan, LogError> {
     let segments = segment::list(dir).map_err(io(dir))?;
     super::compress::tidy(dir, &segments)?;
-    let first = |path: &PathBuf| segment::first(path).map_err(|e| damaged(path, e.to_string()));
+    let firsts =
+        segments.iter().map(|(_, path)| segment::first(path).map_err(|e| damaged(path, e.to_string())));
+    let firsts: Vec<u64> = firsts.collect::<Result<_, _>>()?;
     let signed = checkpoint.map_or(0, |c| c.size);
-    let begin = segments.first().map_or(Ok(0), |(_, path)| first(path))?;
+    let begin = firsts.first().copied().unwrap_or(0);
     if begin > signed {
         return Err(damaged(dir, format!("it begins with receipt {begin}, and {signed} were signed")));
     }
-    let pruned = edge::read(dir).map_or(0, |(tree, _)| tree.size());
-    // The last segment that begins under the checkpoint is the first that must be read.
-    let (mut from, mut left) = (0, None);
-    while from + 1 < segments.len() {
-        let next = first(&segments[from + 1].1)?;
-        if next == pruned {
-            left = Some(from + 1);
-        }
-        if next > signed {
-            break;
-        }
-        from += 1;
-    }
-    let all = Segments { dir, origin, checkpoint, segments: &segments, begin };
+    let all =
+        Segments { dir, origin, checkpoint, segments: &segments, firsts: &firsts, pruned: edge::read(dir) };
     // A crash has left something of what was to go. It goes if what it comes to is true.
-    if let Some(stays) = left
-        && let Some(mut scan) = all.read_from(stays, opened)?
+    let pruned = all.pruned.as_ref().map_or(0, |(tree, _)| tree.size());
+    let stays = firsts.iter().position(|first| *first == pruned).filter(|at| *at > 0);
+    if let Some(stays) = stays
+        && let Some(scan) = all.read_from(stays, stays, opened)?
     {
         segments[..stays].iter().try_for_each(|(_, path)| std::fs::remove_file(path).map_err(io(path)))?;
         sync_dir(dir)?;
-        scan.first = pruned;
         return Ok(scan);
     }
-    // Where tiles are missing or wrong, everything is read, and they are mended.
+    // The last segment that begins under the checkpoint is the first that must be read, if tiles say what comes before each. Where they do not,
+    // everything is read, and they are mended.
+    let from = firsts.partition_point(|first| *first <= signed).saturating_sub(1);
     if from > 0
-        && let Some(scan) = all.read_from(from, opened)?
+        && (1..=from).all(|at| all.proven(at).is_some())
+        && let Some(scan) = all.read_from(from, 0, opened)?
     {
         return Ok(scan);
     }
     let what =
         "the receipts are not those that were signed, or what those come to that were pruned is missing";
-    all.read_from(0, opened)?.ok_or_else(|| damaged(dir, what))
+    all.read_from(0, 0, opened)?.ok_or_else(|| damaged(dir, what))
 }
 
 struct Segments<'a> {
@@ -102,7 +99,10 @@ struct Segments<'a> {
     origin: &'a Hash,
     checkpoint: Option<&'a Checkpoint>,
     segments: &'a [(u64, PathBuf)],
-    begin: u64,
+    /// Index of the first receipt of each.
+    firsts: &'a [u64],
+    /// What was pruned comes to.
+    pruned: Option<(Tree, Growing)>,
 }
 
 impl Segments<'_> {
@@ -110,16 +110,28 @@ impl Segments<'_> {
         self.checkpoint.map_or(0, |c| c.size)
     }
 
-    /// The tree before a segment, by its tiles, and the tiles that grow on. `None`: there are none that say it.
-    fn before(&self, from: usize) -> Result<Option<(Tree, Growing)>, LogError> {
-        let Some((_, path)) = self.segments.get(from).filter(|_| from > 0 || self.begin > 0) else {
-            return Ok(Some(Default::default()));
-        };
-        let first = segment::first(path).map_err(|e| damaged(path, e.to_string()))?;
-        if let Some(pruned) = edge::read(self.dir).filter(|(tree, _)| tree.size() == first) {
-            return Ok(Some(pruned));
+    /// The tree before a segment, and the tiles that grow on, if tiles prove it.
+    fn proven(&self, at: usize) -> Option<(Tree, Growing)> {
+        let checkpoint = self.checkpoint?;
+        Tiles::new(self.dir, checkpoint.size).proven(self.firsts[at], &checkpoint.root)
+    }
+
+    /// The same by whatever says it. What is read from there leads to what was signed, or it is not so.
+    fn before(&self, at: usize) -> Option<(Tree, Growing)> {
+        match self.firsts.get(at).copied().unwrap_or(0) {
+            0 => Some(Default::default()),
+            first => {
+                let pruned = || self.pruned.clone().filter(|(tree, _)| tree.size() == first);
+                self.proven(at).or_else(pruned)
+            }
         }
-        Ok(Tiles::new(self.dir, self.signed()).tree(first))
+    }
+
+    /// Segments before the last one, from `stays` on.
+    fn sealed(&self, stays: usize) -> Result<Vec<Sealed>, LogError> {
+        let nexts = self.firsts.iter().skip(1);
+        let all = self.segments.iter().zip(nexts).skip(stays);
+        all.map(|((number, path), next)| Sealed::of(*number, path.clone(), *next)).collect()
     }
 
     /// Whether a tree is the one that was signed, once it is as large.
@@ -127,11 +139,12 @@ impl Segments<'_> {
         self.checkpoint.is_none_or(|c| c.size != tree.size() || c.root == tree.root())
     }
 
-    /// Reads segments from one on. `None`: what comes of it is not what was signed.
-    fn read_from(&self, from: usize, opened: &mut Opened) -> Result<Option<Scan>, LogError> {
+    /// Reads segments from one on; `stays` is the first that does. `None`: what comes of it is not what was signed.
+    fn read_from(&self, from: usize, stays: usize, opened: &mut Opened) -> Result<Option<Scan>, LogError> {
         let signed = self.signed();
-        let Some((tree, tiles)) = self.before(from)? else { return Ok(None) };
-        let mut scan = Scan { tree, tiles, last: None, first: self.begin };
+        let Some((tree, tiles)) = self.before(from) else { return Ok(None) };
+        let first = self.firsts.get(stays).copied().unwrap_or(0);
+        let mut scan = Scan { tree, tiles, last: None, first, sealed: self.sealed(stays)? };
         if !self.is_signed(&scan.tree) {
             return Ok(None);
         }

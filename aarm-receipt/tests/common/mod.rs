@@ -1,0 +1,83 @@
+//! What several tests do with a log.
+
+// Each test takes what it needs.
+#![allow(dead_code)]
+
+use std::path::{Path, PathBuf};
+
+use aarm_receipt::canonical::Encoded;
+use aarm_receipt::receipt::Seq;
+use aarm_receipt::verify::{How, Report, Verdict, verify_dir};
+use aarm_receipt::{Body, Common, Keys, LogWriter, Options, TrustedKeys, encode};
+
+pub const ORIGIN: &str = "host.test/log";
+pub const SEGMENT: u64 = 1 << 20;
+
+pub fn keys() -> Keys {
+    Keys::from_seeds([1; 32], [2; 32]).unwrap()
+}
+
+pub fn trusted() -> TrustedKeys {
+    keys().trusted(ORIGIN)
+}
+
+pub fn open(dir: &Path) -> LogWriter {
+    LogWriter::open(dir, keys(), ORIGIN, Options { segment_bytes: SEGMENT }).unwrap().0
+}
+
+pub fn receipt(n: u64, body: &Body<'_>) -> Vec<u8> {
+    let mut out = Vec::new();
+    let seq = Some(Seq { cpu: 0, n });
+    let common = Common { time_ns: n, boot_ns: n, host: &Encoded::text(b"h"), session: None, seq };
+    encode(&common, body, &mut out);
+    out
+}
+
+/// What has no signature of its own, and a text.
+pub fn light(n: u64, text: &str) -> Body<'_> {
+    Body::Name { name: text.as_bytes(), addresses: &[9; 16], resolver: [127, 0, 0, 1].into(), seconds: n }
+}
+
+/// Goes on with a log until it has so many receipts, of which one in `weighs` has a signature of its own.
+pub fn write(dir: &Path, size: u64, text: &str, weighs: u64) {
+    let mut w = open(dir);
+    for n in w.size()..size {
+        let is = n.is_multiple_of(weighs);
+        let body = if is { Body::Stop { version: text } } else { light(n, text) };
+        w.append(&receipt(n, &body), is).unwrap();
+    }
+    w.checkpoint().unwrap();
+}
+
+/// Goes on with a log until it has so many segments.
+pub fn write_segments(dir: &Path, segments: usize) {
+    let mut w = open(dir);
+    let text = "x".repeat(900);
+    while segment_files(dir).len() < segments {
+        for _ in 0..256 {
+            let n = w.size();
+            w.append(&receipt(n, &light(n, &text)), false).unwrap();
+        }
+        w.checkpoint().unwrap();
+    }
+}
+
+pub fn segment_files(dir: &Path) -> Vec<PathBuf> {
+    let mut all: Vec<PathBuf> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("segment-"))
+        .collect();
+    all.sort();
+    all
+}
+
+pub fn report(dir: &Path) -> Report {
+    verify_dir(dir, &trusted(), How::default())
+}
+
+pub fn intact(dir: &Path) -> Report {
+    let report = report(dir);
+    assert_eq!(report.verdict, Verdict::Intact, "{report}");
+    report
+}
