@@ -18,6 +18,7 @@
 
 pub mod actor;
 pub mod asks;
+pub mod bpf;
 pub mod cases;
 pub mod cuts;
 pub mod desk;

@@ -8,7 +8,7 @@ use aarm_common::state::MOVES_TRUSTED;
 use anyhow::{Result, ensure};
 
 use super::Case;
-use crate::escapes::guard;
+use crate::bpf;
 use crate::host::{Host, ME, file, policy};
 
 pub const CASES: &[Case] = &[
@@ -105,7 +105,7 @@ fn moved() -> Result<()> {
         "- { id: closed, match: { operation: open_read, path: '/tmp/i/closed/**' }, decision: DENY }\n",
     ))?;
     // Else each path is built anew, and this shows nothing. (The log tells only if this very daemon loaded the programs.)
-    ensure!(guard::number("/sys/fs/bpf/aarm/maps/MOVES", MOVES_TRUSTED)? == 1, "{}", h.log());
+    ensure!(bpf::number("/sys/fs/bpf/aarm/maps/MOVES", MOVES_TRUSTED)? == 1, "{}", h.log());
     let (open, closed) = (c"/tmp/i/open".as_ptr(), c"/tmp/i/closed".as_ptr());
     let (at, none) = (libc::AT_FDCWD, std::ptr::null());
     // SAFETY: paths that end in NUL, or null.

@@ -1,10 +1,12 @@
 //! The kernel decides whether the daemon lives or not.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
 
 use super::Case;
+use crate::bpf;
 use crate::host::{Host, ME, file, policy};
 
 pub const CASES: &[Case] = &[
@@ -200,16 +202,22 @@ fn detach() -> Result<()> {
 }
 
 fn other_version() -> Result<()> {
-    // Pins of a version that cannot be ours: a map of another shape under the name of ours.
-    let mut h = host()?;
-    h.end(libc::SIGTERM)?;
-    std::fs::remove_file("/sys/fs/bpf/aarm/maps/CONFIG")?;
-    std::fs::hard_link("/sys/fs/bpf/aarm/maps/SESSIONS", "/sys/fs/bpf/aarm/maps/CONFIG")
-        .or_else(|_| std::fs::rename("/sys/fs/bpf/aarm/maps/SESSIONS", "/sys/fs/bpf/aarm/maps/CONFIG"))?;
+    // Pins of a version that cannot be ours: a map of another shape under the name of ours. Nothing is loaded for it, which
+    // would take minutes: the daemon has to see it before that.
+    let h = Host::prepare(&[("test.yaml", &policy(RULES))], "")?;
+    h.agent().args(["detach", "--force"]).output()?;
+    let dir = std::path::Path::new("/sys/fs/bpf/aarm");
+    for dir in [dir, &dir.join("maps")] {
+        std::fs::DirBuilder::new().mode(0o700).create(dir)?;
+    }
+    bpf::pin_array("/sys/fs/bpf/aarm/maps/CONFIG", 8)?;
     let out = h.agent().output()?;
     let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    let loaded = dir.join("maps/EVENTS").exists();
     let detached = h.agent().args(["detach", "--force"]).output()?;
     ensure!(!out.status.success() && text.contains("version"), "{text}");
+    ensure!(!loaded, "what was refused has been loaded on");
     ensure!(detached.status.success(), "{}", String::from_utf8_lossy(&detached.stderr));
+    ensure!(!dir.exists(), "what was detached is still there");
     Ok(())
 }

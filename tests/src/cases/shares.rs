@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::Case;
+use crate::bpf;
 use crate::host::{Attempt, Host, ME, file, policy};
 
 pub const CASES: &[Case] = &[
@@ -148,23 +149,7 @@ fn chained() -> Result<()> {
 
 /// Whether a pinned map of the programs is empty.
 fn is_empty(map: &str) -> Result<bool> {
-    const OBJ_GET: libc::c_long = 7;
-    const GET_NEXT_KEY: libc::c_long = 4;
-    let path = std::ffi::CString::new(format!("/sys/fs/bpf/aarm/maps/{map}"))?;
-    let mut next = [0u64; 2];
-    // Attributes of `bpf(2)`: a path; then descriptor, no key, and room for the first key.
-    let get = [path.as_ptr() as u64, 0];
-    // SAFETY: the path ends in NUL and lives; the kernel writes a key of 16 bytes into `next`.
-    unsafe {
-        let fd = libc::syscall(libc::SYS_bpf, OBJ_GET, &raw const get, size_of_val(&get));
-        ensure!(fd >= 0, "{map}: {}", std::io::Error::last_os_error());
-        let first = [fd as u64, 0, next.as_mut_ptr() as u64];
-        let found = libc::syscall(libc::SYS_bpf, GET_NEXT_KEY, &raw const first, size_of_val(&first));
-        let e = std::io::Error::last_os_error();
-        libc::close(fd as i32);
-        ensure!(found == 0 || e.raw_os_error() == Some(libc::ENOENT), "{map}: {e}");
-        Ok(found != 0)
-    }
+    bpf::is_empty(&format!("/sys/fs/bpf/aarm/maps/{map}")).context(map.to_owned())
 }
 
 fn forgotten() -> Result<()> {

@@ -1,7 +1,7 @@
 //! The guard itself: the daemon, what it has on disk and in the kernel, and what would take its place.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
@@ -10,6 +10,7 @@ use super::corpus::{Expect, Family, Technique, absent, contained, elsewhere, ope
 use super::modules::{lacks, loaded};
 use super::names::done;
 use super::sys::*;
+use crate::bpf::{self, bpf};
 
 /// The corpus of the guard.
 pub const FAMILY: Family = Family {
@@ -261,7 +262,7 @@ const KERNEL: &[Technique] = &[
             a[0] = 1 | 2 << 32;
             a[1] = program.as_ptr() as u64;
             a[2] = c"GPL".as_ptr() as u64;
-            bpf(BPF_PROG_LOAD, &mut a, 48).map(drop)
+            bpf(bpf::PROG_LOAD, &mut a, 48).map(drop)
         },
         "bpf",
         "no-privilege",
@@ -271,7 +272,7 @@ const KERNEL: &[Technique] = &[
         "a map of the guard opened by its pin",
         |_| {
             let path = c("/sys/fs/bpf/aarm/maps/SESSIONS");
-            bpf(BPF_OBJ_GET, &mut [path.as_ptr() as u64, 0], 16).map(drop)
+            bpf(bpf::OBJ_GET, &mut [path.as_ptr() as u64, 0], 16).map(drop)
         },
         "bpf",
         "no-privilege",
@@ -280,11 +281,11 @@ const KERNEL: &[Technique] = &[
         "map-by-id",
         "a map of the guard opened by its number, and its own entry removed from it",
         |d| {
-            let tasks = map_named(b"TASKS")?;
+            let tasks = bpf::map_named(b"TASKS")?;
             // SAFETY: numbers only.
             let me = ok(unsafe { libc::syscall(libc::SYS_pidfd_open, std::process::id(), 0) })? as i32;
             let mut delete = [tasks.as_raw_fd() as u64, (&raw const me) as u64, 0, 0];
-            match bpf(BPF_MAP_DELETE_ELEM, &mut delete, 32) {
+            match bpf(bpf::MAP_DELETE_ELEM, &mut delete, 32) {
                 // Outside of a session there is none.
                 Err(e) if e.raw_os_error() != Some(libc::ENOENT) => return Err(e),
                 _ => {}
@@ -481,60 +482,6 @@ fn in_log(d: &Dirs) -> io::Result<PathBuf> {
     let mut all =
         std::fs::read_dir(daemon(d)?.1.join("log"))?.flatten().map(|e| e.path()).filter(|p| p.is_file());
     all.next().ok_or_else(|| no_effect("no log"))
-}
-
-const BPF_MAP_LOOKUP_ELEM: i32 = 1;
-const BPF_MAP_DELETE_ELEM: i32 = 3;
-const BPF_PROG_LOAD: i32 = 5;
-const BPF_OBJ_GET: i32 = 7;
-const BPF_MAP_GET_NEXT_ID: i32 = 12;
-const BPF_MAP_GET_FD_BY_ID: i32 = 14;
-const BPF_OBJ_GET_INFO_BY_FD: i32 = 15;
-
-/// `bpf` with a structure of so many bytes.
-fn bpf(command: i32, attributes: &mut [u64], size: usize) -> io::Result<i32> {
-    assert!(size <= size_of_val(attributes));
-    // SAFETY: the attributes have at least the length given.
-    Ok(ok(unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_mut_ptr(), size) })? as i32)
-}
-
-/// An entry of a pinned array of 64-bit numbers.
-pub fn number(pin: &str, entry: u32) -> io::Result<u64> {
-    let path = c(pin);
-    let fd = bpf(BPF_OBJ_GET, &mut [path.as_ptr() as u64, 0], 16)?;
-    // SAFETY: the descriptor is new.
-    let map = unsafe { OwnedFd::from_raw_fd(fd) };
-    let mut value = 0u64;
-    let places = [(&raw const entry) as u64, (&raw mut value) as u64];
-    bpf(BPF_MAP_LOOKUP_ELEM, &mut [map.as_raw_fd() as u64, places[0], places[1], 0], 32)?;
-    Ok(value)
-}
-
-/// A map by the name it was loaded under.
-fn map_named(name: &[u8]) -> io::Result<OwnedFd> {
-    let mut id = 0u32;
-    // More maps than any machine of ours has.
-    for _ in 0..1000 {
-        let mut next = [u64::from(id), 0];
-        bpf(BPF_MAP_GET_NEXT_ID, &mut next, 12)?;
-        id = (next[0] >> 32) as u32;
-        let fd = bpf(BPF_MAP_GET_FD_BY_ID, &mut [u64::from(id), 0], 12)?;
-        // SAFETY: the descriptor is new.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let mut info = [0u64; 16];
-        let place = info.as_mut_ptr() as u64;
-        bpf(
-            BPF_OBJ_GET_INFO_BY_FD,
-            &mut [fd.as_raw_fd() as u64 | (size_of_val(&info) as u64) << 32, place],
-            16,
-        )?;
-        // The name is at 24 bytes of `struct bpf_map_info`, which the kernel has filled.
-        let found: Vec<u8> = info[3..5].iter().flat_map(|w| w.to_ne_bytes()).collect();
-        if found.starts_with(name) && found[name.len()] == 0 {
-            return Ok(fd);
-        }
-    }
-    Err(no_effect("no such map"))
 }
 
 /// Removes the module that a technique loads.
