@@ -27,6 +27,9 @@ pub enum ReadError {
     },
 }
 
+/// How often a log is opened while its first segments go.
+const OPENINGS: usize = 8;
+
 /// How many segments to leave out, and the number of the first receipt after them: the first that is there, if `from` was pruned.
 fn begin(segments: &[(u64, PathBuf)], from: u64) -> Result<(usize, u64), ReadError> {
     let first = |(_, path): &(u64, PathBuf)| {
@@ -56,12 +59,25 @@ pub struct Reader {
     number: u64,
     index: u64,
     from: u64,
+    /// A segment was read.
+    begun: bool,
     failed: bool,
 }
 
 impl Reader {
     /// Opens a log directory to read from a receipt's index on, or from the first that was not pruned.
     pub fn open(dir: &Path, from: u64) -> Result<Self, ReadError> {
+        // Segments may be pruned between listing and opening them.
+        for _ in 1..OPENINGS {
+            match Self::open_once(dir, from) {
+                Err(ReadError::Segment { source, .. }) if source.is_gone() => {}
+                opened => return opened,
+            }
+        }
+        Self::open_once(dir, from)
+    }
+
+    fn open_once(dir: &Path, from: u64) -> Result<Self, ReadError> {
         let path = dir.join("origin");
         let origin = std::fs::read_to_string(&path).map_err(|source| ReadError::Io { path, source })?;
         let mut segments =
@@ -77,6 +93,7 @@ impl Reader {
             number: 0,
             index,
             from,
+            begun: false,
             failed: false,
         })
     }
@@ -85,8 +102,18 @@ impl Reader {
         loop {
             let Some((path, scanner)) = &mut self.current else {
                 let Some((number, path)) = self.segments.next() else { return Ok(None) };
-                let scanner = Scanner::open(&path, self.index, &self.origin)
-                    .map_err(|source| ReadError::Segment { path: path.clone(), source })?;
+                let scanner = match Scanner::open(&path, self.index, &self.origin) {
+                    Ok(scanner) => scanner,
+                    // Pruned since it was listed, and with it what it would begin with.
+                    Err(e) if e.is_gone() && !self.begun => {
+                        if let Some((_, next)) = self.segments.as_slice().first() {
+                            self.index = segment::first(next).unwrap_or(self.index);
+                        }
+                        continue;
+                    }
+                    Err(source) => return Err(ReadError::Segment { path, source }),
+                };
+                self.begun = true;
                 self.number = number;
                 self.current = Some((path, scanner));
                 continue;

@@ -66,6 +66,13 @@ pub enum SegmentError {
     AfterEnd(u64),
 }
 
+impl SegmentError {
+    /// There is no such segment, or none any more.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Io(e) if e.kind() == std::io::ErrorKind::NotFound)
+    }
+}
+
 /// A segment's file name.
 pub fn file_name(number: u64) -> String {
     format!("segment-{number:010}.aarm")
@@ -81,19 +88,45 @@ pub(crate) fn is_compressed(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "zst")
 }
 
-/// A segment's bytes: of a compressed one no more than a segment can have.
+/// A segment's bytes: of a compressed one no more than a segment can have. It may have been compressed since it was listed.
 fn bytes(path: &Path) -> std::io::Result<Box<dyn Read + Send>> {
-    let file = File::open(path)?;
-    if !is_compressed(path) {
-        return Ok(Box::new(file));
-    }
+    let file = match File::open(path) {
+        Ok(file) if !is_compressed(path) => return Ok(Box::new(file)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !is_compressed(path) => {
+            File::open(path.with_added_extension("zst")).map_err(|_| e)?
+        }
+        file => file?,
+    };
     let mut decoder = zstd::Decoder::new(file)?;
     decoder.window_log_max(WINDOW_LOG_MAX)?;
     Ok(Box::new(decoder.take(SEGMENT_MAX)))
 }
 
+/// How often a directory is read until it is the same twice.
+const LISTINGS: usize = 16;
+
 /// The segments of a log directory, in order; the first ones may have been pruned. A name that is nearly one is an error, not overlooked.
 pub fn list(dir: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
+    // Of a segment that gets another name meanwhile, one reading may see neither.
+    let mut found = list_once(dir)?;
+    for _ in 0..LISTINGS {
+        let again = list_once(dir)?;
+        let same = again.iter().map(|(n, _)| n).eq(found.iter().map(|(n, _)| n));
+        found = again;
+        if same {
+            break;
+        }
+    }
+    for pair in found.windows(2) {
+        let next = pair[0].0 + 1;
+        if pair[1].0 != next {
+            return Err(std::io::Error::other(format!("{} is missing", file_name(next))));
+        }
+    }
+    Ok(found)
+}
+
+fn list_once(dir: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
@@ -107,14 +140,7 @@ pub fn list(dir: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
             _ => return Err(std::io::Error::other(format!("{name} is not a segment's name"))),
         }
     }
-    let found: Vec<_> = found.into_iter().collect();
-    for pair in found.windows(2) {
-        let next = pair[0].0 + 1;
-        if pair[1].0 != next {
-            return Err(std::io::Error::other(format!("{} is missing", file_name(next))));
-        }
-    }
-    Ok(found)
+    Ok(found.into_iter().collect())
 }
 
 /// The header's bytes.

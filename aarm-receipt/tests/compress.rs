@@ -59,6 +59,34 @@ fn the_log_says_the_same() {
     intact(dir.path());
 }
 
+/// `aarm receipts` ended with "No such file" where a segment got its other name after it was listed.
+#[test]
+fn who_reads_does_not_notice() {
+    let dir = tempfile::tempdir().unwrap();
+    write_segments(dir.path(), 4);
+    let before = all(dir.path(), 0);
+    let mut w = open(dir.path());
+    let reader = Reader::open(dir.path(), 0).unwrap();
+    assert_eq!(compress_all(&mut w), 3);
+    assert!(reader.map(Result::unwrap).collect::<Vec<_>>() == before);
+    // Nor if what it begins with goes.
+    let reader = Reader::open(dir.path(), 0).unwrap();
+    let gone = w.expired(&ALL, SystemTime::now()).unwrap().unwrap();
+    common::say(&mut w, &gone);
+    w.prune(&gone).unwrap();
+    let after: Vec<_> = reader.map(Result::unwrap).collect();
+    assert!(gone.before > 0 && after[..after.len() - 1] == before[gone.before as usize..]);
+    // In the middle there is nothing to go on with, which is said.
+    drop(w);
+    write_segments(dir.path(), 3);
+    let mut reader = Reader::open(dir.path(), 0).unwrap();
+    reader.next().unwrap().unwrap();
+    for path in common::segment_files(dir.path()) {
+        std::fs::remove_file(path).unwrap();
+    }
+    assert!(reader.any(|item| item.is_err()));
+}
+
 #[test]
 fn what_a_crash_leaves_of_compressing_is_tidied_up() {
     let dir = tempfile::tempdir().unwrap();

@@ -10,9 +10,9 @@ use aarm_receipt::log::{Expired, Retention};
 use aarm_receipt::note::Checkpoint;
 use aarm_receipt::read::Reader;
 use aarm_receipt::verify::{How, Report, Verdict, verify_dir};
-use aarm_receipt::{Body, Bundle, LogError, LogWriter};
+use aarm_receipt::{Bundle, LogError};
 
-use common::{SEGMENT, intact, open, receipt, segment_files, trusted, write_segments};
+use common::{SEGMENT, intact, open, say, segment_files, trusted, write_segments};
 
 fn report(dir: &Path, seen: &Checkpoint) -> Report {
     verify_dir(dir, &trusted(), How { seen: Some(seen), ..How::default() })
@@ -20,14 +20,6 @@ fn report(dir: &Path, seen: &Checkpoint) -> Report {
 
 fn verdict(dir: &Path) -> Verdict {
     common::report(dir).verdict
-}
-
-/// Says that it goes, as whoever prunes must.
-fn say(w: &mut LogWriter, gone: &Expired) {
-    let Expired { before, segments, bytes, why, .. } = *gone;
-    let body = Body::Prune { before, segments, bytes, why };
-    w.append(&receipt(w.size(), &body), true).unwrap();
-    w.checkpoint().unwrap();
 }
 
 const LARGE: Retention = Retention { bytes: Some(3 * SEGMENT), age: None, at_least: 0 };

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use aarm_receipt::canonical::Encoded;
+use aarm_receipt::log::Expired;
 use aarm_receipt::receipt::Seq;
 use aarm_receipt::verify::{How, Report, Verdict, verify_dir};
 use aarm_receipt::{Body, Common, Keys, LogWriter, Options, TrustedKeys, encode};
@@ -80,4 +81,12 @@ pub fn intact(dir: &Path) -> Report {
     let report = report(dir);
     assert_eq!(report.verdict, Verdict::Intact, "{report}");
     report
+}
+
+/// Says that it goes, as whoever prunes must.
+pub fn say(w: &mut LogWriter, gone: &Expired) {
+    let Expired { before, segments, bytes, why, .. } = *gone;
+    let body = Body::Prune { before, segments, bytes, why };
+    w.append(&receipt(w.size(), &body), true).unwrap();
+    w.checkpoint().unwrap();
 }
