@@ -17,7 +17,8 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 /// Label value of an action that an audit policy would have refused.
@@ -36,6 +37,27 @@ const DECISION_BUCKETS: &[f64] =
     &[1e-6, 2e-6, 4e-6, 8e-6, 16e-6, 32e-6, 64e-6, 128e-6, 256e-6, 512e-6, 1e-3, 4e-3, 16e-3];
 const PIPELINE_BUCKETS: &[f64] =
     &[1e-3, 2e-3, 4e-3, 8e-3, 12e-3, 16e-3, 24e-3, 32e-3, 64e-3, 128e-3, 256e-3, 512e-3, 1.0, 2.0, 8.0];
+
+/// What became of a request to a witness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WitnessResult {
+    /// It has cosigned.
+    Cosigned,
+    /// It was not reached, or refuses.
+    Failed,
+    /// It has seen another log.
+    Disagrees,
+}
+
+impl WitnessResult {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cosigned => "cosigned",
+            Self::Failed => "failed",
+            Self::Disagrees => "disagrees",
+        }
+    }
+}
 
 /// All metrics.
 pub struct Metrics {
@@ -76,6 +98,9 @@ pub struct Metrics {
     pub waiting: IntGauge,
     answers: IntCounterVec,
     webhooks: IntCounterVec,
+    witness_requests: IntCounterVec,
+    witness_receipts: IntGaugeVec,
+    witness_seen: IntGaugeVec,
     health: Health,
 }
 
@@ -132,6 +157,19 @@ impl Metrics {
             &["result"],
         )?;
         registry.register(Box::new(webhooks.clone()))?;
+        let witness_requests = IntCounterVec::new(
+            Opts::new(
+                "aarm_witness_requests_total",
+                "Requests to witnesses by result; `disagrees` (it has seen another log) must stay 0",
+            ),
+            &["witness", "result"],
+        )?;
+        registry.register(Box::new(witness_requests.clone()))?;
+        let of_each = |name: &str, help: &str| {
+            let g = IntGaugeVec::new(Opts::new(name, help), &["witness"])?;
+            registry.register(Box::new(g.clone()))?;
+            prometheus::Result::Ok(g)
+        };
         let mut kernel = Vec::new();
         for stat in Stat::ALL {
             let c = counter(
@@ -181,6 +219,12 @@ impl Metrics {
             waiting: gauge("aarm_holds", "Actions that wait for an answer")?,
             answers,
             webhooks,
+            witness_requests,
+            witness_receipts: of_each("aarm_witness_receipts", "Receipts that a witness has seen")?,
+            witness_seen: of_each(
+                "aarm_witness_seen_timestamp_seconds",
+                "When a witness has seen the log last, by its clock",
+            )?,
             registry,
             health: Health::default(),
         }))
@@ -197,6 +241,13 @@ impl Metrics {
     /// Counts what was told elsewhere, or could not be.
     pub fn webhooks(&self, told: bool) {
         self.webhooks.with_label_values(&[if told { "told" } else { "failed" }]).inc();
+    }
+
+    /// Counts what became of a request to a witness, and what it has seen, and when.
+    pub fn witness(&self, name: &str, result: WitnessResult, receipts: u64, seconds: Option<u64>) {
+        self.witness_requests.with_label_values(&[name, result.name()]).inc();
+        self.witness_receipts.with_label_values(&[name]).set(receipts as i64);
+        self.witness_seen.with_label_values(&[name]).set(seconds.unwrap_or_default() as i64);
     }
 
     /// Counts what became of a hold.

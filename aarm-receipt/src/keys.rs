@@ -95,7 +95,8 @@ fn receipt_name(origin: &str) -> String {
     format!("{origin}/receipt")
 }
 
-fn open_or_create(path: &Path) -> Result<(Ed25519KeyPair, bool), KeyError> {
+/// Opens a key, making it if it is not there. Says whether it was made.
+pub(crate) fn open_or_create(path: &Path) -> Result<(Ed25519KeyPair, bool), KeyError> {
     let meta = match std::fs::symlink_metadata(path) {
         Ok(meta) => meta,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return create(path).map(|k| (k, true)),

@@ -6,7 +6,7 @@
 //! - [`proof`]: that a receipt is in the tree, or that one tree begins with another. [`tile`]: the tree's hashes on disk.
 //! - [`bundle`]: one receipt with all that proves it.
 //! - [`note`]: C2SP signed notes and checkpoints.
-//! - [`cosign`]: cosignatures of checkpoints. [`witness`]: who gives them to logs that he has seen grow.
+//! - [`cosign`]: cosignatures of checkpoints. [`witness`]: who gives them to logs that he has seen grow. [`witnessed`]: what a log has of them.
 //! - [`keys`]: the two signing keys and the public form of both.
 //! - [`segment`]: the on-disk form. [`log`]: the one writer. [`read`]: reading. [`verify`]: checking.
 //!
@@ -26,6 +26,7 @@ pub mod segment;
 pub mod tile;
 pub mod verify;
 pub mod witness;
+pub mod witnessed;
 
 pub use bundle::Bundle;
 pub use keys::{KeyError, Keys, TrustedKeys};

@@ -237,9 +237,14 @@ impl<'a> Tiles<'a> {
 
     /// Whether the tree with this root begins with an older one (size and root). `None`: a tile that would say so is not there.
     pub(crate) fn begins_with(&mut self, old: (u64, &Hash), root: &Hash) -> Option<bool> {
-        let wanted = proof::consistency(old.0, self.size)?;
-        let hashes: Option<Vec<Hash>> = wanted.iter().map(|range| self.subtree(range)).collect();
-        Some(proof::is_consistent(old, (self.size, root), &hashes?))
+        let hashes = self.consistency(old.0)?;
+        Some(proof::is_consistent(old, (self.size, root), &hashes))
+    }
+
+    /// What proves that the tree begins with one of `old` leaves. `None`: that one is empty, or a tile is not there.
+    pub fn consistency(&mut self, old: u64) -> Option<Vec<Hash>> {
+        let wanted = proof::consistency(old, self.size)?;
+        wanted.iter().map(|range| self.subtree(range)).collect()
     }
 
     /// The tree when it had `size` leaves, and its tiles, if they prove that the one with this root began so.

@@ -15,12 +15,14 @@ use serde::Serialize;
 
 use self::part::Part;
 use self::sequences::Sequences;
+use crate::cosign::CosignerKey;
 use crate::keys::TrustedKeys;
 use crate::log::{edge, origin_hash};
 use crate::merkle::{Hash, Tree};
 use crate::note::Checkpoint;
 use crate::segment;
 use crate::tile::{self, Growing, Place, Tiles};
+use crate::witnessed::Witnessed;
 
 /// The one-word result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -30,6 +32,8 @@ pub enum Verdict {
     Intact,
     /// What is there is genuine, but receipts are missing without an explanation in the log.
     Incomplete,
+    /// What is there is genuine, but fewer witnesses than asked for have seen it, or not lately enough: what came after may have been cut off.
+    TooOld,
     /// Something is not what was signed, or was never signed.
     Tampered,
 }
@@ -59,6 +63,10 @@ pub struct Report {
     pub kinds: BTreeMap<&'static str, u64>,
     /// Receipts under a checkpoint that the caller saw before, with which the log begins.
     pub seen: Option<u64>,
+    /// Receipts that as many witnesses as asked for have seen.
+    pub witnessed: Option<u64>,
+    /// What each of them has seen.
+    pub witnesses: Vec<Seen>,
     /// Tiles of the tree that are not there. They are derived: nothing is lost with them.
     pub tiles_missing: u64,
     /// The signed note that it was held against, if there is one to believe.
@@ -68,11 +76,23 @@ pub struct Report {
     pub problems: Vec<String>,
 }
 
+/// What a witness has seen of a log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Seen {
+    /// The witness.
+    pub name: String,
+    /// Receipts.
+    pub receipts: u64,
+    /// When, in seconds since 1970, by its clock.
+    pub seconds: u64,
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verdict = match self.verdict {
             Verdict::Intact => "intact",
             Verdict::Incomplete => "INCOMPLETE",
+            Verdict::TooOld => "TOO OLD",
             Verdict::Tampered => "TAMPERED",
         };
         writeln!(f, "{}: {verdict}", self.origin)?;
@@ -87,6 +107,9 @@ impl fmt::Display for Report {
         writeln!(f, "  {} signatures of single receipts checked", self.signatures)?;
         if let Some(seen) = self.seen {
             writeln!(f, "  begins with the {seen} receipts of the checkpoint seen before")?;
+        }
+        if let Some(receipts) = self.witnessed {
+            writeln!(f, "  the first {receipts} receipts were seen by the witnesses asked for")?;
         }
         if self.tiles_missing > 0 {
             let n = self.tiles_missing;
@@ -114,12 +137,41 @@ pub struct How<'a> {
     /// A checkpoint of this log that the caller saw and believed before; a log that does not begin with what it has was rolled back, or is another
     /// one.
     pub seen: Option<&'a Checkpoint>,
+    /// Whose cosignatures are demanded.
+    pub witnesses: Option<Witnesses<'a>>,
     /// Told how many segments of how many are done.
     pub progress: Option<&'a dyn Fn(usize, usize)>,
 }
 
-/// Verifies a log directory. Segments are read by as many threads as there are processors; memory is bounded by their size.
+/// Whose word is asked for that a log was not cut or replaced.
+#[derive(Clone, Copy)]
+pub struct Witnesses<'a> {
+    /// Those that are believed.
+    pub known: &'a [CosignerKey],
+    /// So many of them must have seen the log.
+    pub at_least: usize,
+    /// And not before this time, in seconds since 1970.
+    pub since: Option<u64>,
+}
+
+/// How often a log is read that is pruned meanwhile.
+const READINGS: usize = 4;
+
+/// Verifies a log directory, which may be written and pruned meanwhile. Segments are read by as many threads as there are processors; memory is
+/// bounded by their size.
 pub fn verify_dir(dir: &Path, trusted: &TrustedKeys, how: How<'_>) -> Report {
+    let begins = || segment::list(dir).ok().and_then(|all| all.first().map(|first| first.0));
+    for _ in 1..READINGS {
+        let before = begins();
+        let report = verify_once(dir, trusted, how);
+        if report.verdict == Verdict::Intact || begins() == before {
+            return report;
+        }
+    }
+    verify_once(dir, trusted, how)
+}
+
+fn verify_once(dir: &Path, trusted: &TrustedKeys, how: How<'_>) -> Report {
     let mut r = Report {
         verdict: Verdict::Intact,
         origin: trusted.log.name.clone(),
@@ -132,6 +184,8 @@ pub fn verify_dir(dir: &Path, trusted: &TrustedKeys, how: How<'_>) -> Report {
         declared: 0,
         kinds: BTreeMap::new(),
         seen: None,
+        witnessed: None,
+        witnesses: Vec::new(),
         tiles_missing: 0,
         checkpoint: Vec::new(),
         problems: Vec::new(),
@@ -149,7 +203,29 @@ pub fn verify_dir(dir: &Path, trusted: &TrustedKeys, how: How<'_>) -> Report {
         r.verdict = Verdict::Incomplete;
         r.problems.push(format!("{} events have no receipt and no explanation", r.missing - r.declared));
     }
+    if let Some(witnesses) = how.witnesses {
+        hear(&mut r, witnesses);
+    }
     r
+}
+
+/// Whether as many witnesses as asked for have seen the log, and lately enough.
+fn hear(r: &mut Report, asked: Witnesses<'_>) {
+    r.witnesses.sort_by_key(|seen| std::cmp::Reverse(seen.receipts));
+    let lately = r.witnesses.iter().filter(|seen| asked.since.is_none_or(|since| seen.seconds >= since));
+    r.witnessed = lately.clone().nth(asked.at_least.saturating_sub(1)).map(|seen| seen.receipts);
+    if r.witnessed.is_some() {
+        return;
+    }
+    if r.verdict == Verdict::Intact {
+        r.verdict = Verdict::TooOld;
+    }
+    let how = if asked.since.is_some() { " lately enough" } else { "" };
+    r.problems.push(format!(
+        "{} of the {} witnesses asked for have seen it{how}",
+        lately.count(),
+        asked.at_least
+    ));
 }
 
 fn tampered(r: &mut Report, problem: String) {
@@ -176,11 +252,57 @@ fn check_tiles<'a>(dir: &Path, tiles: impl Iterator<Item = (Place, &'a [Hash])>,
     }
 }
 
-/// Holds a growing tree against what was signed, and what was seen before.
+/// A checkpoint that the log must begin with what it has of.
+struct Known {
+    checkpoint: Checkpoint,
+    /// Which it is, in words.
+    which: String,
+    /// The witness that has seen it, and when. None: the caller has.
+    witness: Option<(String, u64)>,
+}
+
+impl Known {
+    /// The log begins with what it has.
+    fn met(&self, r: &mut Report) {
+        let receipts = self.checkpoint.size;
+        match &self.witness {
+            Some((name, seconds)) => {
+                r.witnesses.push(Seen { name: name.clone(), receipts, seconds: *seconds });
+            }
+            None => r.seen = Some(receipts),
+        }
+    }
+
+    fn other(&self) -> String {
+        format!("the first {} receipts are not those of {}", self.checkpoint.size, self.which)
+    }
+}
+
+/// The checkpoints that are known from elsewhere, those of fewer receipts first.
+fn known(dir: &Path, trusted: &TrustedKeys, how: How<'_>) -> Result<Vec<Known>, String> {
+    let mut all = Vec::new();
+    if let Some(seen) = how.seen {
+        let which = "the checkpoint seen before".into();
+        all.push(Known { checkpoint: seen.clone(), which, witness: None });
+    }
+    for witness in how.witnesses.map_or(&[][..], |asked| asked.known) {
+        let found = Witnessed::read(dir, &trusted.log, witness).map_err(|e| e.to_string())?;
+        all.extend(found.map(|found| Known {
+            checkpoint: found.checkpoint,
+            which: format!("the checkpoint that {} has cosigned", witness.name),
+            witness: Some((witness.name.clone(), found.seconds)),
+        }));
+    }
+    all.sort_by_key(|known| known.checkpoint.size);
+    Ok(all)
+}
+
+/// Holds a growing tree against what was signed, and what is known from elsewhere.
 struct Heads<'a> {
     dir: &'a Path,
     signed: &'a Checkpoint,
-    seen: Option<&'a Checkpoint>,
+    /// What the tree has not grown to yet.
+    known: std::iter::Peekable<std::vec::IntoIter<Known>>,
     tree: Tree,
     tiles: Growing,
 }
@@ -189,11 +311,11 @@ impl Heads<'_> {
     /// Looks whether the tree has become one that is known.
     fn compare(&mut self, r: &mut Report) -> Result<(), String> {
         let size = self.tree.size();
-        if let Some(seen) = self.seen.filter(|seen| seen.size == size) {
-            if seen.root != self.tree.root() {
-                return Err(format!("the first {size} receipts are not those of the checkpoint seen before"));
+        while let Some(known) = self.known.next_if(|known| known.checkpoint.size == size) {
+            if known.checkpoint.root != self.tree.root() {
+                return Err(known.other());
             }
-            r.seen = Some(size);
+            known.met(r);
         }
         if size == self.signed.size || self.tiles.is_full() {
             let whole = std::mem::take(self.tiles.whole());
@@ -242,18 +364,24 @@ fn check(
     let segments = segment::list(dir).map_err(|e| e.to_string())?;
     let (skipped, (tree, tiles)) = begin(dir, &segments, &checkpoint, r)?;
     let segments = &segments[skipped..];
-    let mut heads = Heads { dir, signed: &checkpoint, seen: how.seen, tree, tiles };
-    heads.compare(r)?;
-    if let Some(seen) = how.seen.filter(|seen| seen.size < r.pruned) {
-        r.seen = compare_pruned(dir, seen, &checkpoint)?;
-        if r.seen.is_none() {
-            r.verdict = Verdict::Incomplete;
-            r.problems.push(format!(
-                "the checkpoint seen before ends with receipt {}, and what it is compared by was pruned: remember one more often than receipts are pruned",
-                seen.size
-            ));
+    let known = known(dir, trusted, how)?.into_iter().peekable();
+    let mut heads = Heads { dir, signed: &checkpoint, known, tree, tiles };
+    while let Some(known) = heads.known.next_if(|known| known.checkpoint.size < r.pruned) {
+        match compare_pruned(dir, &known.checkpoint, &checkpoint) {
+            Some(true) => known.met(r),
+            Some(false) => return Err(known.other()),
+            // What it has said does not count.
+            None if known.witness.is_some() => {}
+            None => {
+                r.verdict = Verdict::Incomplete;
+                r.problems.push(format!(
+                    "{} ends with receipt {}, and what it is compared by was pruned: remember one more often than receipts are pruned",
+                    known.which, known.checkpoint.size
+                ));
+            }
         }
     }
+    heads.compare(r)?;
     let mut said = 0;
     let at_once = std::thread::available_parallelism().map_or(1, usize::from).min(AT_ONCE);
     let mut done = 0;
@@ -307,10 +435,11 @@ fn check(
         return Err(format!("{} receipts where {} were signed", r.receipts, checkpoint.size));
     }
     r.unsigned = r.receipts - checkpoint.size;
-    match how.seen.filter(|seen| r.seen.is_none() && seen.size >= r.pruned) {
-        Some(seen) => Err(format!(
-            "{} receipts, where a checkpoint seen before had {}: it was rolled back",
-            r.receipts, seen.size
+    // What is left has more receipts than the log.
+    match heads.known.next() {
+        Some(known) => Err(format!(
+            "{} receipts, where {} had {}: it was rolled back",
+            r.receipts, known.which, known.checkpoint.size
         )),
         None => Ok(()),
     }
@@ -354,13 +483,8 @@ fn begin(
 }
 
 /// Whether the log begins with what a checkpoint had whose last receipts were pruned since, by a proof from tiles. `None`: those were, too.
-fn compare_pruned(dir: &Path, seen: &Checkpoint, signed: &Checkpoint) -> Result<Option<u64>, String> {
-    let size = seen.size;
-    match Tiles::new(dir, signed.size).begins_with((size, &seen.root), &signed.root) {
-        Some(true) => Ok(Some(size)),
-        Some(false) => Err(format!("the first {size} receipts are not those of the checkpoint seen before")),
-        None => Ok(None),
-    }
+fn compare_pruned(dir: &Path, old: &Checkpoint, signed: &Checkpoint) -> Option<bool> {
+    Tiles::new(dir, signed.size).begins_with((old.size, &old.root), &signed.root)
 }
 
 /// A tail beyond everything signed may be half written; anywhere else it is damage.

@@ -6,21 +6,25 @@
 //! 409  its size for the log  422 the proof is wrong                 500 it cannot remember
 //!
 //! <state>/<hex of SHA-256 of the origin>     the checkpoint that was cosigned last, durable before it is answered
+//! <state>/witness.pk8                        its key (PKCS#8, mode 0600)
+//! <state>/witness.pub                        the same for verifiers: its name, and the public key
 //! ```
 //! Promises: of one log it never cosigns two histories, whatever it is sent and whenever it is ended. Must never: begin anew with a log whose
 //! state it cannot read.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use crate::cosign::Cosigner;
+use crate::cosign::{Cosigner, CosignerKey};
+use crate::keys::{self, KeyError};
 use crate::log::origin_hash;
 use crate::merkle::Hash;
 use crate::note::{Checkpoint, NOTE_MAX, NoteError, VerifierKey};
@@ -34,6 +38,12 @@ pub const REQUEST_MAX: usize = NOTE_MAX + PROOF_MAX * 45 + 64;
 pub const ANSWER_MAX: usize = 16 << 10;
 /// Type of an answer that is a size.
 pub const SIZE_TYPE: &str = "text/x.tlog.size";
+/// Most logs that a witness knows.
+pub const LOGS_MAX: usize = 1 << 16;
+/// Longest name of a witness, in bytes.
+pub const NAME_MAX: usize = 255;
+/// Public form of the key.
+const PUBLIC: &str = "witness.pub";
 
 /// Why a witness cannot be one.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +56,26 @@ pub enum WitnessError {
         /// Why.
         source: std::io::Error,
     },
+    /// It has no key yet.
+    #[error("{0} has no witness's key")]
+    NoKey(PathBuf),
+    /// The key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Names have no blanks and no `+`.
+    #[error("`{0}` is no name of a witness: it has 1 to {NAME_MAX} bytes, no blanks and no `+`")]
+    Name(String),
+    /// It has another name, or another key, than its public key says.
+    #[error("{path} is for another {what}: its name and key are for ever, because verifiers know it by them")]
+    Other {
+        /// The public key.
+        path: PathBuf,
+        /// Name or key.
+        what: &'static str,
+    },
+    /// There are too many logs, or two keys of one.
+    #[error("{0}")]
+    Logs(String),
     /// Another process uses it.
     #[error("{0} is used by another witness")]
     Locked(PathBuf),
@@ -72,7 +102,7 @@ pub struct Answer {
 pub struct Witness {
     dir: PathBuf,
     cosigner: Cosigner,
-    logs: Vec<VerifierKey>,
+    logs: RwLock<BTreeMap<String, VerifierKey>>,
     /// One request at a time looks and remembers.
     turn: Mutex<()>,
     _lock: File,
@@ -83,11 +113,57 @@ fn io(path: &Path) -> impl FnOnce(std::io::Error) -> WitnessError {
     move |source| WitnessError::Io { path, source }
 }
 
+/// The key of a witness whose state is in `dir`, made if there is none and it is given a name.
+pub fn key(dir: &Path, name: Option<&str>) -> Result<Cosigner, WitnessError> {
+    let path = dir.join(PUBLIC);
+    let public = match std::fs::read_to_string(&path) {
+        Ok(text) => Some(text),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Err(e) => return Err(io(&path)(e)),
+    };
+    let known = match &public {
+        Some(text) => match CosignerKey::parse(text) {
+            Some(key) if name.is_none_or(|name| name == key.name) => Some(key),
+            Some(_) => return Err(WitnessError::Other { path, what: "name" }),
+            None => return Err(WitnessError::Other { path, what: "witness" }),
+        },
+        None => None,
+    };
+    let Some(name) = known.as_ref().map(|key| key.name.as_str()).or(name) else {
+        return Err(WitnessError::NoKey(dir.to_path_buf()));
+    };
+    let bad = || WitnessError::Name(name.to_owned());
+    if name.len() > NAME_MAX {
+        return Err(bad());
+    }
+    make(dir)?;
+    let (pair, _) = keys::open_or_create(&dir.join("witness.pk8"))?;
+    let cosigner = Cosigner::new(name, pair).ok_or_else(bad)?;
+    match known {
+        Some(key) if key != *cosigner.key() => Err(WitnessError::Other { path, what: "key" }),
+        Some(_) => Ok(cosigner),
+        None => replace(dir, &path, format!("{}\n", cosigner.key()).as_bytes()).map(|()| cosigner),
+    }
+}
+
+fn make(dir: &Path) -> Result<(), WitnessError> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io(dir))
+}
+
+/// Writes a file durably: whole, or what was there before.
+fn replace(dir: &Path, path: &Path, content: &[u8]) -> Result<(), WitnessError> {
+    let temporary = path.with_extension("new");
+    let mut file = File::create(&temporary).map_err(io(&temporary))?;
+    file.write_all(content).and_then(|()| file.sync_all()).map_err(io(&temporary))?;
+    std::fs::rename(&temporary, path).map_err(io(path))?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io(dir))
+}
+
 impl Witness {
     /// One that keeps its state in `dir`, which is made if need be, and cosigns checkpoints of these logs. What it remembers is read once, to
     /// find out early that it cannot be.
     pub fn open(dir: &Path, cosigner: Cosigner, logs: Vec<VerifierKey>) -> Result<Self, WitnessError> {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io(dir))?;
+        make(dir)?;
         let path = dir.join("lock");
         let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let lock = lock.map_err(io(&path))?;
@@ -95,9 +171,32 @@ impl Witness {
         if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
             return Err(WitnessError::Locked(dir.to_path_buf()));
         }
-        let witness = Self { dir: dir.to_path_buf(), cosigner, logs, turn: Mutex::new(()), _lock: lock };
-        witness.logs.iter().try_for_each(|log| witness.last(log).map(drop))?;
+        let (logs_of, turn) = (RwLock::default(), Mutex::new(()));
+        let witness = Self { dir: dir.to_path_buf(), cosigner, logs: logs_of, turn, _lock: lock };
+        witness.know(logs)?;
         Ok(witness)
+    }
+
+    /// Cosigns checkpoints of these logs from now on, and of no others. What is remembered of those that are not among them stays.
+    pub fn know(&self, logs: Vec<VerifierKey>) -> Result<usize, WitnessError> {
+        if logs.len() > LOGS_MAX {
+            return Err(WitnessError::Logs(format!(
+                "{} logs, where a witness knows {LOGS_MAX} at most",
+                logs.len()
+            )));
+        }
+        let mut all = BTreeMap::new();
+        for log in logs {
+            self.last(&log)?;
+            // The same key may be given twice; which of two is right is not for us to say.
+            if all.get(&log.name).is_some_and(|other| *other != log) {
+                return Err(WitnessError::Logs(format!("there are two keys of the log {}", log.name)));
+            }
+            all.insert(log.name.clone(), log);
+        }
+        let known = all.len();
+        *self.logs.write().unwrap_or_else(PoisonError::into_inner) = all;
+        Ok(known)
     }
 
     /// Its public key.
@@ -122,15 +221,6 @@ impl Witness {
         }
     }
 
-    fn remember(&self, log: &VerifierKey, note: &[u8]) -> Result<(), WitnessError> {
-        let path = self.path(log);
-        let temporary = path.with_extension("new");
-        let mut file = File::create(&temporary).map_err(io(&temporary))?;
-        file.write_all(note).and_then(|()| file.sync_all()).map_err(io(&temporary))?;
-        std::fs::rename(&temporary, &path).map_err(io(&path))?;
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(io(&self.dir))
-    }
-
     /// Answers a request to cosign. `seconds`: now, since 1970.
     pub fn add_checkpoint(&self, request: &[u8], seconds: u64) -> Answer {
         let answer = |status, body: &str| Answer { status, body: format!("{body}\n") };
@@ -138,11 +228,12 @@ impl Witness {
             return answer(400, "not a request to add a checkpoint (c2sp.org/tlog-witness)");
         };
         let origin = request.checkpoint.lines().next().unwrap_or_default();
-        let Some(log) = self.logs.iter().find(|log| log.name == origin) else {
+        let log = self.logs.read().unwrap_or_else(PoisonError::into_inner).get(origin).cloned();
+        let Some(log) = log else {
             return answer(404, "no log that this witness knows");
         };
         let note = request.checkpoint.as_bytes();
-        let new = match Checkpoint::open(note, log) {
+        let new = match Checkpoint::open(note, &log) {
             Ok(new) => new,
             Err(NoteError::Malformed | NoteError::OtherOrigin) => return answer(400, "not a checkpoint"),
             Err(e) => return answer(403, &e.to_string()),
@@ -151,7 +242,7 @@ impl Witness {
             return answer(400, "the old size is larger than the checkpoint's");
         }
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = match self.last(log) {
+        let last = match self.last(&log) {
             Ok(last) => last,
             Err(e) => return answer(500, &e.to_string()),
         };
@@ -160,7 +251,7 @@ impl Witness {
         if request.old != size {
             return conflict();
         }
-        if let Some(last) = last {
+        if let Some(last) = &last {
             if last.size == new.size && last.root != new.root {
                 return conflict();
             }
@@ -170,7 +261,9 @@ impl Witness {
         } else if !request.proof.is_empty() {
             return answer(422, "a proof, where there is nothing before");
         }
-        match self.remember(log, note) {
+        let known = last.as_ref() == Some(&new);
+        let remembered = if known { Ok(()) } else { replace(&self.dir, &self.path(&log), note) };
+        match remembered {
             Ok(()) => Answer { status: 200, body: self.cosigner.cosign(&new, seconds) },
             Err(e) => answer(500, &e.to_string()),
         }

@@ -1,7 +1,7 @@
 //! What is in `deploy/` is what the published interfaces understand: nothing misspelt, nothing ignored.
 
-use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
+use k8s_openapi::api::apps::v1::{DaemonSet, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service, ServiceAccount};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -38,9 +38,9 @@ fn assert_same(place: &str, given: &Value, back: &Value) {
     }
 }
 
-#[test]
-fn the_daemonset_is_strictly_what_kubernetes_publishes() {
-    let text = read("kubernetes/daemonset.yaml");
+/// Kinds of a file's documents, each strictly what is published.
+fn kinds(name: &str) -> Vec<String> {
+    let text = read(name);
     let documents: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
     let mut kinds = Vec::new();
     for d in &documents {
@@ -50,11 +50,21 @@ fn the_daemonset_is_strictly_what_kubernetes_publishes() {
             "ServiceAccount" => strictly::<ServiceAccount>(d),
             "ConfigMap" => strictly::<ConfigMap>(d),
             "DaemonSet" => strictly::<DaemonSet>(d),
+            "StatefulSet" => strictly::<StatefulSet>(d),
+            "Service" => strictly::<Service>(d),
             other => panic!("unexpected kind {other}"),
         }
         kinds.push(kind);
     }
-    assert_eq!(kinds, ["Namespace", "ServiceAccount", "ConfigMap", "DaemonSet"]);
+    kinds
+}
+
+#[test]
+fn manifests_are_strictly_what_kubernetes_publishes() {
+    let daemon = kinds("kubernetes/daemonset.yaml");
+    assert_eq!(daemon, ["Namespace", "ServiceAccount", "ConfigMap", "DaemonSet"]);
+    let witness = kinds("kubernetes/witness.yaml");
+    assert_eq!(witness, ["Namespace", "ConfigMap", "Service", "StatefulSet"]);
 }
 
 #[test]
@@ -71,6 +81,10 @@ fn the_container_recipe_copies_what_the_build_makes() {
 
 #[test]
 fn the_unit_has_the_settings_that_matter() {
+    let witness = read("systemd/aarm-witness.service");
+    for line in ["StateDirectory=aarm-witness", "ExecReload=/bin/kill -HUP $MAINPID"] {
+        assert!(witness.lines().any(|l| l == line), "{line}");
+    }
     let unit = read("systemd/aarm-agent.service");
     for line in
         ["Type=notify", "DefaultDependencies=no", "Restart=always", "ExecReload=/bin/kill -HUP $MAINPID"]

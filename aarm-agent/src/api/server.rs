@@ -28,6 +28,7 @@ use crate::daemon::batch::Batch;
 use crate::daemon::config::Config;
 use crate::daemon::core::{Choice, Command, RegisterError, Registration};
 use crate::daemon::policies::{self, PolicyError};
+use crate::daemon::witnesses::Board;
 use crate::daemon::writer::Progress;
 use crate::kernel::KernelError;
 use crate::metrics::Metrics;
@@ -68,6 +69,8 @@ pub struct Api {
     pub started: String,
     /// Kernel state was taken over.
     pub adopted: bool,
+    /// What witnesses have said of the log.
+    pub witnesses: Arc<Board>,
     /// Streams that may still be opened.
     pub streams: Arc<tokio::sync::Semaphore>,
 }
@@ -350,6 +353,7 @@ async fn status(State(api): State<Arc<Api>>) -> Answer<Json<Status>> {
             key: api.key.clone(),
             size: api.progress.durable.load(Ordering::Acquire),
             signed: api.progress.signed.load(Ordering::Acquire),
+            witnesses: api.witnesses.all(),
         },
         ring: RingStatus { fill: n.fill, size: RING_BYTES.into(), received: n.received, lost: n.lost },
         counters: n.counters.into_iter().map(|(name, v)| (name.to_owned(), v)).collect(),

@@ -172,6 +172,24 @@ pub struct LogStatus {
     pub size: u64,
     /// Receipts covered by the newest signed checkpoint.
     pub signed: u64,
+    /// Those who are asked to cosign its checkpoints.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub witnesses: Vec<WitnessStatus>,
+}
+
+/// What a witness has seen of the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WitnessStatus {
+    /// Its name.
+    pub name: String,
+    /// Receipts that it has seen.
+    pub receipts: u64,
+    /// When, RFC 3339, by its clock. None: it has seen nothing yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<String>,
+    /// Why it has not cosigned when it was asked last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// The event ring.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use aarm_receipt::bundle::ProveError;
+use aarm_receipt::witness::WitnessError;
 
 use super::output::{Color, Output, style};
 use super::{count, escape};
@@ -26,6 +27,8 @@ impl Exit {
     pub const CANNOT: Self = Self(2);
     /// `verify`: what is there is intact, but not all of it is there or signed.
     pub const INCOMPLETE: Self = Self(3);
+    /// `verify`: what is there is intact, but too few witnesses have seen it, or too long ago.
+    pub const TOO_OLD: Self = Self(4);
     /// The command line itself is wrong (`EX_USAGE`).
     pub const USAGE: Self = Self(64);
     /// `run`: aarm failed, the command was not run.
@@ -49,6 +52,7 @@ Exit codes:
   1    done, and the answer is no (tampered, invalid, a test failed, no such session)
   2    cannot be done here (no daemon, not permitted, unreadable, the kernel cannot enforce)
   3    verify: what is there is intact, but not complete
+  4    verify: what is there is intact, but seen by too few witnesses, or too long ago
   64   wrong usage
   run  passes the command's status on, 128+N and the same signal if a signal N ended it;
        125 aarm failed and nothing was run (also for wrong usage), 126 the command may not be
@@ -145,6 +149,20 @@ pub enum CliError {
     /// The verifier was given no key or a bad one.
     #[error("no usable verifier key: {0}")]
     Key(String),
+    /// The keys of witnesses are none.
+    #[error("no usable keys of witnesses: {0}")]
+    Witnesses(String),
+    /// A witness cannot be one.
+    #[error("this witness cannot be one")]
+    Witness(#[from] WitnessError),
+    /// An address cannot be served.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Which.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
     /// `run`: this process has more than one thread, so a session would not hold all of it.
     #[error("this process has {threads} threads where it must have one")]
     Threads {
@@ -173,7 +191,7 @@ impl CliError {
     /// The exit code for this error, outside `aarm run`.
     pub fn exit(&self) -> Exit {
         match self {
-            Self::Usage(_) => Exit::USAGE,
+            Self::Usage(_) | Self::Witness(WitnessError::Name(_)) => Exit::USAGE,
             Self::Policy { .. } | Self::Prove(ProveError::NotSigned { .. } | ProveError::Tampered) => {
                 Exit::NEGATIVE
             }
@@ -213,6 +231,10 @@ impl CliError {
             Self::Key(_) => "give the log's public key with --key FILE or --key 'NAME+HASH+KEY'; \
                              `aarm status` prints it"
                 .into(),
+            Self::Witness(WitnessError::NoKey(_)) => {
+                "make one with `aarm witness key --name NAME`, with the same --state".into()
+            }
+            Self::Witnesses(_) => "each line is what `aarm witness key` prints: NAME+HASH+KEY".into(),
             Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "run it as root, or as the user who may read it".into()
             }

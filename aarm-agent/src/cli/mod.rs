@@ -31,6 +31,7 @@ mod users;
 mod verify;
 mod view;
 mod watch;
+mod witness;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -78,6 +79,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     Prove(prove::ProveArgs),
     Verify(verify::VerifyArgs),
+    Witness(witness::WitnessArgs),
     Doctor(doctor::DoctorArgs),
     Policy(policy::PolicyArgs),
     Status(status::StatusArgs),
@@ -118,6 +120,7 @@ fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Explain(args) => explain::run(&args, &mut out),
         Command::Prove(args) => prove::run(&args, &mut out),
         Command::Verify(args) => verify::run(&args, &mut out),
+        Command::Witness(args) => witness::run(&args, &mut out),
         Command::Doctor(args) => doctor::run(&args, global, &mut out),
         Command::Policy(args) => policy::run(&args, global, &mut out),
         Command::Status(args) => status::run(&args, global, &mut out),

@@ -81,5 +81,19 @@ fn print(s: &Status, out: &mut Output) -> std::io::Result<()> {
         let label = out.paint(style::HEAD, &format!("{label:<9}"));
         out.line(&format!("{label} {text}"))?;
     }
+    for w in &s.log.witnesses {
+        let label = out.paint(style::HEAD, &format!("{:<9}", "witness"));
+        let seen = match &w.seen {
+            Some(at) => {
+                format!("has seen {} at {}", count(w.receipts as usize, "receipt"), clock.seconds(at))
+            }
+            None => "has seen nothing yet".into(),
+        };
+        let problem = w
+            .problem
+            .as_ref()
+            .map_or_else(String::new, |why| format!("; {}", out.paint(style::BAD, &escape::text(why))));
+        out.line(&format!("{label} {} {seen}{problem}", escape::text(&w.name)))?;
+    }
     Ok(())
 }

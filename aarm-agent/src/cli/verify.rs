@@ -4,17 +4,21 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use aarm_receipt::bundle::BUNDLE_MAX;
+use aarm_receipt::cosign::{COSIGNERS_MAX, CosignerKey};
 use aarm_receipt::note::{Checkpoint, NOTE_MAX};
-use aarm_receipt::verify::{How, Verdict, verify_dir};
+use aarm_receipt::verify::{How, Report, Verdict, Witnesses, verify_dir};
 use aarm_receipt::{Bundle, TrustedKeys};
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::exit::{CliError, Exit};
 use super::output::Output;
-use super::{escape, files};
+use super::{escape, files, time};
 
 /// Largest key file.
 const KEY_MAX: usize = 4096;
+/// Largest file with the keys of witnesses.
+const WITNESSES_MAX: usize = COSIGNERS_MAX * 512;
 
 /// Verify a receipt log, or the proof of one receipt
 ///
@@ -27,11 +31,13 @@ Examples:
   aarm verify /var/lib/aarm/log
   aarm verify ./copied-log --key host.pub      # keys that were got by another way than with the log
   aarm verify ./copied-log --key host.pub --remember host.seen
+  aarm verify ./copied-log --key host.pub --witnesses witnesses.pub --at-least 2 --max-age 10m
   aarm verify 4711.tlog-proof --key host.pub
 
-Who is root on the host can cut the end of its log off: --remember notices, if it was seen before. Without
---key the keys in the log itself are taken: that finds damage and careless changes, but not a log that was
-replaced as a whole. Exit codes: 0 intact, 1 tampered with, 3 genuine but incomplete.")]
+Who is root on the host can cut the end of its log off: --remember notices, if it was seen before, and
+--witnesses, if somebody else has seen it (`aarm witness`). Without --key the keys in the log itself are
+taken: that finds damage and careless changes, but not a log that was replaced as a whole. Exit codes:
+0 intact, 1 tampered with, 3 genuine but incomplete, 4 genuine, but seen by too few witnesses or too long ago.")]
 pub struct VerifyArgs {
     /// The log directory, or a file from `aarm prove`
     #[arg(value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
@@ -43,6 +49,15 @@ pub struct VerifyArgs {
     /// tampered with, it has the newest one; made if it is not there
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     remember: Option<PathBuf>,
+    /// File with the public keys of witnesses, one a line: they must have cosigned what the log begins with
+    #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    witnesses: Option<PathBuf>,
+    /// So many of them (without it: all)
+    #[arg(long, value_name = "N", requires = "witnesses")]
+    at_least: Option<usize>,
+    /// And not longer ago than this (90s, 10m, 2h, 3d), or not before a moment (RFC 3339)
+    #[arg(long, value_name = "TIME", requires = "witnesses", value_parser = time::since)]
+    max_age: Option<Timestamp>,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -67,6 +82,39 @@ fn seen(path: &Path, trusted: &TrustedKeys) -> Result<Option<Checkpoint>, CliErr
         .map_err(|e| CliError::Log { path: path.to_path_buf(), source: Box::new(e) })
 }
 
+/// The keys of witnesses.
+fn witnesses(path: &Path) -> Result<Vec<CosignerKey>, CliError> {
+    let bytes = files::read(path, WITNESSES_MAX)?;
+    std::str::from_utf8(&bytes).ok().and_then(CosignerKey::parse_all).ok_or_else(|| {
+        CliError::Witnesses(format!(
+            "{} does not hold 1 to {COSIGNERS_MAX} of them, one a line and each once",
+            path.display()
+        ))
+    })
+}
+
+/// How many of the witnesses must have seen the log.
+fn at_least(args: &VerifyArgs, known: usize) -> Result<usize, CliError> {
+    match args.at_least {
+        None => Ok(known),
+        Some(n) if (1..=known).contains(&n) => Ok(n),
+        Some(n) => Err(CliError::Usage(format!(
+            "--at-least must be from 1 to {known}, as many as there are, not {n}"
+        ))),
+    }
+}
+
+/// What each witness has seen.
+fn seen_by(report: &Report, out: &mut Output) -> Result<(), CliError> {
+    let clock = time::Clock::local();
+    for seen in &report.witnesses {
+        let at = Timestamp::from_second(seen.seconds as i64).map_or_else(|_| "?".into(), |t| t.to_string());
+        let at = clock.seconds(&at);
+        out.line(&format!("  {} has seen {} receipts at {at}", escape::text(&seen.name), seen.receipts))?;
+    }
+    Ok(())
+}
+
 /// Shows how far it is, on one line that goes when it is done.
 fn progress(done: usize, all: usize) {
     let text = if done < all { format!("\r{done} of {all} segments") } else { "\r\x1b[K".into() };
@@ -83,7 +131,14 @@ pub fn run(args: &VerifyArgs, out: &mut Output) -> Result<Exit, CliError> {
     let trusted = keys(args.key.as_deref().unwrap_or(&own))?;
     let seen = args.remember.as_deref().map(|path| seen(path, &trusted)).transpose()?.flatten();
     let shown = !args.json && std::io::stderr().is_terminal();
-    let how = How { seen: seen.as_ref(), progress: shown.then_some(&progress) };
+    let known = args.witnesses.as_deref().map(witnesses).transpose()?;
+    let asked = known.as_deref().map(|known| {
+        // Nobody saw anything before 1970.
+        let since = args.max_age.map(|t| u64::try_from(t.as_second()).unwrap_or_default());
+        Ok::<_, CliError>(Witnesses { known, at_least: at_least(args, known.len())?, since })
+    });
+    let how =
+        How { seen: seen.as_ref(), witnesses: asked.transpose()?, progress: shown.then_some(&progress) };
     let report = verify_dir(&args.log, &trusted, how);
     if args.json {
         let from = if args.key.is_some() { "given" } else { "log" };
@@ -92,6 +147,7 @@ pub fn run(args: &VerifyArgs, out: &mut Output) -> Result<Exit, CliError> {
         for line in report.to_string().lines() {
             out.line(&escape::text(line))?;
         }
+        seen_by(&report, out)?;
         if args.key.is_none() {
             out.line("  keys: those in the log itself; give --key to hold it against keys you trust")?;
         }
@@ -105,6 +161,7 @@ pub fn run(args: &VerifyArgs, out: &mut Output) -> Result<Exit, CliError> {
         Verdict::Intact => Exit::OK,
         Verdict::Tampered => Exit::NEGATIVE,
         Verdict::Incomplete => Exit::INCOMPLETE,
+        Verdict::TooOld => Exit::TOO_OLD,
     })
 }
 
@@ -113,9 +170,9 @@ fn proof(args: &VerifyArgs, out: &mut Output) -> Result<Exit, CliError> {
     let Some(key) = &args.key else {
         return Err(CliError::Key("a proof has none with it".into()));
     };
-    if args.remember.is_some() {
+    if args.remember.is_some() || args.witnesses.is_some() {
         return Err(CliError::Usage(
-            "--remember is for logs: a proof does not tell how a log goes on".into(),
+            "--remember and --witnesses are for logs: a proof does not tell how a log goes on".into(),
         ));
     }
     let trusted = keys(key)?;

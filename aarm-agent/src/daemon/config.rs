@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use aarm_receipt::cosign::CosignerKey;
 use aarm_receipt::log::{Retention, SEGMENT_MAX, SEGMENT_MIN};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
@@ -96,7 +97,29 @@ pub struct Config {
     pub approver_keys: BTreeMap<String, String>,
     /// Where signed answers are taken.
     pub answers: Answers,
+    /// Who cosigns the log's checkpoints.
+    pub witnesses: Vec<Witness>,
 }
+
+/// Somebody who has seen the log, and says so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Witness {
+    /// Its address; checkpoints go to `add-checkpoint` below it.
+    pub url: String,
+    /// Its public key, as `aarm witness key` prints it.
+    pub key: String,
+}
+
+impl Witness {
+    /// Where checkpoints go.
+    pub fn address(&self) -> Result<hyper::Uri, super::post::PostError> {
+        super::post::address(&format!("{}/add-checkpoint", self.url.trim_end_matches('/')))
+    }
+}
+
+/// Most witnesses.
+const WITNESSES_MAX: usize = 16;
 
 /// Where signed answers are taken over TCP; over the unix socket they always are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -217,6 +240,8 @@ pub struct Receipts {
     pub checkpoint_ms: u64,
     /// Seconds between signed checkpoints while none do: the heartbeat.
     pub heartbeat_s: u64,
+    /// Seconds between requests to witnesses while receipts come in; without news they are asked at each heartbeat.
+    pub witness_s: u64,
     /// Mebibytes of one segment file. The log takes room for one in advance.
     pub segment_mib: u64,
     /// Whether segments that are not written any more are compressed.
@@ -256,6 +281,7 @@ impl Default for Config {
             webhooks: Vec::new(),
             approver_keys: BTreeMap::new(),
             answers: Answers::default(),
+            witnesses: Vec::new(),
         }
     }
 }
@@ -279,6 +305,7 @@ impl Default for Receipts {
             sync_count: 4096,
             checkpoint_ms: 1000,
             heartbeat_s: 60,
+            witness_s: 10,
             segment_mib: 64,
             compress: true,
             keep_mib: None,
@@ -316,6 +343,11 @@ impl Receipts {
             age: self.keep_hours.map(|hours| Duration::from_secs(hours.saturating_mul(3600))),
             ..Retention::default()
         }
+    }
+
+    /// `witness_s` as a duration.
+    pub fn witness(&self) -> Duration {
+        Duration::from_secs(self.witness_s)
     }
 
     /// `heartbeat_s` as a duration.
@@ -460,6 +492,22 @@ impl Config {
                 return wrong("webhooks", "`secret` is an absolute path".into());
             }
         }
+        if self.witnesses.len() > WITNESSES_MAX {
+            return wrong("witnesses", format!("at most {WITNESSES_MAX}, not {}", self.witnesses.len()));
+        }
+        for (i, w) in self.witnesses.iter().enumerate() {
+            if let Err(e) = w.address() {
+                return wrong("witnesses", e.to_string());
+            }
+            let Some(key) = CosignerKey::parse(&w.key) else {
+                return wrong("witnesses", format!("`{}` is no witness's key: NAME+HASH+KEY", w.key));
+            };
+            // What it has said is kept under the key's id.
+            if self.witnesses[..i].iter().any(|o| CosignerKey::parse(&o.key).is_some_and(|o| o.id == key.id))
+            {
+                return wrong("witnesses", format!("`{}` is there twice", key.name));
+            }
+        }
         if self.approver_keys.len() > KEYS_MAX {
             return wrong("approver_keys", format!("at most {KEYS_MAX}, not {}", self.approver_keys.len()));
         }
@@ -480,6 +528,7 @@ impl Config {
             ("receipts.sync_count", u64::from(self.receipts.sync_count), 1, 65536),
             ("receipts.checkpoint_ms", self.receipts.checkpoint_ms, 100, 60_000),
             ("receipts.heartbeat_s", self.receipts.heartbeat_s, 1, 86_400),
+            ("receipts.witness_s", self.receipts.witness_s, 1, 86_400),
             ("receipts.segment_mib", self.receipts.segment_mib, SEGMENT_MIN >> 20, SEGMENT_MAX >> 20),
             ("events.coalesce_ms", self.events.coalesce_ms, 0, 100),
         ] {
@@ -565,12 +614,13 @@ mod tests {
             "policies: /p\nlog: /l\nkeys: /k\nstate: /s\nrun_dir: /r\nbpffs: /b\n\
              socket: { path: /r/s, mode: \"0660\", max_connections: 7 }\n\
              metrics: { listen: off }\nrun: { user_policies: true, default_policy: x }\n\
-             receipts: { sync_ms: 5, sync_count: 9, checkpoint_ms: 500, heartbeat_s: 10, segment_mib: 2, keep_mib: 4, keep_hours: 48 }\n\
+             receipts: { sync_ms: 5, sync_count: 9, checkpoint_ms: 500, heartbeat_s: 10, witness_s: 3, segment_mib: 2, keep_mib: 4, keep_hours: 48 }\n\
              events: { coalesce_ms: 0 }\n\
              resolvers: { rep: { command: [/bin/rep, -q], user: u, network: true, timeout_ms: 9000 }, \
              risk: { http: \"https://r.example/x\", secret: /etc/s } }\n\
              webhooks: [{ url: \"http://h/x\", format: slack, secret: /s }]\nanswers: { listen: \"127.0.0.1:9466\" }\n\
-             approver_keys: { mia: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= }\n",
+             approver_keys: { mia: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= }\n\
+             witnesses: [{ url: \"http://w/x/\", key: \"w.example/a+092f40f1+BAMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMD\" }]\n",
         )
         .unwrap();
         assert_eq!(c.socket.mode, Mode(0o660));
@@ -580,6 +630,8 @@ mod tests {
         let keep = c.receipts.retention();
         assert_eq!((keep.bytes, keep.age), (Some(4 << 20), Some(Duration::from_secs(48 * 3600))));
         assert_eq!(c.receipts.sync(), Duration::from_millis(5));
+        assert_eq!(c.receipts.witness(), Duration::from_secs(3));
+        assert_eq!(c.witnesses[0].address().unwrap(), "http://w/x/add-checkpoint");
         assert_eq!(c.events.coalesce_ms, 0);
         assert_eq!(c.resolvers["rep"].command.as_deref(), Some(&["/bin/rep".to_owned(), "-q".into()][..]));
         assert_eq!((c.webhooks[0].format, c.answers.listen.0.is_some()), (Format::Slack, true));
@@ -621,6 +673,12 @@ mod tests {
             ("events: { coalesce_ms: 101 }\n", "events.coalesce_ms"),
             ("socket: { max_connections: 0 }\n", "socket.max_connections"),
             ("webhooks: [{ url: x }]\n", "webhooks"),
+            ("receipts: { witness_s: 0 }\n", "receipts.witness_s"),
+            ("witnesses: [{ url: \"http://w/\", key: x }]\n", "witnesses"),
+            (
+                "witnesses: [{ url: w, key: \"w.example/a+092f40f1+BAMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMD\" }]\n",
+                "witnesses",
+            ),
             ("webhooks: [{ url: \"http://x/\", secret: y }]\n", "webhooks"),
             ("approver_keys: { mia: AAAA }\n", "approver_keys"),
             ("approver_keys: { \"a b\": AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= }\n", "approver_keys"),

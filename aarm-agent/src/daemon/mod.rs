@@ -34,4 +34,5 @@ pub mod snapshot;
 pub mod start;
 mod statements;
 pub mod webhooks;
+pub mod witnesses;
 pub mod writer;

@@ -1,4 +1,4 @@
-//! Asking, and telling, others over HTTP: a POST of JSON, signed if there is a secret.
+//! Asking, and telling, others over HTTP: a POST, signed if there is a secret.
 //!
 //! Names are looked up by ourselves, as `/etc/resolv.conf` and `/etc/hosts` say: the binary is static, and the C library's lookups would
 //! load modules of another one. Must never: follow a redirection, which would send what was meant for one to another.
@@ -85,6 +85,14 @@ impl tower::Service<Name> for Names {
     }
 }
 
+/// An answer, whatever it says.
+pub struct Reply {
+    /// Status.
+    pub status: StatusCode,
+    /// What came with it.
+    pub body: Vec<u8>,
+}
+
 /// Sends.
 #[derive(Clone)]
 pub struct Poster {
@@ -140,7 +148,7 @@ impl Poster {
         Ok(Self { client: Client::builder(TokioExecutor::new()).build(https) })
     }
 
-    /// Posts JSON; the answer, of at most `max` bytes.
+    /// Posts JSON; the answer, of at most `max` bytes, if it is none of an error.
     pub async fn post(
         &self,
         address: &Uri,
@@ -148,10 +156,23 @@ impl Poster {
         secret: Option<&[u8]>,
         max: usize,
     ) -> Result<Vec<u8>, PostError> {
+        let reply = self.send(address, body, "application/json", secret, max).await?;
+        if reply.status.is_success() { Ok(reply.body) } else { Err(PostError::Status(reply.status)) }
+    }
+
+    /// Posts something of a type; the answer, of at most `max` bytes, whatever its status.
+    pub async fn send(
+        &self,
+        address: &Uri,
+        body: Vec<u8>,
+        kind: &'static str,
+        secret: Option<&[u8]>,
+        max: usize,
+    ) -> Result<Reply, PostError> {
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(address.clone())
-            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::CONTENT_TYPE, kind)
             .header(header::USER_AGENT, concat!("aarm-agent/", env!("CARGO_PKG_VERSION")));
         if let Some(secret) = secret {
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
@@ -169,11 +190,10 @@ impl Poster {
             }
             PostError::Unreached(why)
         })?;
-        if !response.status().is_success() {
-            return Err(PostError::Status(response.status()));
-        }
+        let status = response.status();
         let body = Limited::new(response.into_body(), max).collect().await;
-        body.map(|b| b.to_bytes().to_vec()).map_err(|e| PostError::Body(e.to_string()))
+        body.map(|b| Reply { status, body: b.to_bytes().to_vec() })
+            .map_err(|e| PostError::Body(e.to_string()))
     }
 }
 

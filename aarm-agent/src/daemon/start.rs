@@ -21,7 +21,7 @@ use super::recorded::{self, Recorded};
 use super::retention::Keeping;
 use super::snapshot::{self, Snapshot, SnapshotError};
 use super::writer::{self, Intake, Progress, Rhythm, Writer};
-use super::{notify, program, record, resolve, webhooks};
+use super::{notify, program, record, resolve, webhooks, witnesses};
 use crate::api::server::{self, Api, SocketError};
 use crate::kernel::{Kernel, KernelError, KernelOptions};
 use crate::metrics::{self, Metrics};
@@ -213,7 +213,8 @@ fn serve(
     let mut kernel = Kernel::start(options)?;
     let adopted = kernel.adopted();
     let events = kernel.take_events().ok_or(KernelError::NoObject)?;
-    let (origin, key) = (log.origin().to_owned(), log.trusted().log.to_string());
+    let shown = witnesses::Log { dir: config.log.clone(), key: log.trusted().log.clone() };
+    let (origin, key) = (log.origin().to_owned(), shown.key.to_string());
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
 
     let ring = events.ring();
@@ -286,6 +287,12 @@ fn serve(
         },
     )?;
     let (commands, asked) = mpsc::channel(COMMANDS);
+    let rhythm =
+        witnesses::Rhythm { every: config.receipts.witness(), heartbeat: config.receipts.heartbeat() };
+    let witnesses = {
+        let _context = runtime.enter();
+        witnesses::serve(&config.witnesses, &shown, rhythm, &metrics)
+    };
     let api = Arc::new(Api {
         core: commands.clone(),
         durable,
@@ -297,6 +304,7 @@ fn serve(
         kernel: release,
         started: record::timestamp(record::Clock::now().unix(crate::kernel::boot_ns())),
         adopted,
+        witnesses,
         streams: Arc::new(tokio::sync::Semaphore::new(server::STREAMS)),
     });
     let (stop, stopped) = watch::channel(false);
@@ -309,8 +317,10 @@ fn serve(
         tokio::spawn(program::serve(to_read, commands.clone()));
         tokio::spawn(resolve::serve(to_resolve, config.resolvers.clone(), commands.clone()));
         let serving = tokio::spawn(server::serve(listener, api));
-        let scraped = metrics_listener
-            .map(|l| tokio::spawn(tcp::serve(l, metrics::router(Arc::clone(&metrics)), metrics::SERVING)));
+        let scraped = metrics_listener.map(|l| {
+            let app = metrics::router(Arc::clone(&metrics)).merge(witnesses::router(shown.dir.clone()));
+            tokio::spawn(tcp::serve(l, app, metrics::SERVING))
+        });
         let watchdog = tokio::spawn(watchdog(Arc::clone(&metrics)));
         let mut running = core.spawn(asked, stopped)?;
         notify::ready("supervising");

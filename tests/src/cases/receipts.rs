@@ -1,8 +1,10 @@
 //! The log is complete, and says when it is not what it was.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use serde_json::Value;
 
 use super::Case;
 use crate::host::{Host, file, policy};
@@ -12,6 +14,7 @@ pub const CASES: &[Case] = &[
     ("one_changed_byte_is_found", tampered),
     ("filters_select", filters),
     ("metrics_count_what_receipts_tell", metrics),
+    ("a_witness_has_seen_the_log_and_finds_out_that_it_was_cut", witnessed),
 ];
 
 const RULES: &str = "- { id: no-secret, match: { operation: read, path: '/tmp/r/secret' }, decision: DENY }";
@@ -83,5 +86,116 @@ fn metrics() -> Result<()> {
     ensure!(denied >= 1.0, "{denied}");
     ensure!(h.metric("aarm_events_lost_total")? == 0.0);
     ensure!(h.metric("aarm_events_received_total")? > 5.0);
+    Ok(())
+}
+
+/// A process of this machine, ended with its case.
+struct Ended(std::process::Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+const WITNESS: &str = "127.0.0.1:9467";
+
+/// `aarm witness serve`, for the keys in a directory.
+fn witness(state: &str, logs: &str) -> Result<Ended> {
+    let child = Command::new("/usr/local/bin/aarm")
+        .args(["witness", "serve", "--state", state, "--logs", logs, "--listen", WITNESS])
+        .spawn()?;
+    let witness = Ended(child);
+    let began = Instant::now();
+    while std::net::TcpStream::connect(WITNESS).is_err() {
+        ensure!(began.elapsed() < Duration::from_secs(20), "the witness does not serve");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(witness)
+}
+
+/// Waits until the daemon says something of its witness.
+fn until(h: &Host, what: &str, is: impl Fn(&Value) -> bool) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let status: Value = serde_json::from_slice(&h.aarm(&["status", "--json"])?.stdout)?;
+        if is(&status["log"]["witnesses"][0]) {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < Duration::from_secs(60), "{what}: {}\n{}", status["log"], h.log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn witnessed() -> Result<()> {
+    file("/tmp/r/secret", "x")?;
+    for dir in ["state", "hosts", "copy", "back"] {
+        let _ = std::fs::remove_dir_all(format!("/tmp/r/{dir}"));
+    }
+    std::fs::create_dir_all("/tmp/r/hosts")?;
+    let aarm = |args: &[&str]| Command::new("/usr/local/bin/aarm").args(args).output();
+    let made = aarm(&["witness", "key", "--state", "/tmp/r/state", "--name", "vm.test/witness"])?;
+    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    std::fs::write("/tmp/r/witnesses.pub", &made.stdout)?;
+    let key = String::from_utf8(made.stdout)?;
+    let settings = format!(
+        "receipts: {{ witness_s: 1, heartbeat_s: 2 }}\nwitnesses: [{{ url: \"http://{WITNESS}\", key: \"{}\" }}]\n",
+        key.trim()
+    );
+    let mut h = Host::with(&[("test.yaml", &policy(RULES))], &settings)?;
+    // It works as well without one, and says what is wrong.
+    until(&h, "nobody serves", |w| w["problem"].is_string() && w["receipts"] == 0)?;
+    std::fs::copy(h.path("log/log.pub"), "/tmp/r/hosts/host.pub")?;
+    let witness = witness("/tmp/r/state", "/tmp/r/hosts")?;
+    until(&h, "the first", |w| w["receipts"].as_u64() > Some(0) && w["problem"].is_null())?;
+    copy(&h.path("log"), "/tmp/r/back")?;
+    let act = h.act(&["read", "/tmp/r/secret"])?;
+    act.refused("read", "/tmp/r/secret", "no-secret")?;
+    let size = || -> Result<u64> {
+        let status: Value = serde_json::from_slice(&h.aarm(&["status", "--json"])?.stdout)?;
+        Ok(status["log"]["size"].as_u64().unwrap_or_default())
+    };
+    let all = size()?;
+    until(&h, "all of it", |w| w["receipts"].as_u64() >= Some(all))?;
+    ensure!(h.http("/checkpoint")?.contains("\n\n\u{2014} "), "no checkpoint is served");
+    ensure!(h.metric("aarm_witness_receipts{witness=\"vm.test/witness\"}")? >= all as f64);
+    copy(&h.path("log"), "/tmp/r/copy")?;
+    let keys = std::fs::read("/tmp/r/hosts/host.pub")?;
+    std::fs::write("/tmp/r/host.pub", keys)?;
+    let verify = |dir: &str| {
+        aarm(&[
+            "verify",
+            dir,
+            "--key",
+            "/tmp/r/host.pub",
+            "--witnesses",
+            "/tmp/r/witnesses.pub",
+            "--max-age",
+            "5m",
+        ])
+    };
+    let seen = verify("/tmp/r/copy")?;
+    let said = String::from_utf8_lossy(&seen.stdout);
+    ensure!(seen.status.success() && said.contains("vm.test/witness has seen"), "{} {said}", seen.status);
+    // Root puts the log back to before the refusal: whole, signed, and not what was seen.
+    h.end(libc::SIGTERM)?;
+    std::fs::remove_dir_all(h.path("log"))?;
+    copy(std::path::Path::new("/tmp/r/back"), &h.path("log").display().to_string())?;
+    let bare = aarm(&["verify", &h.path("log").display().to_string()])?;
+    ensure!(bare.status.success(), "{}", String::from_utf8_lossy(&bare.stdout));
+    std::fs::remove_file(h.path("state/snapshot"))?;
+    h.launch()?;
+    until(&h, "cut", |w| {
+        w["problem"].as_str().is_some_and(|p| p.contains("cut off") || p.contains("not those"))
+    })?;
+    ensure!(
+        h.metric("aarm_witness_requests_total{result=\"disagrees\",witness=\"vm.test/witness\"}")? >= 1.0
+    );
+    copy(std::path::Path::new("/tmp/r/copy/witnessed"), &h.path("log/witnessed").display().to_string())?;
+    let cut = verify(&h.path("log").display().to_string())?;
+    ensure!(cut.status.code() == Some(1), "{} {}", cut.status, String::from_utf8_lossy(&cut.stdout));
+    drop(witness);
     Ok(())
 }

@@ -1,0 +1,106 @@
+//! What witnesses have said of a log, kept beside it: of each the newest checkpoint that it has cosigned.
+//!
+//! ```text
+//! <log>/witnessed/<id of the witness's key, hex>   a checkpoint's note, with the log's signature and the witness's
+//! ```
+//! Nothing but verification depends on it. Must never: keep what is not signed by both.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use crate::cosign::{CosignerKey, cosigned};
+use crate::note::{Checkpoint, NOTE_MAX, NoteError, VerifierKey};
+
+/// The directory.
+pub const DIR: &str = "witnessed";
+
+/// A checkpoint that a witness has cosigned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Witnessed {
+    /// The checkpoint.
+    pub checkpoint: Checkpoint,
+    /// When, in seconds since 1970, by the witness's clock.
+    pub seconds: u64,
+    /// The note with both signatures.
+    pub note: String,
+}
+
+impl Witnessed {
+    /// Reads a note that a log and a witness have signed.
+    pub fn open(note: &[u8], log: &VerifierKey, witness: &CosignerKey) -> Result<Self, NoteError> {
+        let checkpoint = Checkpoint::open(note, log)?;
+        let seconds = match cosigned(note, &checkpoint, std::slice::from_ref(witness))?.first() {
+            Some((_, seconds)) => *seconds,
+            None => return Err(NoteError::NotSigned),
+        };
+        let note = std::str::from_utf8(note).map_err(|_| NoteError::Malformed)?.to_owned();
+        Ok(Self { checkpoint, seconds, note })
+    }
+
+    /// A log's note and what a witness answered to it. Of the answer nothing but the witness's own lines is kept.
+    pub fn join(
+        note: &str,
+        answer: &str,
+        log: &VerifierKey,
+        witness: &CosignerKey,
+    ) -> Result<Self, NoteError> {
+        let own = format!("\u{2014} {} ", witness.name);
+        let lines = answer.split_inclusive('\n').filter(|line| line.starts_with(&own));
+        let joined: String = std::iter::once(note).chain(lines).collect();
+        Self::open(joined.as_bytes(), log, witness)
+    }
+
+    /// What is kept of a witness beside a log. `None`: nothing yet.
+    pub fn read(dir: &Path, log: &VerifierKey, witness: &CosignerKey) -> Result<Option<Self>, ReadError> {
+        let path = path(dir, witness);
+        let io = |source| ReadError::Io { path: path.clone(), source };
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(io(e)),
+        };
+        let mut note = Vec::new();
+        file.take(NOTE_MAX as u64 + 1).read_to_end(&mut note).map_err(io)?;
+        Self::open(&note, log, witness).map(Some).map_err(|source| ReadError::Note { path, source })
+    }
+
+    /// Keeps it beside a log, durably: whole, or what was there before.
+    pub fn place(&self, dir: &Path, witness: &CosignerKey) -> std::io::Result<()> {
+        let path = path(dir, witness);
+        let dir = dir.join(DIR);
+        std::fs::create_dir_all(&dir)?;
+        let temporary = path.with_extension("new");
+        let mut file = File::create(&temporary)?;
+        file.write_all(self.note.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, &path)?;
+        File::open(&dir)?.sync_all()
+    }
+}
+
+/// Why it is not known what a witness has said.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The file cannot be read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not what both have signed.
+    #[error("{path}: {source}")]
+    Note {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: NoteError,
+    },
+}
+
+fn path(dir: &Path, witness: &CosignerKey) -> PathBuf {
+    let id: String = witness.id.iter().map(|b| format!("{b:02x}")).collect();
+    dir.join(DIR).join(id)
+}
