@@ -327,7 +327,7 @@ fn a_receipt_is_proven_to_whoever_has_the_keys_and_a_log_that_was_rolled_back_is
             let host = &Encoded::text(b"h");
             let common = Common { time_ns: n, boot_ns: n, host, session: None, seq: None };
             encode(&common, &Body::Stop { version: "1" }, &mut bytes);
-            w.append(&bytes, true).unwrap();
+            w.append(&mut bytes, true).unwrap();
         }
         w.checkpoint().unwrap();
     };

@@ -41,7 +41,7 @@ fn write(dir: &Path, size: u64, version: &str) {
         let common = Common { time_ns: n, boot_ns: n, host: &Encoded::text(b"h"), session: None, seq: None };
         let mut bytes = Vec::new();
         encode(&common, &Body::Stop { version }, &mut bytes);
-        log.append(&bytes, true).unwrap();
+        log.append(&mut bytes, true).unwrap();
     }
     log.checkpoint().unwrap();
 }

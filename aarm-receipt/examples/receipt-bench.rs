@@ -121,7 +121,7 @@ fn main() {
             for i in n..n + each {
                 bytes.clear();
                 receipt(&r, i, &mut bytes);
-                log.append(&bytes, weighty).expect("appending");
+                log.append(&mut bytes, weighty).expect("appending");
             }
             n += each;
             log.sync().expect("syncing");

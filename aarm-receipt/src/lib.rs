@@ -2,6 +2,7 @@
 //!
 //! - [`canonical`]: the bytes that are hashed and signed, RFC 8785 restricted to what needs no floating point.
 //! - [`receipt`]: what a receipt says, and its one encoding.
+//! - [`chain`]: each receipt of a session names the one before.
 //! - [`merkle`]: the RFC 6962 tree over the receipts, kept as its right edge.
 //! - [`proof`]: that a receipt is in the tree, or that one tree begins with another. [`tile`]: the tree's hashes on disk.
 //! - [`bundle`]: one receipt with all that proves it.
@@ -14,6 +15,7 @@
 
 pub mod bundle;
 pub mod canonical;
+pub mod chain;
 pub mod cosign;
 pub mod keys;
 pub mod log;

@@ -7,6 +7,7 @@
 //! <log>/next.segment          space reserved for the next segment
 //! <log>/tile/                 the tree's hashes, see `tile`
 //! <log>/edge                  what was pruned comes to, see `log/edge`
+//! <log>/chains                the chains of sessions that go on, see `log/chains`
 //! <log>/checkpoint            the last signed tree head
 //! <log>/lock                  held by the writer
 //! ```
@@ -14,6 +15,7 @@
 //! not durable. At the start a torn tail beyond the signed size is cut off and said so; damage below it is
 //! never repaired. The oldest segments go when they are too many or too old, if that is asked for, and a receipt says so before.
 
+mod chains;
 mod compress;
 pub(crate) mod edge;
 mod files;
@@ -31,9 +33,11 @@ pub use self::prune::{Expired, Retention};
 use self::files::{allocate, clear, io, no_room, place, reserve, sync_dir};
 use self::prune::Sealed;
 use self::recover::{read_checkpoint, recover};
+use crate::chain::{self, Chains, Step};
 use crate::keys::{Keys, TrustedKeys};
 use crate::merkle::{self, Hash, Tree};
 use crate::note::Checkpoint;
+use crate::read::{ReadError, Reader};
 use crate::receipt::MAX_RECEIPT;
 use crate::segment::{self, HEADER, Kind, RECORD_HEADER};
 use crate::tile::{self, Growing, Place};
@@ -74,6 +78,9 @@ pub enum LogError {
     /// Another process writes it.
     #[error("receipt log: {0} is being written by another process")]
     Locked(PathBuf),
+    /// It cannot be read.
+    #[error("receipt log: {0}")]
+    Read(#[from] ReadError),
     /// No room; nothing was written, and writing may go on when there is.
     #[error("receipt log: no room for {bytes} bytes in {path}: make room")]
     NoSpace {
@@ -144,6 +151,10 @@ pub struct LogWriter {
     buffer: Vec<u8>,
     tree: Tree,
     tiles: Growing,
+    /// None: not known yet, and not asked for either.
+    chains: Option<Chains>,
+    /// After how many receipts they were kept last.
+    chains_kept: u64,
     /// Parts of tiles that the last checkpoint needs, and those of the one before, whose reader may not be done.
     parts: [Vec<Place>; 2],
     durable: u64,
@@ -233,6 +244,8 @@ impl LogWriter {
             root: checkpoint.map_or_else(|| Tree::default().root(), |c| c.root),
             tree: scan.tree,
             tiles: scan.tiles,
+            chains: scan.chains,
+            chains_kept: 0,
             parts: Default::default(),
             poisoned: false,
             _lock: lock,
@@ -242,8 +255,9 @@ impl LogWriter {
     }
 
     /// Appends a receipt; it is durable after [`LogWriter::sync`]. A weighty one also gets a signature of its
-    /// own: verifiers demand it of those that weigh ([`crate::receipt::Facts::weighs`]). Returns its index.
-    pub fn append(&mut self, receipt: &[u8], weighty: bool) -> Result<u64, LogError> {
+    /// own: verifiers demand it of those that weigh ([`crate::receipt::Facts::weighs`]). Fills in what came before it in its session
+    /// ([`chain`]). Returns its index.
+    pub fn append(&mut self, receipt: &mut [u8], weighty: bool) -> Result<u64, LogError> {
         if self.poisoned {
             return Err(LogError::Poisoned);
         }
@@ -257,16 +271,42 @@ impl LogWriter {
         if self.tiles.is_full() {
             place_tiles(&self.dir, self.tiles.whole())?;
         }
+        let step = self.link(receipt)?;
         segment::record(&mut self.buffer, Kind::Receipt, receipt);
         if weighty {
             segment::record(&mut self.buffer, Kind::Signature, self.keys.receipt.sign(receipt).as_ref());
         }
         let index = self.tree.size();
-        self.tiles.push(&mut self.tree, merkle::leaf(receipt));
+        let leaf = merkle::leaf(receipt);
+        self.tiles.push(&mut self.tree, leaf);
+        if let Some(chains) = &mut self.chains {
+            chains.take(step, leaf);
+        }
         if self.buffer.len() >= BUFFER {
             self.write()?;
         }
         Ok(index)
+    }
+
+    /// Fills in what came before a receipt. What the chains are is read from the log where nobody has kept it, once it matters.
+    fn link(&mut self, receipt: &mut [u8]) -> Result<Step, LogError> {
+        if self.chains.is_none() {
+            match chain::step(receipt) {
+                Step::Nothing => return Ok(Step::Nothing),
+                Step::Anew => self.chains = Some(Chains::default()),
+                Step::Next { .. } => self.chains = Some(self.read_chains()?),
+            }
+        }
+        Ok(self.chains.as_ref().map_or(Step::Nothing, |chains| chains.link(receipt)))
+    }
+
+    fn read_chains(&mut self) -> Result<Chains, LogError> {
+        self.write()?;
+        let mut chains = Chains::default();
+        for item in Reader::open(&self.dir, 0)? {
+            chains.follow(&item?.1);
+        }
+        Ok(chains)
     }
 
     /// Hands the buffer to the kernel. After a failure nothing can be said of the file.
@@ -323,6 +363,10 @@ impl LogWriter {
         self.sync()?;
         let c = Checkpoint { origin: self.origin().to_owned(), size: self.durable, root: self.tree.root() };
         self.place_all_tiles()?;
+        if let Some(chains) = self.chains.as_ref().filter(|_| self.chains_kept != c.size) {
+            chains::write(&self.dir, c.size, chains)?;
+            self.chains_kept = c.size;
+        }
         place(&self.dir, "checkpoint", c.sign(&self.keys.log).as_bytes())?;
         (self.signed, self.root) = (c.size, c.root);
         Ok(c)

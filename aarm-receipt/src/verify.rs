@@ -15,11 +15,13 @@ use serde::Serialize;
 
 use self::part::Part;
 use self::sequences::Sequences;
+use crate::chain::{self, CHAINS_MAX, Chains};
 use crate::cosign::CosignerKey;
 use crate::keys::TrustedKeys;
 use crate::log::{edge, origin_hash};
 use crate::merkle::{Hash, Tree};
 use crate::note::Checkpoint;
+use crate::receipt::Facts;
 use crate::segment;
 use crate::tile::{self, Growing, Place, Tiles};
 use crate::witnessed::Witnessed;
@@ -383,6 +385,7 @@ fn check(
     }
     heads.compare(r)?;
     let mut said = 0;
+    let mut chains = Chains::default();
     let at_once = std::thread::available_parallelism().map_or(1, usize::from).min(AT_ONCE);
     let mut done = 0;
     for some in segments.chunks(at_once) {
@@ -404,6 +407,12 @@ fn check(
                     part.first,
                     heads.tree.size()
                 ));
+            }
+            // Of those that are no receipts nothing is known, and that is said.
+            if part.facts.len() == part.leaves.len() {
+                for (facts, leaf) in part.facts.iter().zip(&part.leaves) {
+                    follow(&mut chains, facts, *leaf, r);
+                }
             }
             part.leaves.into_iter().try_for_each(|leaf| heads.push(leaf, r))?;
             part.problems.into_iter().for_each(|problem| tampered(r, problem));
@@ -443,6 +452,29 @@ fn check(
         )),
         None => Ok(()),
     }
+}
+
+/// Looks whether a receipt goes on with its session's chain.
+fn follow(chains: &mut Chains, facts: &Facts, leaf: Hash, r: &mut Report) {
+    let step = facts.step();
+    if let Some(session) = facts.session {
+        let right = match chains.last(session) {
+            Some(last) => facts.prev == last,
+            // What is before may have been pruned.
+            None => facts.prev == chain::NONE || r.pruned > 0,
+        };
+        if !right {
+            tampered(r, format!("a receipt of session {session:016x} does not name the one before"));
+        }
+        if chains.len() >= CHAINS_MAX
+            && chains.last(session).is_none()
+            && matches!(step, chain::Step::Next { begins: true, .. })
+        {
+            tampered(r, format!("more than {CHAINS_MAX} sessions at once"));
+            return;
+        }
+    }
+    chains.take(step, leaf);
 }
 
 /// The tree before the first receipt that is there, and how many segments to leave out. Of what was pruned a file, or tiles, say what it came to;

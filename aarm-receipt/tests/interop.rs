@@ -27,7 +27,7 @@ fn log(dir: &Path, size: u64) -> String {
     let keys = Keys::from_seeds([1; 32], [2; 32]).unwrap();
     let (mut w, _) = LogWriter::open(dir, keys, ORIGIN, Options::default()).unwrap();
     for n in 0..size {
-        w.append(&receipt(n), false).unwrap();
+        w.append(&mut receipt(n), false).unwrap();
         // Checkpoints of sizes that are no tile's, too.
         if n == 100 || n == 500 {
             w.checkpoint().unwrap();

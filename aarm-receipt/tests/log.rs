@@ -36,7 +36,7 @@ fn log(dir: &Path, n: u64) {
     let (mut w, opened) = LogWriter::open(dir, keys(), ORIGIN, options()).unwrap();
     assert!(opened.fresh);
     for i in 0..n {
-        assert_eq!(w.append(&receipt(i, b"x"), i % 3 == 0).unwrap(), i);
+        assert_eq!(w.append(&mut receipt(i, b"x"), i % 3 == 0).unwrap(), i);
     }
     w.checkpoint().unwrap();
     drop(w);
@@ -70,7 +70,7 @@ fn segments_follow_each_other() {
     let long = vec![0xff; 15_000];
     let n = 200;
     for i in 0..n {
-        w.append(&receipt(i, &long), false).unwrap();
+        w.append(&mut receipt(i, &long), false).unwrap();
     }
     w.checkpoint().unwrap();
     drop(w);
@@ -110,13 +110,13 @@ fn a_log_cut_at_any_length_is_refused_or_goes_on_with_all_that_was_signed() {
     log(dir.path(), 4);
     // Two more that are not signed.
     let (mut w, _) = LogWriter::open(dir.path(), keys(), ORIGIN, options()).unwrap();
-    w.append(&receipt(4, b"x"), false).unwrap();
+    w.append(&mut receipt(4, b"x"), false).unwrap();
     // One that must have a signature: without it, it was never durable.
     let mut stop = Vec::new();
     let seq = Some(Seq { cpu: 0, n: 5 });
     let common = Common { time_ns: 5, boot_ns: 5, host: &Encoded::text(b"h"), session: None, seq };
     encode(&common, &Body::Stop { version: "1" }, &mut stop);
-    w.append(&stop, true).unwrap();
+    w.append(&mut stop, true).unwrap();
     w.sync().unwrap();
     drop(w);
     let path = dir.path().join("segment-0000000000.aarm");
@@ -135,7 +135,7 @@ fn a_log_cut_at_any_length_is_refused_or_goes_on_with_all_that_was_signed() {
             Ok((mut w, opened)) => {
                 assert_ne!(before, Some(Verdict::Tampered), "a crash at {cut} is taken for more than that");
                 assert!(opened.size >= 4, "cut at {cut} lost signed receipts");
-                assert_eq!(w.append(&receipt(opened.size, b"y"), false).unwrap(), opened.size);
+                assert_eq!(w.append(&mut receipt(opened.size, b"y"), false).unwrap(), opened.size);
                 w.checkpoint().unwrap();
                 drop(w);
                 assert_eq!(verdict(dir.path()), Verdict::Intact, "cut at {cut}");
@@ -184,14 +184,14 @@ fn events_without_receipts_are_noticed_unless_declared() {
     let dir = tempfile::tempdir().unwrap();
     let (mut w, _) = LogWriter::open(dir.path(), keys(), ORIGIN, options()).unwrap();
     for n in [0, 1, 4] {
-        w.append(&receipt(n, b"x"), false).unwrap();
+        w.append(&mut receipt(n, b"x"), false).unwrap();
     }
     w.checkpoint().unwrap();
     assert_eq!(verdict(dir.path()), Verdict::Incomplete);
     let mut gap = Vec::new();
     let common = Common { time_ns: 0, boot_ns: 0, host: &Encoded::text(b"h"), session: None, seq: None };
     encode(&common, &Body::Gap { cpu: Some(0), missing: 2, why: "ring full", detail: b"" }, &mut gap);
-    w.append(&gap, true).unwrap();
+    w.append(&mut gap, true).unwrap();
     w.checkpoint().unwrap();
     assert_eq!(verdict(dir.path()), Verdict::Intact);
 }
@@ -203,13 +203,13 @@ fn a_log_that_took_over_running_programs_does_not_miss_what_was_before_it() {
     let mut start = Vec::new();
     let common = Common { time_ns: 0, boot_ns: 0, host: &Encoded::text(b"h"), session: None, seq: None };
     encode(&common, &Body::Start { version: "1", kernel: "k", adopted: true }, &mut start);
-    w.append(&start, true).unwrap();
+    w.append(&mut start, true).unwrap();
     for n in [101, 100, 102] {
-        w.append(&receipt(n, b"x"), false).unwrap();
+        w.append(&mut receipt(n, b"x"), false).unwrap();
     }
     w.checkpoint().unwrap();
     assert_eq!(verdict(dir.path()), Verdict::Intact);
-    w.append(&receipt(104, b"x"), false).unwrap();
+    w.append(&mut receipt(104, b"x"), false).unwrap();
     w.checkpoint().unwrap();
     assert_eq!(verdict(dir.path()), Verdict::Incomplete);
 }
@@ -218,15 +218,15 @@ fn a_log_that_took_over_running_programs_does_not_miss_what_was_before_it() {
 fn a_checkpoint_without_room_leaves_the_log_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let (mut w, _) = LogWriter::open(dir.path(), keys(), ORIGIN, options()).unwrap();
-    w.append(&receipt(0, b"x"), false).unwrap();
+    w.append(&mut receipt(0, b"x"), false).unwrap();
     w.checkpoint().unwrap();
-    w.append(&receipt(1, b"x"), false).unwrap();
+    w.append(&mut receipt(1, b"x"), false).unwrap();
     // What is written there finds a full disk.
     let full = dir.path().join("checkpoint.new");
     std::os::unix::fs::symlink("/dev/full", &full).unwrap();
     assert!(matches!(w.checkpoint(), Err(LogError::NoSpace { .. })));
     assert_eq!((w.durable(), w.signed()), (2, 1));
-    w.append(&receipt(2, b"x"), false).unwrap();
+    w.append(&mut receipt(2, b"x"), false).unwrap();
     std::fs::remove_file(full).unwrap();
     assert_eq!(w.checkpoint().unwrap().size, 3);
     drop(w);
@@ -242,7 +242,7 @@ fn write_until_killed() {
     let acknowledged = Path::new(&dir).join("acknowledged");
     loop {
         for _ in 0..7 {
-            w.append(&receipt(w.size(), b"x"), w.size() % 5 == 0).unwrap();
+            w.append(&mut receipt(w.size(), b"x"), w.size() % 5 == 0).unwrap();
         }
         let durable = w.sync().unwrap();
         std::fs::write(&acknowledged, durable.to_string()).unwrap();

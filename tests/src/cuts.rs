@@ -84,7 +84,7 @@ fn tidy(log: &mut LogWriter, rng: &mut Rng) -> Result<()> {
     let common = Common { time_ns: 1, boot_ns: 1, host: &host, session: None, seq: None };
     let mut receipt = Vec::new();
     encode(&common, &Body::Prune { before, segments, bytes, why }, &mut receipt);
-    log.append(&receipt, true)?;
+    log.append(&mut receipt, true)?;
     say(format_args!("signed {}", log.checkpoint()?.size))?;
     Ok(log.prune(&gone)?)
 }
@@ -120,7 +120,7 @@ pub fn run(args: &[String]) -> Result<()> {
             let n = log.size();
             receipt(n, &mut bytes);
             let weighs = check(&bytes)?.weighs;
-            log.append(&bytes, weighs)?;
+            log.append(&mut bytes, weighs)?;
         }
         say(format_args!("durable {}", log.sync()?))?;
         if rng.one_in(SIGNED as usize) {

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use aarm_common::event::HEADER_BYTES;
 use aarm_common::limits::RING_BYTES;
+use aarm_receipt::chain;
 use aarm_receipt::read::{ReadError, Reader};
 use serde_json::Value;
 
@@ -78,7 +79,11 @@ impl Recorded {
             Some("resolution") => self.answers.extend(answer(&r)),
             _ => {}
         }
-        self.untold.remove(bytes);
+        if !self.untold.is_empty() {
+            let mut encoded = bytes.to_vec();
+            chain::unlink(&mut encoded);
+            self.untold.remove(&encoded);
+        }
         let (Some(cpu), Some(n)) = (cpu(&r["seq"]["cpu"]), r["seq"]["n"].as_u64()) else { return };
         self.seen.insert((cpu, n));
         self.gaps.note(cpu, n, 0);

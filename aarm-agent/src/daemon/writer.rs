@@ -189,7 +189,7 @@ impl Writer {
     /// Takes out what is too old, or too much, when a receipt that says so is signed.
     fn prune(&mut self) -> Result<(), LogError> {
         let Some(gone) = self.keeping.look(&mut self.log) else { return Ok(()) };
-        let index = match self.log.append(&self.keeping.receipt(&gone), true) {
+        let index = match self.log.append(&mut self.keeping.receipt(&gone), true) {
             Ok(index) => index,
             Err(e @ LogError::NoSpace { .. }) => {
                 self.is_full(&e);
@@ -225,7 +225,7 @@ impl Writer {
 
     fn append(&mut self, mut batch: Batch, more: &mpsc::Receiver<Batch>) -> Result<(), LogError> {
         batch.first_index = self.log.size();
-        for (entry, bytes) in batch.iter() {
+        for (entry, bytes) in batch.iter_mut() {
             let weighty = match entry.kind {
                 Kind::System | Kind::Answer => true,
                 // It is decided when it is read, as every exec is; the signature is the checkpoint's.
@@ -395,8 +395,8 @@ mod tests {
             LogWriter::open(dir.path(), keys, "w", Options { segment_bytes: 1 << 20 }).unwrap().0
         };
         let mut log = open();
-        let before = batch(16_000);
-        before.iter().for_each(|(_, bytes)| _ = log.append(bytes, true).unwrap());
+        let mut before = batch(16_000);
+        before.iter_mut().for_each(|(_, bytes)| _ = log.append(bytes, true).unwrap());
         log.checkpoint().unwrap();
         let (trusted, size) = (log.trusted().clone(), log.size());
         drop(log);

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use super::files::{io, sync_dir};
 use super::prune::Sealed;
-use super::{LogError, Opened, edge, place_tiles};
+use super::{LogError, Opened, chains, edge, place_tiles};
+use crate::chain::{self, Chains, Step};
 use crate::keys::TrustedKeys;
 use crate::merkle::{self, Hash, Tree};
 use crate::note::Checkpoint;
@@ -49,6 +50,8 @@ pub(super) struct Scan {
     pub first: u64,
     /// Segments before the last one.
     pub sealed: Vec<Sealed>,
+    /// The chains of sessions, if they were kept.
+    pub chains: Option<Chains>,
 }
 
 /// Checks a log against its checkpoint, and finds where to go on.
@@ -144,7 +147,10 @@ impl Segments<'_> {
         let signed = self.signed();
         let Some((tree, tiles)) = self.before(from) else { return Ok(None) };
         let first = self.firsts.get(stays).copied().unwrap_or(0);
-        let mut scan = Scan { tree, tiles, last: None, first, sealed: self.sealed(stays)? };
+        // What was kept is after something that is read.
+        let kept = chains::read(self.dir).filter(|(after, _)| *after >= tree.size());
+        let (after, chains) = kept.map_or((u64::MAX, None), |(after, chains)| (after, Some(chains)));
+        let mut scan = Scan { tree, tiles, last: None, first, sealed: self.sealed(stays)?, chains };
         if !self.is_signed(&scan.tree) {
             return Ok(None);
         }
@@ -157,16 +163,16 @@ impl Segments<'_> {
                 let at = scanner.offset();
                 match scanner.next_record() {
                     Ok(Some((kind, bytes))) => {
-                        if let Some((_, leaf)) = unsigned.take() {
-                            scan.push(self.dir, leaf)?;
+                        if let Some((_, step, leaf)) = unsigned.take() {
+                            scan.push(self.dir, after, step, leaf)?;
                         }
                         if kind == Kind::Receipt {
                             // Those that are under a checkpoint are never cut off.
                             let is_new = scan.tree.size() >= signed;
-                            let leaf = merkle::leaf(bytes);
+                            let (step, leaf) = (chain::step(bytes), merkle::leaf(bytes));
                             match is_new && receipt::check(bytes).is_ok_and(|facts| facts.weighs) {
-                                true => unsigned = Some((at, leaf)),
-                                false => scan.push(self.dir, leaf)?,
+                                true => unsigned = Some((at, step, leaf)),
+                                false => scan.push(self.dir, after, step, leaf)?,
                             }
                         }
                         if !self.is_signed(&scan.tree) {
@@ -178,7 +184,7 @@ impl Segments<'_> {
                     Err(e) => break Some(e),
                 }
             };
-            let end = unsigned.map_or(scanner.offset(), |(at, _)| at);
+            let end = unsigned.map_or(scanner.offset(), |(at, ..)| at);
             let torn = match problem {
                 None => scanner.check_rest().err(),
                 some => some,
@@ -201,12 +207,18 @@ impl Segments<'_> {
             ));
         }
         mend_tiles(self.dir, scan.tiles.whole())?;
+        // More was kept than is there: it is not what there is.
+        scan.chains = scan.chains.filter(|_| after <= scan.tree.size());
         Ok(Some(scan))
     }
 }
 
 impl Scan {
-    fn push(&mut self, dir: &Path, leaf: Hash) -> Result<(), LogError> {
+    /// The next receipt; `after`: chains were kept after so many.
+    fn push(&mut self, dir: &Path, after: u64, step: Step, leaf: Hash) -> Result<(), LogError> {
+        if let Some(chains) = self.chains.as_mut().filter(|_| self.tree.size() >= after) {
+            chains.take(step, leaf);
+        }
         self.tiles.push(&mut self.tree, leaf);
         if self.tiles.is_full() { mend_tiles(dir, self.tiles.whole()) } else { Ok(()) }
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::*;
 use crate::canonical::{self, Encoded, Object};
-use crate::key;
+use crate::{chain, key};
 
 /// Days since 1970 to year, month, day (Gregorian).
 fn civil(days: u64) -> (u64, u64, u64) {
@@ -155,7 +155,7 @@ fn hex(bytes: &[u8]) -> String {
 pub fn encode(c: &Common<'_>, body: &Body<'_>, out: &mut Vec<u8>) {
     let start = out.len();
     let mut o = Object::begin(out);
-    // Members in sorted order: action, boot_ns, context, decision, detail, host, identity, kind, outcome, seq,
+    // Members in sorted order: action, boot_ns, context, decision, detail, host, identity, kind, outcome, prev, seq,
     // session, time, v.
     let (kind, who): (&str, Option<&Identity<'_>>) = match body {
         Body::Action(a) => {
@@ -192,6 +192,10 @@ pub fn encode(c: &Common<'_>, body: &Body<'_>, out: &mut Vec<u8>) {
     o.name(key!("kind"), kind);
     if let Body::Outcome(b) = body {
         o.name(key!("outcome"), b.result);
+    }
+    if c.session.is_some() {
+        // Whoever appends it to a log knows what it is.
+        o.name(key!("prev"), chain::UNLINKED);
     }
     seq(&mut o, key!("seq"), c.seq);
     if let Some(s) = &c.session {

@@ -5,7 +5,8 @@
 use super::encode::family_number;
 use super::schema::{COMMON, Member, Presence, SCHEMAS, Signed, Type};
 use super::{MAX_RECEIPT, SCHEMA, Seq};
-use crate::canonical;
+use crate::merkle::Hash;
+use crate::{canonical, chain};
 
 /// Why bytes are not a receipt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,12 +40,29 @@ pub struct Facts {
     pub adopted: bool,
     /// Whether it weighs: then it must have a signature of its own.
     pub weighs: bool,
+    /// Its session, by the id in the kernel.
+    pub session: Option<u64>,
+    /// Of a session's receipt: what it says came before, see [`chain`].
+    pub prev: Hash,
 }
 
 impl Facts {
     /// Its kind.
     pub fn kind(&self) -> &'static str {
         SCHEMAS[self.kind].name
+    }
+
+    /// What it does to the chains of sessions.
+    pub fn step(&self) -> chain::Step {
+        match (self.session, self.kind()) {
+            (Some(session), kind) => chain::Step::Next {
+                session,
+                begins: kind == "session_open" || self.prev != chain::NONE,
+                closes: kind == "session_close",
+            },
+            (None, "start") if !self.adopted => chain::Step::Anew,
+            (None, _) => chain::Step::Nothing,
+        }
     }
 }
 
@@ -92,6 +110,8 @@ struct Met<'a> {
     answer: &'a [u8],
     method: &'a [u8],
     facet: &'a [u8],
+    session: &'a [u8],
+    prev: &'a [u8],
     pid: Option<u64>,
     tid: Option<u64>,
     cpu: u64,
@@ -259,6 +279,8 @@ impl<'a> Walk<'a> {
                     "result" => self.met.result = text,
                     "answer" => self.met.answer = text,
                     "method" => self.met.method = text,
+                    "id" => self.met.session = text,
+                    "prev" => self.met.prev = text,
                     // Bytes that are not text are percent-encoded, `/` never is.
                     "cgroup" if text.len() < 2 || !text.starts_with(b"/") || text.ends_with(b"/") => {
                         return None;
@@ -337,13 +359,28 @@ pub fn check(bytes: &[u8]) -> Result<Facts, ParseError> {
     if whole.is_none() || walk.at != bytes.len() || repeats || met.v != SCHEMA {
         return Err(ParseError::Form { at: walk.at });
     }
+    let wrong = || ParseError::Form { at: walk.at };
+    let (session, prev) = match (met.session, met.prev) {
+        (b"", b"") => (None, chain::NONE),
+        (b"", _) | (_, b"") => return Err(wrong()),
+        (id, prev) => {
+            let session = session_id(id).ok_or_else(wrong)?;
+            (Some(session), chain::parse(prev).ok_or_else(wrong)?)
+        }
+    };
     let weighs = match SCHEMAS[kind].signed {
         Signed::Never => false,
         Signed::Always => true,
         Signed::Decided => met.result != b"ALLOW" && met.operation != b"exec_args",
         Signed::Answered => met.answer != b"ALLOW" || met.method != b"policy",
     };
-    Ok(Facts { weighs, ..walk.facts })
+    Ok(Facts { weighs, session, prev, ..walk.facts })
+}
+
+/// A session's id, as receipts have it: 16 hexadecimal digits.
+fn session_id(text: &[u8]) -> Option<u64> {
+    let right = text.len() == 16 && text.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    right.then(|| u64::from_str_radix(std::str::from_utf8(text).ok()?, 16).ok()).flatten()
 }
 
 /// Reads a receipt as strictly as [`check`].

@@ -16,7 +16,7 @@ pub fn receipts_md() -> String {
          larger ones as text. Bytes of paths and arguments that are not printable ASCII, and `%`, stand as `%` and two hexadecimal \
          digits. Each receipt has one encoding: what has no value is left out, as is what would repeat another member \
          (`decision.facet` that is `action.operation`, `identity.tid` that is `identity.pid`); anything else is refused when a log is \
-         verified. How receipts become a log that anyone can check: [logs.md](logs.md).\n\n\
+         verified. A receipt has both `session` and `prev`, or neither. How receipts become a log that anyone can check: [logs.md](logs.md).\n\n\
          When a member is there: *always*, *filled* (always, and never empty), *if any* (left out when it would be empty or 0), *if \
          known* (left out when it is not, or does not apply).\n\n## All kinds\n\n",
     );
@@ -75,6 +75,9 @@ pub fn json_schema() -> Value {
         schema["description"] = kind.meaning.into();
         schema["properties"]["kind"] = json!({ "const": kind.name });
         schema["properties"]["v"] = json!({ "const": SCHEMA });
+        schema["properties"]["prev"]["pattern"] = "^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$".into();
+        schema["properties"]["session"]["properties"]["id"]["pattern"] = "^[0-9a-f]{16}$".into();
+        schema["dependentRequired"] = json!({ "prev": ["session"], "session": ["prev"] });
         schema
     };
     json!({

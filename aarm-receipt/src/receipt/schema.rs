@@ -111,6 +111,13 @@ pub const COMMON: &[Member] = &[
     m("boot_ns", Number, Always, KERNEL, "nanoseconds since boot"),
     m("host", Text, Always, DAEMON, "host and boot"),
     m("kind", Text, Filled, DAEMON, "which of the kinds below"),
+    m(
+        "prev",
+        Text,
+        IfKnown,
+        LOG,
+        "of a session's receipt: leaf hash of the session's receipt before, in base64; zeros: it is the first",
+    ),
     m("seq", Object(SEQ), IfKnown, KERNEL, "the event, of what the kernel told"),
     m(
         "session",

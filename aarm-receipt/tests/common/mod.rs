@@ -45,7 +45,7 @@ pub fn write(dir: &Path, size: u64, text: &str, weighs: u64) {
     for n in w.size()..size {
         let is = n.is_multiple_of(weighs);
         let body = if is { Body::Stop { version: text } } else { light(n, text) };
-        w.append(&receipt(n, &body), is).unwrap();
+        w.append(&mut receipt(n, &body), is).unwrap();
     }
     w.checkpoint().unwrap();
 }
@@ -57,7 +57,7 @@ pub fn write_segments(dir: &Path, segments: usize) {
     while segment_files(dir).len() < segments {
         for _ in 0..256 {
             let n = w.size();
-            w.append(&receipt(n, &light(n, &text)), false).unwrap();
+            w.append(&mut receipt(n, &light(n, &text)), false).unwrap();
         }
         w.checkpoint().unwrap();
     }
@@ -87,6 +87,6 @@ pub fn intact(dir: &Path) -> Report {
 pub fn say(w: &mut LogWriter, gone: &Expired) {
     let Expired { before, segments, bytes, why, .. } = *gone;
     let body = Body::Prune { before, segments, bytes, why };
-    w.append(&receipt(w.size(), &body), true).unwrap();
+    w.append(&mut receipt(w.size(), &body), true).unwrap();
     w.checkpoint().unwrap();
 }

@@ -1,6 +1,6 @@
 //! What a session has seen decides what it may do next.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::Case;
 use crate::host::{Attempt, Host, ME, file, policy};
@@ -11,6 +11,7 @@ pub const CASES: &[Case] = &[
     ("what_happened_before_counts", prior),
     ("a_contradiction_is_deferred", conflict),
     ("what_explains_a_session_agrees_with_all_its_receipts", explained),
+    ("each_receipt_of_a_session_names_the_one_before", chained),
     ("routine_reads_are_only_counted", summary),
     ("routine_reads_are_only_counted_although_rules_ask_for_history", summary_and_history),
 ];
@@ -141,5 +142,36 @@ fn summary() -> Result<()> {
         .and_then(|r| r["detail"]["counts"]["open_read"].as_u64())
         .unwrap_or_default();
     ensure!(counted >= 9, "{counted}\n{}", a.tell());
+    h.verified()
+}
+
+fn chained() -> Result<()> {
+    file("/tmp/x/chained", "x")?;
+    let mut h = Host::start(&policy(
+        "- { id: no-chained, match: { operation: read, path: '/tmp/x/chained' }, decision: DENY }",
+    ))?;
+    let script = format!(
+        "{ME} actor read /tmp/x/chained; while [ ! -e /tmp/x/go ]; do /bin/busybox sleep 0.1; done; {ME} actor read /tmp/x/chained"
+    );
+    let _ = std::fs::remove_file("/tmp/x/go");
+    let mut session = std::process::Command::new("/usr/local/bin/aarm")
+        .args(["run", "--", "/bin/sh", "-c", &script])
+        .spawn()?;
+    // Another daemon goes on with it.
+    h.recorded(&["--decision", "DENY"])?;
+    h.end(libc::SIGKILL)?;
+    h.launch()?;
+    file("/tmp/x/go", "")?;
+    session.wait()?;
+    let all = h.recorded(&["--decision", "DENY"])?;
+    let id = all[0]["session"]["uuid"].as_str().context("a session")?.to_owned();
+    let all = h.session_receipts(&id)?;
+    const FIRST: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let prevs: Vec<&str> = all.iter().filter_map(|r| r["prev"].as_str()).collect();
+    ensure!(prevs.len() == all.len() && prevs[0] == FIRST, "{all:?}");
+    ensure!(!prevs[1..].contains(&FIRST), "one names nothing: {all:?}");
+    let denied = all.iter().filter(|r| r["decision"]["result"] == "DENY").count();
+    ensure!(denied == 2 && all[all.len() - 1]["kind"] == "session_close", "{all:?}");
+    // That each is the hash of the one before, who verifies looks.
     h.verified()
 }

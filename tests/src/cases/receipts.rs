@@ -152,7 +152,7 @@ fn witnessed() -> Result<()> {
     until(&h, "the first", |w| w["receipts"].as_u64() > Some(0) && w["problem"].is_null())?;
     copy(&h.path("log"), "/tmp/r/back")?;
     let act = h.act(&["read", "/tmp/r/secret"])?;
-    act.refused("read", "/tmp/r/secret", "no-secret")?;
+    act.refused("open_read", "/tmp/r/secret", "no-secret")?;
     let size = || -> Result<u64> {
         let status: Value = serde_json::from_slice(&h.aarm(&["status", "--json"])?.stdout)?;
         Ok(status["log"]["size"].as_u64().unwrap_or_default())
