@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
-"""Checks the proof of one receipt of aarm, knowing public specifications only.
+"""Checks the proof of a receipt of aarm, or of all of a session, knowing public specifications only.
 
     verify-proof.py PROOF KEYS
 
 PROOF is what `aarm prove` writes: a transparency log proof (c2sp.org/tlog-proof) whose extra data is the receipt. KEYS is the log's
 `log.pub`, got by a way that can be trusted: verifier keys of signed notes (c2sp.org/signed-note), the first of which signs checkpoints.
-Prints the receipt and exits with 0 if it is in the log that was signed, otherwise exits with 1. Needs Python 3 and its package
-`cryptography`.
+Prints the receipt and exits with 0 if it is in the log that was signed, otherwise exits with 1. What `aarm prove --session` writes has the
+session's other receipts before that, one a line; each of them is named by the next: `prev` is its leaf hash. Needs Python 3 and its
+package `cryptography`.
 """
 
 import base64
 import hashlib
+import json
 import sys
 
 from cryptography.exceptions import InvalidSignature
@@ -89,17 +91,41 @@ def check(proof, keys):
     return receipt
 
 
+def check_chain(receipts):
+    """Whether receipts are all that a session had: each names the one before, from the session's beginning to its end."""
+    before = bytes(32)
+    said = [json.loads(receipt) for receipt in receipts]
+    for receipt, says in zip(receipts, said):
+        if decode(says["prev"]) != before or says["session"] != said[0]["session"]:
+            raise NotProven("a receipt does not name the one before")
+        before = sha256(b"\x00", receipt)
+    if said[0]["kind"] != "session_open" or said[-1]["kind"] != "session_close":
+        raise NotProven("these are not all receipts of the session")
+
+
+def check_all(text, keys):
+    """The receipts that are proven: one, or all of a session."""
+    lines = text.split("\n")
+    before = next((n for n, line in enumerate(lines) if not line.startswith("{")), len(lines))
+    receipts = [line.encode("ascii") for line in lines[:before]]
+    receipts.append(check("\n".join(lines[before:]), keys))
+    if before:
+        check_chain(receipts)
+    return receipts
+
+
 def main(paths):
     if len(paths) != 2:
         sys.exit(__doc__)
     try:
-        with open(paths[0], encoding="utf-8") as proof, open(paths[1], encoding="utf-8") as keys:
-            receipt = check(proof.read(), keys.read())
+        with open(paths[0], encoding="utf-8", newline="\n") as proof, open(paths[1], encoding="utf-8") as keys:
+            receipts = check_all(proof.read(), keys.read())
     except InvalidSignature:
         sys.exit("not proven: the checkpoint's signature is wrong")
-    except (NotProven, OSError, ValueError) as e:
+    except (NotProven, OSError, ValueError, LookupError, TypeError) as e:
         sys.exit(f"not proven: {e}")
-    print(receipt.decode("ascii"))
+    for receipt in receipts:
+        print(receipt.decode("ascii"))
 
 
 if __name__ == "__main__":

@@ -378,3 +378,72 @@ fn a_receipt_is_proven_to_whoever_has_the_keys_and_a_log_that_was_rolled_back_is
     assert!(verify(&log_dir).status.success());
     assert_eq!(std::fs::read(&seen).unwrap(), newest);
 }
+
+#[test]
+fn a_session_is_proven_to_whoever_has_the_keys() {
+    use aarm_receipt::receipt::{Identity, PolicyRef, SessionRef, check};
+    use aarm_receipt::{Body, Common, Keys, LogWriter, Options, canonical::Encoded, encode};
+    const UUID: &str = "01a227b9-e7ab-750a-93be-e56d7cea73cc";
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (log, proof, key) = (at("log"), at("session.history"), at("log/log.pub"));
+    let policy = PolicyRef { name: "p", version: "1", hash: "00" };
+    let identity = Identity::default();
+    let write = |body: &Body<'_>| {
+        let keys = Keys::from_seeds([1; 32], [2; 32]).unwrap();
+        let options = Options { segment_bytes: 1 << 20 };
+        let (mut w, _) = LogWriter::open(Path::new(&log), keys, "aarm.test/log", options).unwrap();
+        let session = Some(std::borrow::Cow::Owned(SessionRef { id: 7, uuid: UUID }.encoded()));
+        let common = Common { time_ns: 1, boot_ns: 1, host: &Encoded::text(b"h"), session, seq: None };
+        let mut bytes = Vec::new();
+        encode(&common, body, &mut bytes);
+        let weighs = check(&bytes).unwrap().weighs;
+        w.append(&mut bytes, weighs).unwrap();
+        w.checkpoint().unwrap();
+    };
+    write(&Body::SessionOpen { how: "run", program: b"/x", intent: "", policy, audit: false, identity });
+    write(&Body::Summary { counts: &[("open_read", 3)], policy });
+    let prove = ["prove", "--session", UUID, "--log", &log, "-o", &proof];
+    assert!(offline(&prove).status.success());
+    let open = offline(&["verify", &proof, "--key", &key]);
+    assert_eq!(open.status.code(), Some(3), "{}", stdout(&open));
+    assert!(stdout(&open).contains("it went on when this was written"), "{}", stdout(&open));
+    write(&Body::SessionClose { allowed: 3, denied: 0, audited: 0, refused: 0 });
+    assert!(offline(&prove).status.success());
+    assert_eq!(stdout(&offline(&prove[..5])), std::fs::read_to_string(&proof).unwrap());
+    let whole = offline(&["verify", &proof, "--key", &key]);
+    assert!(
+        whole.status.success() && stdout(&whole).contains("3 receipts, which are all"),
+        "{}",
+        stdout(&whole)
+    );
+    let json: serde_json::Value =
+        serde_json::from_slice(&offline(&["verify", &proof, "--key", &key, "--json"]).stdout).unwrap();
+    assert_eq!(
+        (&json["verdict"], &json["receipts"], &json["ends"]),
+        (&"intact".into(), &3.into(), &true.into())
+    );
+    let less = std::fs::read_to_string(&proof)
+        .unwrap()
+        .lines()
+        .filter(|l| !l.contains("summary"))
+        .collect::<Vec<_>>()
+        .join("\n");
+    std::fs::write(at("less"), less + "\n").unwrap();
+    let less = offline(&["verify", &at("less"), "--key", &key]);
+    assert_eq!(less.status.code(), Some(1));
+    assert!(stdout(&less).contains("NOT PROVEN"), "{}", stdout(&less));
+    let none = offline(&[
+        "prove",
+        "--session",
+        "00000000-0000-0000-0000-000000000000",
+        "--log",
+        &log,
+        "-o",
+        &at("none"),
+    ]);
+    assert_eq!(none.status.code(), Some(1), "{}", stderr(&none));
+    assert!(stderr(&none).contains("aarm sessions --all") && !Path::new(&at("none.new")).exists());
+    assert_eq!(offline(&["prove", "--log", &log]).status.code(), Some(64));
+    assert_eq!(offline(&["prove", "7", "--session", UUID, "--log", &log]).status.code(), Some(64));
+}

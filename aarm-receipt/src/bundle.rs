@@ -27,7 +27,7 @@ use crate::segment::{self, Kind, Scanner, SegmentError};
 use crate::tile::Tiles;
 
 /// First line.
-const MAGIC: &str = "c2sp.org/tlog-proof@v1";
+pub(crate) const MAGIC: &str = "c2sp.org/tlog-proof@v1";
 /// Largest bundle read, in bytes.
 pub const BUNDLE_MAX: usize = MAX_RECEIPT.div_ceil(3) * 4 + PROOF_MAX * 45 + NOTE_MAX + 128;
 

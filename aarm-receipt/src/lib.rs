@@ -5,7 +5,7 @@
 //! - [`chain`]: each receipt of a session names the one before.
 //! - [`merkle`]: the RFC 6962 tree over the receipts, kept as its right edge.
 //! - [`proof`]: that a receipt is in the tree, or that one tree begins with another. [`tile`]: the tree's hashes on disk.
-//! - [`bundle`]: one receipt with all that proves it.
+//! - [`bundle`]: one receipt with all that proves it. [`history`]: all of a session with what proves them.
 //! - [`note`]: C2SP signed notes and checkpoints.
 //! - [`cosign`]: cosignatures of checkpoints. [`witness`]: who gives them to logs that he has seen grow. [`witnessed`]: what a log has of them.
 //! - [`keys`]: the two signing keys and the public form of both.
@@ -17,6 +17,7 @@ pub mod bundle;
 pub mod canonical;
 pub mod chain;
 pub mod cosign;
+pub mod history;
 pub mod keys;
 pub mod log;
 pub mod merkle;

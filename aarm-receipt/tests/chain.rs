@@ -2,49 +2,19 @@
 
 mod common;
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
-use aarm_receipt::canonical::Encoded;
 use aarm_receipt::chain::{NONE, UNLINKED};
 use aarm_receipt::log::Retention;
 use aarm_receipt::read::Reader;
-use aarm_receipt::receipt::{Facts, Identity, PolicyRef, SessionRef, check};
+use aarm_receipt::receipt::{Facts, check};
 use aarm_receipt::verify::Verdict;
-use aarm_receipt::{Body, Common, LogWriter, encode, merkle};
+use aarm_receipt::{LogWriter, merkle};
 
-use common::{SEGMENT, intact, light, open, report, segment_files};
+use common::{SEGMENT, append, begin, close, intact, light, open, report, segment_files, start};
 
 const SESSIONS: u64 = 5;
-
-fn encoded(session: Option<u64>, body: &Body<'_>) -> Vec<u8> {
-    let session = session.map(|id| Cow::Owned(SessionRef { id, uuid: "u" }.encoded()));
-    let common = Common { time_ns: 1, boot_ns: 1, host: &Encoded::text(b"h"), session, seq: None };
-    let mut out = Vec::new();
-    encode(&common, body, &mut out);
-    out
-}
-
-fn append(w: &mut LogWriter, session: Option<u64>, body: &Body<'_>) {
-    let mut bytes = encoded(session, body);
-    let weighs = check(&bytes).unwrap().weighs;
-    w.append(&mut bytes, weighs).unwrap();
-}
-
-fn begin(w: &mut LogWriter, session: u64) {
-    let policy = PolicyRef { name: "p", version: "1", hash: "00" };
-    let identity = Identity::default();
-    append(
-        w,
-        Some(session),
-        &Body::SessionOpen { how: "run", program: b"", intent: "", policy, audit: false, identity },
-    );
-}
-
-fn close(w: &mut LogWriter, session: u64) {
-    append(w, Some(session), &Body::SessionClose { allowed: 1, denied: 0, audited: 0, refused: 0 });
-}
 
 /// Sessions that take turns, and receipts of none in between.
 fn go_on(w: &mut LogWriter, rounds: u64, text: &str) {
@@ -55,10 +25,6 @@ fn go_on(w: &mut LogWriter, rounds: u64, text: &str) {
         append(w, None, &light(n, text));
     }
     w.checkpoint().unwrap();
-}
-
-fn start(w: &mut LogWriter, adopted: bool) {
-    append(w, None, &Body::Start { version: "1", kernel: "k", adopted });
 }
 
 /// All that is known of each receipt, and its leaf hash.

@@ -1,5 +1,7 @@
 //! What we write is what other implementations of the same specifications read, and the other way round.
 
+mod common;
+
 use std::path::Path;
 
 use aarm_receipt::canonical::Encoded;
@@ -128,15 +130,10 @@ fn another_reader_of_notes_believes_our_checkpoints_and_no_changed_ones() {
     assert!(signed_note::Note::from_bytes(changed.as_bytes()).unwrap().verify(&known).is_err());
 }
 
-/// `docs/verify-proof.py`, which knows the specifications only.
-#[test]
-fn a_script_that_knows_the_specifications_only_believes_a_bundle_and_no_changed_one() {
-    let dir = tempfile::tempdir().unwrap();
-    let keys = log(dir.path(), SIZE);
-    let trusted = aarm_receipt::TrustedKeys::parse(&keys).unwrap();
-    let bundle = Bundle::make(dir.path(), &trusted, 300).unwrap();
+/// What `docs/verify-proof.py`, which knows the specifications only, says of a proof.
+fn script(log: &Path, proof: &[u8]) -> std::process::Output {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/verify-proof.py");
-    let (file, key) = (dir.path().join("300.tlog-proof"), dir.path().join("log.pub"));
+    let (file, key) = (log.join("proof"), log.join("log.pub"));
     // The one that comes first need not be the distribution's, whose package it is.
     let has = |python: &&str| {
         let import = std::process::Command::new(python).args(["-c", "import cryptography"]).output();
@@ -144,10 +141,49 @@ fn a_script_that_knows_the_specifications_only_believes_a_bundle_and_no_changed_
     };
     let python =
         ["python3", "/usr/bin/python3"].into_iter().find(has).expect("`cargo xtask setup` installs it");
-    let run = |text: &str| {
-        std::fs::write(&file, text).unwrap();
-        std::process::Command::new(python).arg(&script).args([&file, &key]).output().unwrap()
+    std::fs::write(&file, proof).unwrap();
+    std::process::Command::new(python).arg(&script).args([&file, &key]).output().unwrap()
+}
+
+#[test]
+fn a_script_that_knows_the_specifications_only_believes_a_history_and_no_changed_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut w = common::open(dir.path());
+    common::start(&mut w, false);
+    common::begin(&mut w, 1);
+    (0..3).for_each(|n| common::append(&mut w, Some(1), &common::light(n, "a")));
+    w.checkpoint().unwrap();
+    let write = || {
+        let mut history = Vec::new();
+        let uuid = common::uuid(1);
+        aarm_receipt::history::write(dir.path(), &common::trusted(), &uuid, &mut history).unwrap();
+        history
     };
+    let open = write();
+    common::close(&mut w, 1);
+    w.checkpoint().unwrap();
+    let whole = write();
+    let good = script(dir.path(), &whole);
+    assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
+    assert_eq!(good.stdout.iter().filter(|b| **b == b'\n').count(), 5);
+    let lines: Vec<&[u8]> = whole.split_inclusive(|b| *b == b'\n').collect();
+    let without = |n: usize| [&lines[..n], &lines[n + 1..]].concat().concat();
+    let mut changed = whole.clone();
+    changed[20] ^= 1;
+    for (n, bad) in [open, without(0), without(1), without(3), changed].iter().enumerate() {
+        let bad = script(dir.path(), bad);
+        assert_eq!(bad.status.code(), Some(1), "change {n}: {}", String::from_utf8_lossy(&bad.stderr));
+        assert!(bad.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_script_that_knows_the_specifications_only_believes_a_bundle_and_no_changed_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = log(dir.path(), SIZE);
+    let trusted = aarm_receipt::TrustedKeys::parse(&keys).unwrap();
+    let bundle = Bundle::make(dir.path(), &trusted, 300).unwrap();
+    let run = |text: &str| script(dir.path(), text.as_bytes());
     let good = run(&bundle.to_string());
     assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
     assert_eq!(good.stdout.trim_ascii_end(), bundle.receipt);

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use aarm_receipt::bundle::ProveError;
+use aarm_receipt::history::WriteError as HistoryError;
 use aarm_receipt::witness::WitnessError;
 
 use super::output::{Color, Output, style};
@@ -138,6 +139,9 @@ pub enum CliError {
     /// A receipt cannot be proven.
     #[error("no proof")]
     Prove(#[from] ProveError),
+    /// A session's history cannot be written.
+    #[error("no history")]
+    History(#[from] HistoryError),
     /// A file could not be written.
     #[error("cannot write {}", path.display())]
     Write {
@@ -192,9 +196,9 @@ impl CliError {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Usage(_) | Self::Witness(WitnessError::Name(_)) => Exit::USAGE,
-            Self::Policy { .. } | Self::Prove(ProveError::NotSigned { .. } | ProveError::Tampered) => {
-                Exit::NEGATIVE
-            }
+            Self::Policy { .. }
+            | Self::Prove(ProveError::NotSigned { .. } | ProveError::Tampered)
+            | Self::History(HistoryError::None(_)) => Exit::NEGATIVE,
             Self::Refused { body } => match body.error.code {
                 ErrorCode::NotFound | ErrorCode::UnknownPolicy | ErrorCode::PolicyInvalid => Exit::NEGATIVE,
                 ErrorCode::BadRequest => Exit::USAGE,
@@ -238,7 +242,11 @@ impl CliError {
             Self::Read { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "run it as root, or as the user who may read it".into()
             }
-            Self::Log { .. } | Self::Prove(ProveError::Io { .. }) => {
+            Self::History(HistoryError::None(_)) => {
+                "a checkpoint follows within a second or so; `aarm sessions --all` has the sessions' UUIDs"
+                    .into()
+            }
+            Self::Log { .. } | Self::Prove(ProveError::Io { .. }) | Self::History(HistoryError::Read(_)) => {
                 "name the log's directory (the daemon's is /var/lib/aarm/log; reading it takes root)".into()
             }
             Self::Threads { .. } => "report this: it is a bug in aarm".into(),

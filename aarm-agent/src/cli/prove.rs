@@ -1,29 +1,38 @@
-//! `aarm prove`: one receipt with all that proves it, for others to check.
+//! `aarm prove`: one receipt, or all of a session, with all that proves it, for others to check.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 
-use aarm_receipt::Bundle;
+use aarm_receipt::{Bundle, TrustedKeys, history};
+use uuid::Uuid;
 
 use super::exit::{CliError, Exit};
 use super::output::Output;
 use super::{files, verify};
 
-/// Prove a receipt to others
+/// Prove a receipt, or a session, to others
 ///
 /// Writes one receipt of a log with the proof that it is in it: a few kilobytes of text (a C2SP transparency log proof), which
-/// `aarm verify` checks anywhere with the log's public keys, without the log, daemon or network. Others can check it as well:
-/// docs/verify-proof.py knows public specifications only.
+/// `aarm verify` checks anywhere with the log's public keys, without the log, daemon or network. Of a session it writes all
+/// receipts, each of which names the one before, and the proof of the last: nothing can be left out. Others can check both as
+/// well: docs/verify-proof.py knows public specifications only.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   sudo aarm prove 4711 -o 4711.tlog-proof
   aarm verify 4711.tlog-proof --key host.pub
+  sudo aarm prove --session 01a227b9-e7ab-750a-93be-e56d7cea73cc -o session.history
+  aarm verify session.history --key host.pub
 
 The index of a receipt is in `aarm receipts --json`. A receipt can be proven once a checkpoint covers it: within a second or so.")]
 pub struct ProveArgs {
     /// Index in the log
-    #[arg(value_name = "INDEX")]
-    index: u64,
+    #[arg(value_name = "INDEX", required_unless_present = "session", conflicts_with = "session")]
+    index: Option<u64>,
+    /// All receipts of this session: its UUID
+    #[arg(long, short, value_name = "UUID")]
+    session: Option<Uuid>,
     /// The log directory, or a copy of one
     #[arg(long, value_name = "DIR", default_value = "/var/lib/aarm/log", value_hint = clap::ValueHint::DirPath)]
     log: PathBuf,
@@ -38,10 +47,38 @@ pub struct ProveArgs {
 /// Runs it.
 pub fn run(args: &ProveArgs, out: &mut Output) -> Result<Exit, CliError> {
     let trusted = verify::keys(args.key.as_deref().unwrap_or(&args.log.join("log.pub")))?;
-    let bundle = Bundle::make(&args.log, &trusted, args.index)?.to_string();
-    match &args.output {
-        Some(path) => files::write(path, bundle.as_bytes())?,
-        None => bundle.lines().try_for_each(|line| out.line(line))?,
+    match (args.index, args.session) {
+        (Some(index), _) => {
+            let bundle = Bundle::make(&args.log, &trusted, index)?.to_string();
+            match &args.output {
+                Some(path) => files::write(path, bundle.as_bytes())?,
+                None => bundle.lines().try_for_each(|line| out.line(line))?,
+            }
+        }
+        (None, Some(session)) => of_session(&args.log, &trusted, session, args.output.as_deref())?,
+        (None, None) => return Err(CliError::Usage("which receipt, or which --session?".into())),
     }
     Ok(Exit::OK)
+}
+
+/// Writes all receipts of a session: there may be more of them than memory has room for.
+fn of_session(log: &Path, trusted: &TrustedKeys, session: Uuid, to: Option<&Path>) -> Result<(), CliError> {
+    let uuid = session.hyphenated().to_string();
+    let Some(path) = to else {
+        let mut out = BufWriter::new(std::io::stdout().lock());
+        history::write(log, trusted, &uuid, &mut out)?;
+        return Ok(out.flush()?);
+    };
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let failed = |source| CliError::Write { path: path.to_path_buf(), source };
+    let mut out = BufWriter::new(File::create(&temporary).map_err(failed)?);
+    let written = history::write(log, trusted, &uuid, &mut out).map_err(CliError::from);
+    let whole =
+        written.and_then(|_| out.flush().and_then(|()| std::fs::rename(&temporary, path)).map_err(failed));
+    if whole.is_err() {
+        // Half of one is none.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    whole
 }

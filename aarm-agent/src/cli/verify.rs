@@ -1,10 +1,12 @@
 //! `aarm verify`: checks a receipt log, a copy of one, or the proof of one receipt, without daemon and without rights.
 
-use std::io::{IsTerminal, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use aarm_receipt::bundle::BUNDLE_MAX;
 use aarm_receipt::cosign::{COSIGNERS_MAX, CosignerKey};
+use aarm_receipt::history::{self, HistoryError};
 use aarm_receipt::note::{Checkpoint, NOTE_MAX};
 use aarm_receipt::verify::{How, Report, Verdict, Witnesses, verify_dir};
 use aarm_receipt::{Bundle, TrustedKeys};
@@ -20,11 +22,12 @@ const KEY_MAX: usize = 4096;
 /// Largest file with the keys of witnesses.
 const WITNESSES_MAX: usize = COSIGNERS_MAX * 512;
 
-/// Verify a receipt log, or the proof of one receipt
+/// Verify a receipt log, or the proof of a receipt or a session
 ///
 /// Checks every byte of a log directory, or of a copy of one: framing, canonical form, the tree over all receipts
 /// against the signed checkpoint, the signatures of single receipts, and that no event is missing. Of a file from `aarm prove`:
-/// that its receipt is in the log that was signed. It needs nothing but the public keys.
+/// that its receipt is in the log that was signed; of a session, that these are its receipts, and all there were. It needs nothing
+/// but the public keys.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -33,6 +36,7 @@ Examples:
   aarm verify ./copied-log --key host.pub --remember host.seen
   aarm verify ./copied-log --key host.pub --witnesses witnesses.pub --at-least 2 --max-age 10m
   aarm verify 4711.tlog-proof --key host.pub
+  aarm verify session.history --key host.pub
 
 Who is root on the host can cut the end of its log off: --remember notices, if it was seen before, and
 --witnesses, if somebody else has seen it (`aarm witness`). Without --key the keys in the log itself are
@@ -165,7 +169,61 @@ pub fn run(args: &VerifyArgs, out: &mut Output) -> Result<Exit, CliError> {
     })
 }
 
-/// Checks the proof of one receipt.
+/// Checks the history of a session.
+fn of_session(
+    file: BufReader<File>,
+    trusted: &TrustedKeys,
+    args: &VerifyArgs,
+    out: &mut Output,
+) -> Result<Exit, CliError> {
+    let found = match history::verify(file, trusted) {
+        Ok(found) => found,
+        Err(HistoryError::Io(source)) => return Err(CliError::Read { path: args.log.clone(), source }),
+        Err(e) => return not_proven(&e.to_string(), args, out),
+    };
+    let (verdict, exit) = match found.begins && found.ends {
+        true => (Verdict::Intact, Exit::OK),
+        false => (Verdict::Incomplete, Exit::INCOMPLETE),
+    };
+    let receipts: u64 = found.kinds.values().sum();
+    let session = format!("{:016x}", found.session);
+    let (origin, signed) = (&found.checkpoint.origin, found.checkpoint.size);
+    if args.json {
+        let (begins, ends, kinds) = (found.begins, found.ends, &found.kinds);
+        let report = json!({
+            "verdict": verdict, "origin": origin, "session": session, "receipts": receipts, "begins": begins, "ends": ends,
+            "kinds": kinds, "signed": signed, "index": found.index,
+        });
+        out.json(&report)?;
+        return Ok(exit);
+    }
+    let all = if exit == Exit::OK { "all" } else { "not all" };
+    out.line(&format!(
+        "proven: session {session} of {}: {receipts} receipts, which are {all} that it had, among the first {signed} that were signed",
+        escape::text(origin)
+    ))?;
+    if !found.begins {
+        out.line("  its beginning is not here: it was pruned")?;
+    }
+    if !found.ends {
+        out.line("  its end is not here: it went on when this was written")?;
+    }
+    for (kind, n) in &found.kinds {
+        out.line(&format!("  {n:>10} {kind}"))?;
+    }
+    Ok(exit)
+}
+
+fn not_proven(why: &str, args: &VerifyArgs, out: &mut Output) -> Result<Exit, CliError> {
+    if args.json {
+        out.json(&json!({ "verdict": Verdict::Tampered, "problem": why }))?;
+    } else {
+        out.line(&format!("NOT PROVEN: {}", escape::text(why)))?;
+    }
+    Ok(Exit::NEGATIVE)
+}
+
+/// Checks the proof of one receipt, or of a session.
 fn proof(args: &VerifyArgs, out: &mut Output) -> Result<Exit, CliError> {
     let Some(key) = &args.key else {
         return Err(CliError::Key("a proof has none with it".into()));
@@ -176,18 +234,15 @@ fn proof(args: &VerifyArgs, out: &mut Output) -> Result<Exit, CliError> {
         ));
     }
     let trusted = keys(key)?;
+    let failed = |source| CliError::Read { path: args.log.clone(), source };
+    let mut file = BufReader::new(File::open(&args.log).map_err(failed)?);
+    if history::is_history(file.fill_buf().map_err(failed)?) {
+        return of_session(file, &trusted, args, out);
+    }
     let bytes = files::read(&args.log, BUNDLE_MAX)?;
     let (index, proven) = match Bundle::parse(&bytes).and_then(|b| Ok((b.index, b.verify(&trusted)?))) {
         Ok(found) => found,
-        Err(e) => {
-            let why = e.to_string();
-            if args.json {
-                out.json(&json!({ "verdict": Verdict::Tampered, "problem": why }))?;
-            } else {
-                out.line(&format!("NOT PROVEN: {}", escape::text(&why)))?;
-            }
-            return Ok(Exit::NEGATIVE);
-        }
+        Err(e) => return not_proven(&e.to_string(), args, out),
     };
     let (origin, size) = (&proven.checkpoint.origin, proven.checkpoint.size);
     if args.json {

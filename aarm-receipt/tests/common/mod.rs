@@ -3,11 +3,12 @@
 // Each test takes what it needs.
 #![allow(dead_code)]
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
 use aarm_receipt::canonical::Encoded;
 use aarm_receipt::log::Expired;
-use aarm_receipt::receipt::Seq;
+use aarm_receipt::receipt::{Identity, PolicyRef, Seq, SessionRef, check};
 use aarm_receipt::verify::{How, Report, Verdict, verify_dir};
 use aarm_receipt::{Body, Common, Keys, LogWriter, Options, TrustedKeys, encode};
 
@@ -89,4 +90,42 @@ pub fn say(w: &mut LogWriter, gone: &Expired) {
     let body = Body::Prune { before, segments, bytes, why };
     w.append(&mut receipt(w.size(), &body), true).unwrap();
     w.checkpoint().unwrap();
+}
+
+/// What a session is called for ever.
+pub fn uuid(session: u64) -> String {
+    format!("01a227b9-e7ab-750a-93be-{session:012x}")
+}
+
+/// A receipt as the daemon encodes it.
+pub fn encoded(session: Option<u64>, body: &Body<'_>) -> Vec<u8> {
+    let session = session.map(|id| Cow::Owned(SessionRef { id, uuid: &uuid(id) }.encoded()));
+    let common = Common { time_ns: 1, boot_ns: 1, host: &Encoded::text(b"h"), session, seq: None };
+    let mut out = Vec::new();
+    encode(&common, body, &mut out);
+    out
+}
+
+pub fn append(w: &mut LogWriter, session: Option<u64>, body: &Body<'_>) {
+    let mut bytes = encoded(session, body);
+    let weighs = check(&bytes).unwrap().weighs;
+    w.append(&mut bytes, weighs).unwrap();
+}
+
+pub fn begin(w: &mut LogWriter, session: u64) {
+    let policy = PolicyRef { name: "p", version: "1", hash: "00" };
+    let identity = Identity::default();
+    append(
+        w,
+        Some(session),
+        &Body::SessionOpen { how: "run", program: b"", intent: "", policy, audit: false, identity },
+    );
+}
+
+pub fn close(w: &mut LogWriter, session: u64) {
+    append(w, Some(session), &Body::SessionClose { allowed: 1, denied: 0, audited: 0, refused: 0 });
+}
+
+pub fn start(w: &mut LogWriter, adopted: bool) {
+    append(w, None, &Body::Start { version: "1", kernel: "k", adopted });
 }

@@ -173,5 +173,22 @@ fn chained() -> Result<()> {
     let denied = all.iter().filter(|r| r["decision"]["result"] == "DENY").count();
     ensure!(denied == 2 && all[all.len() - 1]["kind"] == "session_close", "{all:?}");
     // That each is the hash of the one before, who verifies looks.
-    h.verified()
+    h.verified()?;
+    // And so all of it is proven to somebody who has nothing but the key.
+    let (log, key) = (h.path("log").display().to_string(), h.path("log/log.pub").display().to_string());
+    let began = std::time::Instant::now();
+    let found = loop {
+        let made = h.aarm(&["prove", "--session", &id, "--log", &log, "-o", "/tmp/x/history"])?;
+        ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let found = h.aarm(&["verify", "/tmp/x/history", "--key", &key])?;
+        // Until the end is under a checkpoint there is less.
+        if found.status.code() != Some(3) || began.elapsed() > std::time::Duration::from_secs(20) {
+            break found;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    };
+    let said = String::from_utf8_lossy(&found.stdout);
+    let expected = format!("{} receipts, which are all that it had", all.len());
+    ensure!(found.status.success() && said.contains(&expected), "{} {said}", found.status);
+    Ok(())
 }
