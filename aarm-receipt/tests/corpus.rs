@@ -7,11 +7,30 @@ mod receipt;
 #[path = "../../fuzz/checks/replay.rs"]
 mod replay;
 
+use aarm_receipt::cosign::CosignerKey;
+use aarm_receipt::witness::Request;
+use aarm_receipt::witnessed::Witnessed;
+use aarm_receipt::{Bundle, Keys, history};
 use replay::replay;
 
 #[test]
 fn proofs() {
-    replay("fuzz/corpus/proof", 5, proof::check);
+    replay("fuzz/corpus/proof", 9, proof::check);
+}
+
+/// Otherwise what is fuzzed would be how they are refused.
+#[test]
+fn there_is_one_of_each_that_is_believed() {
+    let read = |name: &str| {
+        std::fs::read(format!("{}/../fuzz/corpus/proof/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    };
+    let trusted = Keys::from_seeds([1; 32], [2; 32]).unwrap().trusted("aarm.test/log");
+    assert!(Bundle::parse(&read("receipt-3")).unwrap().verify(&trusted).is_ok());
+    let found = history::verify(&read("history")[..], &trusted).unwrap();
+    assert!(found.begins && found.ends);
+    let keys = CosignerKey::parse_all(&String::from_utf8(read("witnesses")).unwrap()).unwrap();
+    assert!(Witnessed::open(&read("witnessed"), &trusted.log, &keys[0]).is_ok());
+    assert!(Request::parse(&read("request")).is_some());
 }
 
 #[test]
