@@ -315,8 +315,10 @@ pub fn boot(spec: &mut Spec, built: &Built) -> Result<Machine> {
     ]);
     q.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(&initrd);
     let lsm = if spec.bpf { "lockdown,capability,landlock,bpf" } else { "lockdown,capability,landlock" };
+    // Where nothing can be enforced anyway, doctor is asked about that, too.
+    let preempt = if spec.bpf { "" } else { " preempt=full" };
     // The CPU's counter for a clock: each read of the next best one, hpet, leaves the guest.
-    q.arg("-append").arg(format!("console=ttyS0 lsm={lsm} panic=-1 quiet tsc=reliable mitigations=off random.trust_cpu=on systemd.log_target=console systemd.show_status=no"));
+    q.arg("-append").arg(format!("console=ttyS0 lsm={lsm}{preempt} panic=-1 quiet tsc=reliable mitigations=off random.trust_cpu=on systemd.log_target=console systemd.show_status=no"));
     q.arg("-serial").arg(format!("file:{}", console.display()));
     q.args(["-chardev", "stdio,id=out,signal=off", "-serial", "chardev:out"]);
     q.arg("-serial").arg(format!("file:{}", status.display()));

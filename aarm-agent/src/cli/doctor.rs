@@ -12,6 +12,7 @@ use super::exit::{CliError, Exit};
 use super::output::{Output, style};
 use super::{Global, escape};
 use crate::api::types::Status;
+use crate::kernel::preempt::Preemption;
 use crate::kernel::probe::{self, Probe};
 
 /// Say what can be enforced here, and how to fix what cannot
@@ -157,6 +158,7 @@ fn report(probe: &Probe, distribution: &Distribution, daemon: Option<String>) ->
         lsm(probe, distribution, built),
         hooks(probe, built),
         members(probe),
+        preemption(probe),
         bpffs(probe),
         attach(probe),
         cgroup2(probe),
@@ -281,6 +283,27 @@ fn members(probe: &Probe) -> Check {
     Check::not(State::Missing, NAME, probe.missing_members.join("; "), vec![newer_kernel()])
 }
 
+fn preemption(probe: &Probe) -> Check {
+    const NAME: &str = "preemption";
+    let fix = || {
+        vec![
+            "before Linux 6.2, full preemption may hide a supervised task: add to the kernel command line: preempt=voluntary".to_owned(),
+            "or use a kernel from 6.2 on".into(),
+        ]
+    };
+    match probe.preemption {
+        Preemption::Harmless => Check::ok(NAME, "hides no task"),
+        Preemption::Unknown => {
+            let found = "cannot tell how this kernel is preempted (it is older than 6.2)";
+            Check::not(State::Unknown, NAME, found, fix())
+        }
+        Preemption::Hides => {
+            let found = "this kernel is older than 6.2 and fully preemptible";
+            Check::not(State::Missing, NAME, found, fix())
+        }
+    }
+}
+
 fn newer_kernel() -> String {
     "aarm is tested on Linux 6.1, 6.12 and 7.2: use a kernel from 6.1 on, or report this one".into()
 }
@@ -396,8 +419,16 @@ mod tests {
             cgroup2: true,
             missing_members: Vec::new(),
             missing_hooks: Vec::new(),
+            preemption: Preemption::Harmless,
             attach: Some(Ok(())),
         }
+    }
+
+    #[test]
+    fn a_kernel_that_hides_tasks_cannot_enforce_and_one_that_may_not_can() {
+        let hides = Probe { preemption: Preemption::Hides, ..good() };
+        assert!(fixes(&hides, "").contains("preempt=voluntary"));
+        assert!(Probe { preemption: Preemption::Unknown, ..good() }.can_enforce());
     }
 
     fn fixes(probe: &Probe, os_release: &str) -> String {

@@ -15,6 +15,12 @@ pub enum KernelError {
         "aarm-agent must run as root (it loads kernel programs): start it with sudo or as a system service"
     )]
     NotRoot,
+    /// Tasks may be hidden from the programs.
+    #[error(
+        "this kernel is older than 6.2 and fully preemptible: a supervised task may be hidden from the programs where another one interrupts it. \
+         Boot it with `preempt=voluntary`, or use a newer one"
+    )]
+    Preempts,
     /// `bpf` is not among the active security modules.
     #[error(
         "this kernel does not run BPF security programs: `bpf` is not in its LSM list ({active}); \
@@ -101,7 +107,12 @@ impl KernelError {
     pub fn is_host(&self) -> bool {
         matches!(
             self,
-            Self::NotRoot | Self::NoBpfLsm { .. } | Self::NoBpfFs(_) | Self::Btf(_) | Self::Program { .. }
+            Self::NotRoot
+                | Self::NoBpfLsm { .. }
+                | Self::Preempts
+                | Self::NoBpfFs(_)
+                | Self::Btf(_)
+                | Self::Program { .. }
         )
     }
 }

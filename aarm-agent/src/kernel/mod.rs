@@ -13,6 +13,7 @@ mod moves;
 mod names;
 mod offsets;
 mod pins;
+pub mod preempt;
 pub mod probe;
 mod programs;
 mod sessions;
@@ -131,6 +132,7 @@ impl Kernel {
             return Err(KernelError::NoObject);
         }
         probe::require_bpf_lsm()?;
+        probe::require_no_preemption()?;
         raise_memlock();
         let pins = Pins::at(&options.bpffs)?;
         pins.create()?;

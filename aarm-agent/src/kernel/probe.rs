@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::btf::Btf;
 use super::error::KernelError;
 use super::pins::Pins;
+use super::preempt::{self, Preemption};
 use super::{offsets, programs};
 
 const LSM_LIST: &str = "/sys/kernel/security/lsm";
@@ -34,6 +35,8 @@ pub struct Probe {
     pub missing_members: Vec<String>,
     /// Hooks that this kernel lacks.
     pub missing_hooks: Vec<String>,
+    /// Whether supervised tasks may be hidden.
+    pub preemption: Preemption,
     /// Result of really loading and attaching a program: `None` if it could not be tried (not root).
     pub attach: Option<Result<(), String>>,
 }
@@ -47,6 +50,7 @@ impl Probe {
             && self.lsm.as_ref().is_some_and(|l| l.iter().any(|m| m == "bpf"))
             && self.missing_members.is_empty()
             && self.missing_hooks.is_empty()
+            && self.preemption != Preemption::Hides
             && matches!(self.attach, Some(Ok(())))
     }
 }
@@ -64,6 +68,20 @@ pub fn require_bpf_lsm() -> Result<(), KernelError> {
         Some(list) => Err(KernelError::NoBpfLsm { active: list.join(",") }),
         // securityfs is not mounted everywhere (containers): then loading tells.
         None => Ok(()),
+    }
+}
+
+/// Refuses a kernel that may hide tasks from the programs.
+pub fn require_no_preemption() -> Result<(), KernelError> {
+    match preempt::of_host() {
+        Preemption::Harmless => Ok(()),
+        Preemption::Hides => Err(KernelError::Preempts),
+        Preemption::Unknown => {
+            tracing::warn!(
+                "how this kernel is preempted cannot be told: with `preempt=full` it cannot enforce"
+            );
+            Ok(())
+        }
     }
 }
 
@@ -106,6 +124,7 @@ pub fn probe() -> Probe {
         cgroup2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
         missing_members,
         missing_hooks,
+        preemption: preempt::of_host(),
         attach: (root && btf.is_some() && !crate::object::FLOOR.is_empty()).then(try_attach),
     }
 }

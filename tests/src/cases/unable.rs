@@ -15,9 +15,10 @@ pub const CASES: &[Case] = &[
     ("without_root_doctor_and_daemon_say_so", not_root),
 ];
 
-/// In a boot of its own: `bpf` is not in its `lsm=`.
+/// In a boot of its own: `bpf` is not in its `lsm=`, and it has `preempt=full`.
 pub const NO_BPF: &[Case] = &[
     ("doctor_prints_the_line_that_enables_bpf", doctor),
+    ("a_preemptible_kernel_before_6_2_cannot_enforce", preempts),
     ("the_daemon_refuses_to_start", daemon),
     ("nothing_is_run_without_enforcement", run),
 ];
@@ -63,6 +64,15 @@ fn doctor() -> Result<()> {
         c["fix"].as_array().context("fix")?.iter().map(|l| l.as_str().unwrap_or("")).collect();
     ensure!(fix.iter().any(|l| l.contains(&line)) && fix.contains(&"sudo reboot"), "{c}");
     ensure!(fix.iter().any(|l| l.contains(&format!("s/lsm={LSM}/lsm={LSM},bpf/"))), "{c}");
+    Ok(())
+}
+
+fn preempts() -> Result<()> {
+    let out = Command::new(AARM).args(["doctor", "--json"]).output()?;
+    let c = check(&out, "preemption")?;
+    let fix = c["fix"].as_array().context("fix")?;
+    ensure!(c["state"] == "missing", "{c}");
+    ensure!(fix.iter().any(|l| l.as_str().is_some_and(|l| l.contains("preempt=voluntary"))), "{c}");
     Ok(())
 }
 
