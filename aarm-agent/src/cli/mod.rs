@@ -23,6 +23,7 @@ mod receipts;
 mod replay;
 mod run;
 mod sessions;
+mod sheet;
 mod status;
 mod supervise;
 mod table;

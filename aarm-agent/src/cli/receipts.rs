@@ -10,7 +10,7 @@ use super::client::{Client, block_on};
 use super::exit::{CliError, Exit};
 use super::output::Output;
 use super::view::{Filter, Live};
-use super::{Global, sessions, time, view};
+use super::{Global, sessions, sheet, time, view};
 use crate::api::types::{ErrorBody, RECEIPTS_MAX, ReceiptQuery, StreamLine};
 
 /// List receipts
@@ -22,7 +22,9 @@ use crate::api::types::{ErrorBody, RECEIPTS_MAX, ReceiptQuery, StreamLine};
 Examples:
   aarm receipts --since 10m --decision DENY
   aarm receipts --session $AARM_SESSION --operation write
+  aarm receipts --path /etc --decision DENY --human mia
   aarm receipts --limit 20 --json | jq .receipt
+  aarm receipts --since 1d --csv > receipts.csv
   sudo aarm receipts --log /var/lib/aarm/log --limit 100")]
 pub struct ReceiptsArgs {
     /// Only this session: its id or UUID
@@ -37,6 +39,21 @@ pub struct ReceiptsArgs {
     /// Only from then on: a time ago (90s, 10m, 2h, 3d) or a moment (RFC 3339)
     #[arg(long, value_name = "TIME", value_parser = time::since)]
     since: Option<Timestamp>,
+    /// Only before then: a time ago, or a moment
+    #[arg(long, value_name = "TIME", value_parser = time::since)]
+    until: Option<Timestamp>,
+    /// Only about this path, or what is below it
+    #[arg(long, value_name = "PATH", value_parser = view::path_prefix)]
+    path: Option<view::PathPrefix>,
+    /// Only what this rule decided, or asked about
+    #[arg(long, value_name = "RULE")]
+    rule: Option<String>,
+    /// Only on behalf of this human
+    #[arg(long, value_name = "NAME")]
+    human: Option<String>,
+    /// Only receipts of this kind: action, resolution, session_open, ...
+    #[arg(long, value_name = "KIND", value_parser = view::kind)]
+    kind: Option<String>,
     /// Only the last so many
     #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u64).range(1..=RECEIPTS_MAX))]
     limit: Option<u64>,
@@ -46,13 +63,46 @@ pub struct ReceiptsArgs {
     /// As JSON, one object a line
     #[arg(long)]
     json: bool,
+    /// As CSV, with the members that most receipts have
+    #[arg(long, conflicts_with = "json")]
+    csv: bool,
+}
+
+impl ReceiptsArgs {
+    /// What is asked for.
+    fn filter(&self) -> Filter {
+        Filter {
+            operations: self.operation,
+            session: self.session.clone(),
+            decision: self.decision,
+            since: self.since,
+            until: self.until,
+            kind: self.kind.clone(),
+            rule: self.rule.clone(),
+            human: self.human.clone(),
+            path: self.path.clone(),
+        }
+    }
+
+    /// Whether something is asked for that the daemon does not filter by.
+    fn is_ours(&self) -> bool {
+        let of_texts = self.rule.is_some() || self.human.is_some();
+        self.operation.is_some() || self.until.is_some() || self.path.is_some() || of_texts
+    }
 }
 
 /// Runs it.
 pub fn run(args: &ReceiptsArgs, global: &Global, out: &mut Output) -> Result<Exit, CliError> {
-    let mut printer = Printer { live: Live::new(out), out, json: args.json };
-    if !args.json {
-        printer.live.head(printer.out)?;
+    let form = match (args.json, args.csv) {
+        (true, _) => Form::Json,
+        (_, true) => Form::Csv,
+        _ => Form::Text,
+    };
+    let mut printer = Printer { live: Live::new(out), out, form };
+    match form {
+        Form::Json => {}
+        Form::Csv => sheet::head(printer.out)?,
+        Form::Text => printer.live.head(printer.out)?,
     }
     match &args.log {
         Some(dir) => from_log(args, dir, &mut printer)?,
@@ -61,17 +111,26 @@ pub fn run(args: &ReceiptsArgs, global: &Global, out: &mut Output) -> Result<Exi
     Ok(Exit::OK)
 }
 
+/// How receipts are shown.
+#[derive(Clone, Copy)]
+enum Form {
+    Text,
+    Json,
+    Csv,
+}
+
 struct Printer<'a> {
     live: Live,
     out: &'a mut Output,
-    json: bool,
+    form: Form,
 }
 
 impl Printer<'_> {
     fn print(&mut self, line: &StreamLine) -> Result<(), CliError> {
-        match line {
-            _ if self.json => self.out.json_line(line)?,
-            StreamLine::Receipt { receipt, .. } => self.live.receipt(self.out, receipt)?,
+        match (self.form, line) {
+            (Form::Json, _) => self.out.json_line(line)?,
+            (Form::Csv, StreamLine::Receipt { index, receipt }) => sheet::receipt(self.out, *index, receipt)?,
+            (Form::Text, StreamLine::Receipt { receipt, .. }) => self.live.receipt(self.out, receipt)?,
             _ => {}
         }
         Ok(())
@@ -104,16 +163,16 @@ impl Last {
 }
 
 async fn from_daemon(args: &ReceiptsArgs, socket: &Path, printer: &mut Printer<'_>) -> Result<(), CliError> {
-    // The daemon does not filter by operation: then the limit is ours to apply, after that filter.
-    let ours = args.operation.is_some();
+    // The daemon does not filter by all of it: then the limit is ours to apply, after those filters.
+    let ours = args.is_ours();
     let query = ReceiptQuery {
         session: args.session.clone(),
         decision: args.decision.map(|d| d.name().to_owned()),
-        kind: None,
+        kind: args.kind.clone(),
         since: args.since.map(|t| t.to_string()),
         limit: args.limit.filter(|_| !ours),
     };
-    let filter = Filter { operations: args.operation, ..Filter::default() };
+    let filter = args.filter();
     let mut last = Last::new(args.limit.filter(|_| ours));
     let mut lines = Client::connect(socket).await?.stream("/v1/receipts", &query).await?;
     while let Some(line) = lines.next().await? {
@@ -136,12 +195,7 @@ fn from_log(args: &ReceiptsArgs, dir: &Path, printer: &mut Printer<'_>) -> Resul
         path: dir.to_path_buf(),
         source: Box::new(source),
     };
-    let filter = Filter {
-        operations: args.operation,
-        session: args.session.clone(),
-        decision: args.decision,
-        since: args.since,
-    };
+    let filter = args.filter();
     let mut last = Last::new(args.limit);
     for item in aarm_receipt::read::Reader::open(dir, 0).map_err(failed)? {
         let (index, bytes) = item.map_err(failed)?;

@@ -62,6 +62,54 @@ pub struct Filter {
     pub decision: Option<Decision>,
     /// Only from this time on.
     pub since: Option<Timestamp>,
+    /// Only before this time.
+    pub until: Option<Timestamp>,
+    /// Only of this kind.
+    pub kind: Option<String>,
+    /// Only what this rule decided.
+    pub rule: Option<String>,
+    /// Only on behalf of this human.
+    pub human: Option<String>,
+    /// Only about this path, or what is below it.
+    pub path: Option<PathPrefix>,
+}
+
+/// A path as receipts have it: what is not printable is percent-encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathPrefix(String);
+
+impl PathPrefix {
+    /// Of a path as a user writes it.
+    pub fn new(path: &str) -> Self {
+        let mut text = Vec::new();
+        aarm_receipt::canonical::bytes(&mut text, path.as_bytes());
+        let text: String = serde_json::from_slice(&text).unwrap_or_default();
+        Self(text.strip_suffix('/').filter(|rest| !rest.is_empty()).map_or(text.clone(), str::to_owned))
+    }
+
+    fn covers(&self, path: &Value) -> bool {
+        path.as_str()
+            .and_then(|path| path.strip_prefix(&self.0))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || self.0 == "/")
+    }
+}
+
+/// Reads `--path`.
+pub fn path_prefix(text: &str) -> Result<PathPrefix, String> {
+    if !text.starts_with('/') {
+        return Err("a path is absolute: it begins with /".into());
+    }
+    Ok(PathPrefix::new(text))
+}
+
+/// Reads `--kind`.
+pub fn kind(text: &str) -> Result<String, String> {
+    let known = aarm_receipt::receipt::schema::SCHEMAS;
+    if known.iter().any(|kind| kind.name == text) {
+        return Ok(text.to_owned());
+    }
+    let names: Vec<&str> = known.iter().map(|kind| kind.name).collect();
+    Err(format!("one of {}", names.join(", ")))
 }
 
 impl Filter {
@@ -73,12 +121,18 @@ impl Filter {
             Some(Operations::One(o)) => operation == Some(o.name()),
             Some(Operations::Family(f)) => r["action"]["tool"].as_str() == Some(f.name()),
         };
+        let time = || r["time"].as_str().and_then(|t| t.parse::<Timestamp>().ok());
+        let text_is = |wanted: &Option<String>, value: &Value| wanted.as_deref().is_none_or(|w| value == w);
         wanted
+            && text_is(&self.kind, &r["kind"])
+            && text_is(&self.human, &r["identity"]["human"])
+            // Of an answer, the rule that asked.
+            && (text_is(&self.rule, &r["decision"]["rule"]) || text_is(&self.rule, &r["detail"]["rule"]))
+            && self.path.as_ref().is_none_or(|p| ["path", "path2"].iter().any(|at| p.covers(&r["action"][*at])))
             && self.session.as_deref().is_none_or(|s| r["session"]["id"] == s || r["session"]["uuid"] == s)
             && self.decision.is_none_or(|d| r["decision"]["result"] == d.name())
-            && self.since.is_none_or(|since| {
-                r["time"].as_str().and_then(|t| t.parse::<Timestamp>().ok()).is_some_and(|t| t >= since)
-            })
+            && self.since.is_none_or(|since| time().is_some_and(|t| t >= since))
+            && self.until.is_none_or(|until| time().is_some_and(|t| t < until))
     }
 }
 
@@ -245,5 +299,39 @@ mod tests {
             "{}",
             String::from_utf8_lossy(&shown)
         );
+    }
+
+    #[test]
+    fn filters_select_what_they_say() {
+        let r = serde_json::json!({
+            "kind": "action", "time": "2026-11-24T10:00:00.5Z",
+            "action": { "operation": "rename", "path": "/a/b %C3%A4", "path2": "/c" },
+            "decision": { "rule": "no" }, "identity": { "human": "mia" },
+        });
+        let moment = |text: &str| Some(text.parse().unwrap());
+        let path = |text| Filter { path: Some(path_prefix(text).unwrap()), ..Filter::default() };
+        for at in ["/", "/a", "/a/", "/a/b ä", "/c", "/c/"] {
+            assert!(path(at).passes(&r), "{at}");
+        }
+        for at in ["/a/b", "/b", "/cc", "/c/d"] {
+            assert!(!path(at).passes(&r), "{at}");
+        }
+        assert!(path_prefix("a").is_err() && kind("nothing").is_err());
+        for (filter, passes) in [
+            (Filter { rule: Some("no".into()), ..Filter::default() }, true),
+            (Filter { rule: Some("yes".into()), ..Filter::default() }, false),
+            (Filter { human: Some("mia".into()), ..Filter::default() }, true),
+            (Filter { human: Some("ben".into()), ..Filter::default() }, false),
+            (Filter { kind: Some(kind("action").unwrap()), ..Filter::default() }, true),
+            (Filter { kind: Some(kind("start").unwrap()), ..Filter::default() }, false),
+            (Filter { until: moment("2026-11-24T10:00:00.5Z"), ..Filter::default() }, false),
+            (Filter { until: moment("2026-11-24T10:00:00.6Z"), ..Filter::default() }, true),
+            (Filter { since: moment("2026-11-24T10:00:00.5Z"), ..Filter::default() }, true),
+        ] {
+            assert_eq!(filter.passes(&r), passes, "{filter:?}");
+        }
+        // Of an answer, the rule that asked.
+        let answer = serde_json::json!({ "kind": "resolution", "detail": { "rule": "no" } });
+        assert!(Filter { rule: Some("no".into()), ..Filter::default() }.passes(&answer));
     }
 }
