@@ -175,6 +175,23 @@ fn a_witness_sees_a_log_grow_and_who_verifies_finds_a_cut() {
     assert_eq!(host.metric("aarm_witness_receipts{witness=\"witness.test/aarm\"}"), 700);
     assert!(host.metric("aarm_witness_seen_timestamp_seconds") > 1_700_000_000);
 
+    // A proof is under what the witness has seen, and says so.
+    let (log_text, proof) = (log.to_str().unwrap(), host.path("7.tlog-proof"));
+    let proof_text = proof.to_str().unwrap();
+    assert!(run(&["prove", "7", "--log", log_text, "-o", proof_text]).status.success());
+    let key = log.join("log.pub");
+    let keyed = ["--key", key.to_str().unwrap()];
+    let proven = host.verify("7.tlog-proof", &keyed);
+    assert_eq!(proven.status.code(), Some(0), "{}", text(&proven.stdout));
+    assert!(text(&proven.stdout).contains("seen by witness.test/aarm"), "{}", text(&proven.stdout));
+    let old = host.verify("7.tlog-proof", &[keyed[0], keyed[1], "--max-age", "2999-01-01T00:00:00Z"]);
+    assert_eq!(old.status.code(), Some(4), "{}", text(&old.stdout));
+    let unseen = std::fs::read_to_string(&proof).unwrap();
+    let unseen: String =
+        unseen.split_inclusive('\n').filter(|l| !l.contains(" witness.test/aarm ")).collect();
+    std::fs::write(&proof, unseen).unwrap();
+    assert_eq!(host.verify("7.tlog-proof", &keyed).status.code(), Some(4));
+
     // The log is put back to what it was, and goes on: the witness does not see that it was this one.
     let cosigned = log.join("witnessed");
     std::fs::remove_dir_all(host.path("before/witnessed")).unwrap();

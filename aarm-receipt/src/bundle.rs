@@ -25,6 +25,7 @@ use crate::proof::{self, PROOF_MAX};
 use crate::receipt::{self, MAX_RECEIPT, ParseError};
 use crate::segment::{self, Kind, Scanner, SegmentError};
 use crate::tile::Tiles;
+use crate::witnessed;
 
 /// First line.
 pub(crate) const MAGIC: &str = "c2sp.org/tlog-proof@v1";
@@ -138,13 +139,16 @@ fn base64<const N: usize>(text: &str) -> Option<[u8; N]> {
 }
 
 impl Bundle {
-    /// Makes the bundle of a log's receipt under its newest checkpoint: from tiles where they prove it, otherwise by reading the whole log.
+    /// Makes the bundle of a log's receipt under the checkpoint that most witnesses have cosigned, or the newest if none has: from tiles where they
+    /// prove it, otherwise by reading the whole log.
     pub fn make(log: &Path, trusted: &TrustedKeys, index: u64) -> Result<Self, ProveError> {
         let path = log.join("checkpoint");
         let note = std::fs::read(&path).map_err(|source| ProveError::Io { path: path.clone(), source })?;
         let signed = |source| ProveError::Checkpoint { path: path.clone(), source };
-        let head = Checkpoint::open(&note, &trusted.log).map_err(signed)?;
+        let newest = Checkpoint::open(&note, &trusted.log).map_err(signed)?;
         let text = String::from_utf8(note).map_err(|_| signed(NoteError::Malformed))?;
+        let witnessed = witnessed::most(log, &trusted.log, index..newest.size);
+        let (head, text) = witnessed.unwrap_or((newest, text));
         let not_signed = ProveError::NotSigned { index, size: head.size };
         let wanted = proof::inclusion(index, head.size).ok_or(not_signed)?;
         let origin = origin_hash(&trusted.log.name);

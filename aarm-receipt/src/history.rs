@@ -80,6 +80,8 @@ pub enum HistoryError {
 pub struct History {
     /// The tree that the last receipt is in.
     pub checkpoint: Checkpoint,
+    /// The note with its signatures.
+    pub note: String,
     /// Its place there.
     pub index: u64,
     /// The session's id in the kernel.
@@ -173,7 +175,7 @@ pub fn verify(mut from: impl BufRead, trusted: &TrustedKeys) -> Result<History, 
     let checkpoint = bundle.verify(trusted)?.checkpoint;
     chain.next(&bundle.receipt)?;
     let Chain { session, begins, ends, kinds, .. } = chain;
-    Ok(History { checkpoint, index: bundle.index, session, begins, ends, kinds })
+    Ok(History { checkpoint, note: bundle.checkpoint, index: bundle.index, session, begins, ends, kinds })
 }
 
 #[derive(Default)]

@@ -5,11 +5,12 @@
 //! ```
 //! Nothing but verification depends on it. Must never: keep what is not signed by both.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::cosign::{CosignerKey, cosigned};
+use crate::cosign::{COSIGNERS_MAX, CosignerKey, cosigned};
 use crate::note::{Checkpoint, NOTE_MAX, NoteError, VerifierKey};
 
 /// The directory.
@@ -103,4 +104,41 @@ pub enum ReadError {
 fn path(dir: &Path, witness: &CosignerKey) -> PathBuf {
     let id: String = witness.id.iter().map(|b| format!("{b:02x}")).collect();
     dir.join(DIR).join(id)
+}
+
+/// The checkpoint that most witnesses have cosigned, of those with a receipt of this index and not more than so many; of several the newest. A
+/// note with the log's signature and theirs. Whose they are, who verifies looks.
+pub(crate) fn most(
+    dir: &Path,
+    log: &VerifierKey,
+    receipts: std::ops::Range<u64>,
+) -> Option<(Checkpoint, String)> {
+    let mut found: BTreeMap<u64, (Checkpoint, String, usize)> = BTreeMap::new();
+    for entry in std::fs::read_dir(dir.join(DIR)).ok()?.flatten().take(COSIGNERS_MAX) {
+        let mut note = String::new();
+        let read =
+            File::open(entry.path()).and_then(|file| file.take(NOTE_MAX as u64).read_to_string(&mut note));
+        let Some(checkpoint) = read.ok().and_then(|_| Checkpoint::open(note.as_bytes(), log).ok()) else {
+            continue;
+        };
+        if checkpoint.size <= receipts.start || checkpoint.size > receipts.end {
+            continue;
+        }
+        match found.get_mut(&checkpoint.size) {
+            None => _ = found.insert(checkpoint.size, (checkpoint, note, 1)),
+            Some((other, all, witnesses)) if *other == checkpoint => {
+                let lines = note.rsplit_once("\n\n").map_or("", |(_, lines)| lines);
+                for line in lines.split_inclusive('\n').filter(|line| line.ends_with('\n')) {
+                    if !all.contains(line) {
+                        all.push_str(line);
+                    }
+                }
+                *witnesses += 1;
+            }
+            // Two trees of one size: verification finds it.
+            Some(_) => {}
+        }
+    }
+    let best = found.into_values().max_by_key(|(checkpoint, _, witnesses)| (*witnesses, checkpoint.size))?;
+    (best.1.len() <= NOTE_MAX).then_some((best.0, best.1))
 }

@@ -4,7 +4,8 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use aarm_receipt::cosign::{Cosigner, CosignerKey};
+use aarm_receipt::Bundle;
+use aarm_receipt::cosign::{Cosigner, CosignerKey, cosigned};
 use aarm_receipt::note::{Checkpoint, NoteError};
 use aarm_receipt::tile::Tiles;
 use aarm_receipt::verify::{How, Report, Verdict, Witnesses, verify_dir};
@@ -199,6 +200,35 @@ fn what_is_not_the_witnesses_own_is_not_kept() {
     assert_eq!(join(&forged), Err(NoteError::NotSigned), "under another id");
     let elsewhere = Checkpoint { size: 21, ..checkpoint };
     assert_eq!(join(&own.cosign(&elsewhere, 7)), Err(NoteError::WrongSignature));
+}
+
+#[test]
+fn a_proof_is_under_the_checkpoint_that_most_have_seen() {
+    let log = tempfile::tempdir().unwrap();
+    let others = Others::new(3);
+    let keys = others.keys();
+    let seen_by = |index: u64| {
+        let bundle = Bundle::make(log.path(), &trusted(), index).unwrap();
+        let head = bundle.verify(&trusted()).unwrap().checkpoint;
+        let by = cosigned(bundle.checkpoint.as_bytes(), &head, &keys).unwrap().len();
+        (head.size, by)
+    };
+    write(log.path(), 300, "a", 50);
+    assert_eq!(seen_by(7), (300, 0));
+    assert_eq!((others.show(log.path(), 0, 5), others.show(log.path(), 1, 6)), (200, 200));
+    write(log.path(), 700, "b", 50);
+    assert_eq!(seen_by(7), (300, 2));
+    assert_eq!(others.show(log.path(), 2, 7), 200);
+    assert_eq!(
+        (seen_by(7), seen_by(299), seen_by(300), seen_by(699)),
+        ((300, 2), (300, 2), (700, 1), (700, 1))
+    );
+    write(log.path(), 701, "c", 50);
+    assert_eq!(seen_by(700), (701, 0));
+    // What is no note is nothing; and what is another log's neither.
+    std::fs::write(log.path().join("witnessed/00000000"), vec![0xff; 100]).unwrap();
+    std::fs::write(file(log.path(), &keys[0]), "another\n1\nAAAA\n\nx\n").unwrap();
+    assert_eq!(seen_by(7), (700, 1));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use aarm_receipt::bundle::BUNDLE_MAX;
-use aarm_receipt::cosign::{COSIGNERS_MAX, CosignerKey};
+use aarm_receipt::cosign::{COSIGNERS_MAX, CosignerKey, cosigned};
 use aarm_receipt::history::{self, HistoryError};
 use aarm_receipt::note::{Checkpoint, NOTE_MAX};
 use aarm_receipt::verify::{How, Report, Verdict, Witnesses, verify_dir};
@@ -97,6 +97,36 @@ fn witnesses(path: &Path) -> Result<Vec<CosignerKey>, CliError> {
     })
 }
 
+/// What is asked of witnesses.
+fn asked<'a>(args: &VerifyArgs, known: &'a [CosignerKey]) -> Result<Witnesses<'a>, CliError> {
+    // Nobody saw anything before 1970.
+    let since = args.max_age.map(|t| u64::try_from(t.as_second()).unwrap_or_default());
+    Ok(Witnesses { known, at_least: at_least(args, known.len())?, since })
+}
+
+/// Which witnesses have cosigned a proof's checkpoint, and what is wrong with that, if it is not what is asked for.
+fn heard(
+    args: &VerifyArgs,
+    note: &str,
+    checkpoint: &Checkpoint,
+) -> Result<(Vec<String>, Option<String>), CliError> {
+    let Some(path) = &args.witnesses else { return Ok((Vec::new(), None)) };
+    let known = witnesses(path)?;
+    let asked = asked(args, &known)?;
+    let found = match cosigned(note.as_bytes(), checkpoint, &known) {
+        Ok(found) => found,
+        Err(e) => return Ok((Vec::new(), Some(format!("what witnesses have said: {e}")))),
+    };
+    let lately = found.into_iter().filter(|(_, seconds)| asked.since.is_none_or(|since| *seconds >= since));
+    let names: Vec<String> = lately.map(|(key, _)| key.name.clone()).collect();
+    let few = names.len() < asked.at_least;
+    let problem = few.then(|| {
+        let how = if asked.since.is_some() { " lately enough" } else { "" };
+        format!("{} of the {} witnesses asked for have seen it{how}", names.len(), asked.at_least)
+    });
+    Ok((names, problem))
+}
+
 /// How many of the witnesses must have seen the log.
 fn at_least(args: &VerifyArgs, known: usize) -> Result<usize, CliError> {
     match args.at_least {
@@ -136,13 +166,8 @@ pub fn run(args: &VerifyArgs, out: &mut Output) -> Result<Exit, CliError> {
     let seen = args.remember.as_deref().map(|path| seen(path, &trusted)).transpose()?.flatten();
     let shown = !args.json && std::io::stderr().is_terminal();
     let known = args.witnesses.as_deref().map(witnesses).transpose()?;
-    let asked = known.as_deref().map(|known| {
-        // Nobody saw anything before 1970.
-        let since = args.max_age.map(|t| u64::try_from(t.as_second()).unwrap_or_default());
-        Ok::<_, CliError>(Witnesses { known, at_least: at_least(args, known.len())?, since })
-    });
-    let how =
-        How { seen: seen.as_ref(), witnesses: asked.transpose()?, progress: shown.then_some(&progress) };
+    let asked = known.as_deref().map(|known| asked(args, known)).transpose()?;
+    let how = How { seen: seen.as_ref(), witnesses: asked, progress: shown.then_some(&progress) };
     let report = verify_dir(&args.log, &trusted, how);
     if args.json {
         let from = if args.key.is_some() { "given" } else { "log" };
@@ -181,9 +206,12 @@ fn of_session(
         Err(HistoryError::Io(source)) => return Err(CliError::Read { path: args.log.clone(), source }),
         Err(e) => return not_proven(&e.to_string(), args, out),
     };
-    let (verdict, exit) = match found.begins && found.ends {
-        true => (Verdict::Intact, Exit::OK),
-        false => (Verdict::Incomplete, Exit::INCOMPLETE),
+    let (seen_by, problem) = heard(args, &found.note, &found.checkpoint)?;
+    let whole = found.begins && found.ends;
+    let (verdict, exit) = match (whole, &problem) {
+        (false, _) => (Verdict::Incomplete, Exit::INCOMPLETE),
+        (true, Some(_)) => (Verdict::TooOld, Exit::TOO_OLD),
+        (true, None) => (Verdict::Intact, Exit::OK),
     };
     let receipts: u64 = found.kinds.values().sum();
     let session = format!("{:016x}", found.session);
@@ -192,12 +220,12 @@ fn of_session(
         let (begins, ends, kinds) = (found.begins, found.ends, &found.kinds);
         let report = json!({
             "verdict": verdict, "origin": origin, "session": session, "receipts": receipts, "begins": begins, "ends": ends,
-            "kinds": kinds, "signed": signed, "index": found.index,
+            "kinds": kinds, "signed": signed, "index": found.index, "witnesses": seen_by, "problem": problem,
         });
         out.json(&report)?;
         return Ok(exit);
     }
-    let all = if exit == Exit::OK { "all" } else { "not all" };
+    let all = if whole { "all" } else { "not all" };
     out.line(&format!(
         "proven: session {session} of {}: {receipts} receipts, which are {all} that it had, among the first {signed} that were signed",
         escape::text(origin)
@@ -208,10 +236,21 @@ fn of_session(
     if !found.ends {
         out.line("  its end is not here: it went on when this was written")?;
     }
+    say_heard(&seen_by, problem.as_deref(), out)?;
     for (kind, n) in &found.kinds {
         out.line(&format!("  {n:>10} {kind}"))?;
     }
     Ok(exit)
+}
+
+fn say_heard(seen_by: &[String], problem: Option<&str>, out: &mut Output) -> Result<(), CliError> {
+    if !seen_by.is_empty() {
+        out.line(&format!("  seen by {}", escape::text(&seen_by.join(", "))))?;
+    }
+    if let Some(problem) = problem {
+        out.line(&format!("  problem: {problem}"))?;
+    }
+    Ok(())
 }
 
 fn not_proven(why: &str, args: &VerifyArgs, out: &mut Output) -> Result<Exit, CliError> {
@@ -228,9 +267,9 @@ fn proof(args: &VerifyArgs, out: &mut Output) -> Result<Exit, CliError> {
     let Some(key) = &args.key else {
         return Err(CliError::Key("a proof has none with it".into()));
     };
-    if args.remember.is_some() || args.witnesses.is_some() {
+    if args.remember.is_some() {
         return Err(CliError::Usage(
-            "--remember and --witnesses are for logs: a proof does not tell how a log goes on".into(),
+            "--remember is for logs: a proof does not tell how a log goes on".into(),
         ));
     }
     let trusted = keys(key)?;
@@ -240,21 +279,30 @@ fn proof(args: &VerifyArgs, out: &mut Output) -> Result<Exit, CliError> {
         return of_session(file, &trusted, args, out);
     }
     let bytes = files::read(&args.log, BUNDLE_MAX)?;
-    let (index, proven) = match Bundle::parse(&bytes).and_then(|b| Ok((b.index, b.verify(&trusted)?))) {
-        Ok(found) => found,
-        Err(e) => return not_proven(&e.to_string(), args, out),
+    let (bundle, proven) =
+        match Bundle::parse(&bytes).and_then(|b| b.verify(&trusted).map(|proven| (b, proven))) {
+            Ok(found) => found,
+            Err(e) => return not_proven(&e.to_string(), args, out),
+        };
+    let (index, origin, size) = (bundle.index, &proven.checkpoint.origin, proven.checkpoint.size);
+    let (seen_by, problem) = heard(args, &bundle.checkpoint, &proven.checkpoint)?;
+    let (verdict, exit) = match &problem {
+        Some(_) => (Verdict::TooOld, Exit::TOO_OLD),
+        None => (Verdict::Intact, Exit::OK),
     };
-    let (origin, size) = (&proven.checkpoint.origin, proven.checkpoint.size);
     if args.json {
-        let verdict = Verdict::Intact;
         let receipt = &proven.receipt;
-        out.json(&json!({ "verdict": verdict, "origin": origin, "index": index, "signed": size, "receipt": receipt }))?;
+        out.json(&json!({
+            "verdict": verdict, "origin": origin, "index": index, "signed": size, "receipt": receipt, "witnesses": seen_by,
+            "problem": problem,
+        }))?;
     } else {
         out.line(&format!(
             "proven: receipt {index} of {}, among the first {size} that were signed",
             escape::text(origin)
         ))?;
+        say_heard(&seen_by, problem.as_deref(), out)?;
         out.json(&proven.receipt)?;
     }
-    Ok(Exit::OK)
+    Ok(exit)
 }
