@@ -444,6 +444,17 @@ fn a_session_is_proven_to_whoever_has_the_keys() {
     ]);
     assert_eq!(none.status.code(), Some(1), "{}", stderr(&none));
     assert!(stderr(&none).contains("aarm sessions --all") && !Path::new(&at("none.new")).exists());
+    // The same log is listed, as a sheet too, and has its index made.
+    let sheet = offline(&["receipts", "--log", &log, "--kind", "summary", "--csv"]);
+    let lines: Vec<String> = stdout(&sheet).lines().map(str::to_owned).collect();
+    assert!(lines.len() == 2 && lines[0].starts_with("index,time,host,session,kind,"), "{lines:?}");
+    assert!(lines[1].starts_with("1,") && lines[1].contains(UUID), "{lines:?}");
+    assert_eq!(stdout(&offline(&["receipts", "--log", &log, "--path", "/etc", "--json"])), "");
+    assert_eq!(offline(&["receipts", "--kind", "nothing"]).status.code(), Some(64));
+    let rebuilt = offline(&["receipts", "rebuild-index", "--log", &log]);
+    assert!(rebuilt.status.success() && stdout(&rebuilt) == "0 segments indexed\n", "{}", stdout(&rebuilt));
+    assert_eq!(offline(&["receipts", "rebuild-index", "--log", &at("nothing")]).status.code(), Some(2));
+    assert!(offline(&["verify", &log, "--index"]).status.success());
     assert_eq!(offline(&["prove", "--log", &log]).status.code(), Some(64));
     assert_eq!(offline(&["prove", "7", "--session", UUID, "--log", &log]).status.code(), Some(64));
 }

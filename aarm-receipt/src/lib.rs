@@ -9,6 +9,7 @@
 //! - [`note`]: C2SP signed notes and checkpoints.
 //! - [`cosign`]: cosignatures of checkpoints. [`witness`]: who gives them to logs that he has seen grow. [`witnessed`]: what a log has of them.
 //! - [`keys`]: the two signing keys and the public form of both.
+//! - [`index`]: what each segment has, for who looks for something.
 //! - [`segment`]: the on-disk form. [`log`]: the one writer. [`read`]: reading. [`verify`]: checking.
 //!
 //! Must never: know the kernel, the daemon or a clock; sign what is not durable; trust a byte it reads.
@@ -18,6 +19,7 @@ pub mod canonical;
 pub mod chain;
 pub mod cosign;
 pub mod history;
+pub mod index;
 pub mod keys;
 pub mod log;
 pub mod merkle;

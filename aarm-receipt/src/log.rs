@@ -8,6 +8,7 @@
 //! <log>/tile/                 the tree's hashes, see `tile`
 //! <log>/edge                  what was pruned comes to, see `log/edge`
 //! <log>/chains                the chains of sessions that go on, see `log/chains`
+//! <log>/index/                what each segment has, see `index`
 //! <log>/checkpoint            the last signed tree head
 //! <log>/lock                  held by the writer
 //! ```
@@ -34,6 +35,7 @@ use self::files::{allocate, clear, io, no_room, place, reserve, sync_dir};
 use self::prune::Sealed;
 use self::recover::{read_checkpoint, recover};
 use crate::chain::{self, Chains, Step};
+use crate::index;
 use crate::keys::{Keys, TrustedKeys};
 use crate::merkle::{self, Hash, Tree};
 use crate::note::Checkpoint;
@@ -393,6 +395,24 @@ impl LogWriter {
         Ok(())
     }
 
+    /// The oldest segment that has no index and may have one, by its number.
+    pub fn unindexed(&self) -> Option<(u64, &Path)> {
+        let signed = self.sealed.iter().take_while(|segment| segment.next <= self.signed);
+        signed
+            .filter(|segment| !segment.indexed)
+            .map(|segment| (segment.number, segment.path.as_path()))
+            .next()
+    }
+
+    /// A segment has its index, or cannot have one until the next start.
+    pub fn indexed(&mut self, number: u64) {
+        match self.sealed.iter_mut().find(|segment| segment.number == number) {
+            Some(segment) => segment.indexed = true,
+            // It was pruned meanwhile.
+            None => index::remove(&self.dir, number),
+        }
+    }
+
     /// Index of the first receipt that is there: those before were pruned.
     pub fn first(&self) -> u64 {
         self.first
@@ -411,6 +431,11 @@ impl LogWriter {
     /// Receipts under the last checkpoint.
     pub fn signed(&self) -> u64 {
         self.signed
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The log's name.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::index::{Index, Wanted};
 use crate::log::origin_hash;
 use crate::merkle::Hash;
 use crate::segment::{self, Kind, Scanner, SegmentError};
@@ -59,12 +60,22 @@ pub struct Reader {
     number: u64,
     index: u64,
     from: u64,
+    /// The log, and what is looked for in it.
+    wanted: Option<(PathBuf, Wanted)>,
     /// A segment was read.
     begun: bool,
     failed: bool,
 }
 
 impl Reader {
+    /// Opens a log directory to read what may be among those that are looked for: of segments that have an index, only those. Who reads still looks
+    /// at each.
+    pub fn select(dir: &Path, wanted: &Wanted) -> Result<Self, ReadError> {
+        let mut reader = Self::open(dir, 0)?;
+        reader.wanted = Some((dir.to_path_buf(), wanted.clone()));
+        Ok(reader)
+    }
+
     /// Opens a log directory to read from a receipt's index on, or from the first that was not pruned.
     pub fn open(dir: &Path, from: u64) -> Result<Self, ReadError> {
         // Segments may be pruned between listing and opening them.
@@ -93,6 +104,7 @@ impl Reader {
             number: 0,
             index,
             from,
+            wanted: None,
             begun: false,
             failed: false,
         })
@@ -102,6 +114,13 @@ impl Reader {
         loop {
             let Some((path, scanner)) = &mut self.current else {
                 let Some((number, path)) = self.segments.next() else { return Ok(None) };
+                if let Some((dir, wanted)) = &self.wanted
+                    && let Some(index) = Index::read(dir, number, self.index)
+                    && !index.may_have(wanted)
+                {
+                    self.index += index.receipts;
+                    continue;
+                }
                 let scanner = match Scanner::open(&path, self.index, &self.origin) {
                     Ok(scanner) => scanner,
                     // Pruned since it was listed, and with it what it would begin with.

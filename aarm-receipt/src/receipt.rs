@@ -20,7 +20,7 @@ use std::net::IpAddr;
 use crate::canonical::{Encoded, Object};
 use crate::key;
 
-pub use encode::{cut, encode, family_number};
+pub use encode::{cut, encode, family_number, time_text};
 pub use parse::{Facts, ParseError, check, parse};
 pub use reference::{json_schema, receipts_md};
 

@@ -36,7 +36,7 @@ pub const RECORD_HEADER: usize = 8;
 /// Largest segment.
 pub const SEGMENT_MAX: u64 = 1 << 30;
 /// Memory that decompressing may take, as a power of two: more than compressing ever asks for here.
-const WINDOW_LOG_MAX: u32 = 23;
+pub(crate) const WINDOW_LOG_MAX: u32 = 23;
 const MAGIC: &[u8; 8] = b"AARMSEG1";
 const VERSION: u32 = 1;
 

@@ -17,6 +17,7 @@ use self::part::Part;
 use self::sequences::Sequences;
 use crate::chain::{self, CHAINS_MAX, Chains};
 use crate::cosign::CosignerKey;
+use crate::index;
 use crate::keys::TrustedKeys;
 use crate::log::{edge, origin_hash};
 use crate::merkle::{Hash, Tree};
@@ -141,6 +142,8 @@ pub struct How<'a> {
     pub seen: Option<&'a Checkpoint>,
     /// Whose cosignatures are demanded.
     pub witnesses: Option<Witnesses<'a>>,
+    /// Also the index is held against the receipts: nothing is proven by it, but who looks for something relies on it.
+    pub index: bool,
     /// Told how many segments of how many are done.
     pub progress: Option<&'a dyn Fn(usize, usize)>,
 }
@@ -432,6 +435,17 @@ fn check(
         }
         if let Some(progress) = how.progress {
             progress(done, segments.len());
+        }
+    }
+    if how.index {
+        for (number, path) in segments {
+            let right = index::is_right(dir, *number, path).map_err(|e| e.to_string())?;
+            if right == Some(false) {
+                tampered(
+                    r,
+                    format!("the index of {} is not what its receipts say", segment::file_name(*number)),
+                );
+            }
         }
     }
     if r.pruned > said {

@@ -1,5 +1,7 @@
 //! Replays the fuzzer's corpora: what it found once holds in every build, without it.
 
+#[path = "../../fuzz/checks/index.rs"]
+mod index;
 #[path = "../../fuzz/checks/proof.rs"]
 mod proof;
 #[path = "../../fuzz/checks/receipt.rs"]
@@ -8,10 +10,16 @@ mod receipt;
 mod replay;
 
 use aarm_receipt::cosign::CosignerKey;
+use aarm_receipt::index::Index;
 use aarm_receipt::witness::Request;
 use aarm_receipt::witnessed::Witnessed;
 use aarm_receipt::{Bundle, Keys, history};
 use replay::replay;
+
+#[test]
+fn indices() {
+    replay("fuzz/corpus/index", 2, index::check);
+}
 
 #[test]
 fn proofs() {
@@ -31,6 +39,7 @@ fn there_is_one_of_each_that_is_believed() {
     let keys = CosignerKey::parse_all(&String::from_utf8(read("witnesses")).unwrap()).unwrap();
     assert!(Witnessed::open(&read("witnessed"), &trusted.log, &keys[0]).is_ok());
     assert!(Request::parse(&read("request")).is_some());
+    assert!(Index::parse(&read("../index/some")).is_some());
 }
 
 #[test]

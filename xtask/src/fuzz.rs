@@ -25,6 +25,7 @@ const TARGETS: &[(&str, &[&str], &[&str])] = &[
         &["-dict=fuzz/policy.dict", "-max_len=1024", "-len_control=10"],
     ),
     ("proof", &["fuzz/corpus/proof"], &["-max_len=4096"]),
+    ("index", &["fuzz/corpus/index"], &["-max_len=4096"]),
     ("receipt", &["fuzz/corpus/receipt"], &["-max_len=4096"]),
 ];
 
@@ -35,7 +36,7 @@ const TARGETS: &[(&str, &[&str], &[&str])] = &[
   cargo xtask fuzz policy --keep         take what adds coverage into fuzz/corpus/policy
 An input that fails is left in fuzz/artifacts/TARGET; keep it in fuzz/corpus/TARGET under the defect's name.")]
 pub struct FuzzArgs {
-    /// event, dns, policy, action_json, proof or receipt
+    /// event, dns, policy, action_json, proof, index or receipt
     target: String,
     /// For how long.
     #[arg(long, default_value_t = 300)]

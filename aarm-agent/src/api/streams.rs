@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
+use aarm_receipt::index::Wanted;
 use aarm_receipt::read::Reader;
+use aarm_receipt::receipt::time_text;
 use axum::body::{Body, Bytes};
 use axum::extract::{Extension, RawQuery, State};
 use axum::http::{StatusCode, header};
@@ -30,6 +32,18 @@ struct Filter {
 }
 
 impl Filter {
+    /// What the log's index knows of it.
+    fn wanted(&self) -> Wanted {
+        let since = self.since.and_then(|since| u64::try_from(since.as_nanosecond()).ok());
+        Wanted {
+            session: self.session.clone(),
+            decision: self.decision.clone(),
+            kind: self.kind.clone(),
+            since: since.map(time_text),
+            ..Wanted::default()
+        }
+    }
+
     fn matches(&self, r: &Value) -> bool {
         let text = |v: &Value| v.as_str().map(str::to_owned);
         if let Some(want) = &self.session
@@ -196,7 +210,12 @@ pub async fn receipts(
             let fail = |message: String| StreamLine::Error {
                 error: ApiError { code: ErrorCode::Internal, message, help: None },
             };
-            let reader = match Reader::open(&dir, 0) {
+            // Whose a session is, its opening says, which others' filters leave out.
+            let opened = match filter.uid {
+                0 => Reader::select(&dir, &filter.wanted()),
+                _ => Reader::open(&dir, 0),
+            };
+            let reader = match opened {
                 Ok(reader) => reader,
                 Err(e) => return drop(found.blocking_send(fail(e.to_string()))),
             };

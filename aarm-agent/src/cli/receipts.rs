@@ -1,6 +1,7 @@
 //! `aarm receipts`: what was recorded.
 
 use std::collections::VecDeque;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use aarm_common::Decision;
@@ -10,7 +11,7 @@ use super::client::{Client, block_on};
 use super::exit::{CliError, Exit};
 use super::output::Output;
 use super::view::{Filter, Live};
-use super::{Global, sessions, sheet, time, view};
+use super::{Global, count, sessions, sheet, time, verify, view};
 use crate::api::types::{ErrorBody, RECEIPTS_MAX, ReceiptQuery, StreamLine};
 
 /// List receipts
@@ -18,15 +19,23 @@ use crate::api::types::{ErrorBody, RECEIPTS_MAX, ReceiptQuery, StreamLine};
 /// Asks the daemon, which shows a user his own sessions and root all; with --log, reads a log directory itself,
 /// without daemon and without verifying it (see `aarm verify`). Oldest first.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
 Examples:
   aarm receipts --since 10m --decision DENY
   aarm receipts --session $AARM_SESSION --operation write
   aarm receipts --path /etc --decision DENY --human mia
   aarm receipts --limit 20 --json | jq .receipt
   aarm receipts --since 1d --csv > receipts.csv
-  sudo aarm receipts --log /var/lib/aarm/log --limit 100")]
+  sudo aarm receipts --log /var/lib/aarm/log --limit 100
+  sudo aarm receipts rebuild-index
+
+What each file of the log has is in an index, so that only those are read that may have what is asked for."
+)]
 pub struct ReceiptsArgs {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Only this session: its id or UUID
     #[arg(long, short, value_name = "SESSION", value_parser = sessions::session_id)]
     session: Option<String>,
@@ -68,6 +77,26 @@ pub struct ReceiptsArgs {
     csv: bool,
 }
 
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    RebuildIndex(RebuildArgs),
+}
+
+/// Make the log's index anew
+///
+/// The daemon makes it by itself, a file at a time; copies of a log, and logs of older versions, may have none. Nothing is proven by
+/// it: `aarm verify --index` holds it against the receipts.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  sudo aarm receipts rebuild-index
+  aarm receipts rebuild-index --log ./copied-log")]
+struct RebuildArgs {
+    /// The log directory
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/aarm/log", value_hint = clap::ValueHint::DirPath)]
+    log: PathBuf,
+}
+
 impl ReceiptsArgs {
     /// What is asked for.
     fn filter(&self) -> Filter {
@@ -93,6 +122,9 @@ impl ReceiptsArgs {
 
 /// Runs it.
 pub fn run(args: &ReceiptsArgs, global: &Global, out: &mut Output) -> Result<Exit, CliError> {
+    if let Some(Command::RebuildIndex(args)) = &args.command {
+        return rebuild(args, out);
+    }
     let form = match (args.json, args.csv) {
         (true, _) => Form::Json,
         (_, true) => Form::Csv,
@@ -108,6 +140,20 @@ pub fn run(args: &ReceiptsArgs, global: &Global, out: &mut Output) -> Result<Exi
         Some(dir) => from_log(args, dir, &mut printer)?,
         None => block_on(from_daemon(args, &global.socket, &mut printer))?,
     }
+    Ok(Exit::OK)
+}
+
+/// Makes the index anew.
+fn rebuild(args: &RebuildArgs, out: &mut Output) -> Result<Exit, CliError> {
+    let shown = std::io::stderr().is_terminal();
+    let progress = |done, all| {
+        if shown {
+            verify::progress(done, all);
+        }
+    };
+    let segments = aarm_receipt::index::rebuild(&args.log, progress)
+        .map_err(|e| CliError::Log { path: args.log.clone(), source: Box::new(e) })?;
+    out.line(&format!("{} indexed", count(segments, "segment")))?;
     Ok(Exit::OK)
 }
 
@@ -197,7 +243,7 @@ fn from_log(args: &ReceiptsArgs, dir: &Path, printer: &mut Printer<'_>) -> Resul
     };
     let filter = args.filter();
     let mut last = Last::new(args.limit);
-    for item in aarm_receipt::read::Reader::open(dir, 0).map_err(failed)? {
+    for item in aarm_receipt::read::Reader::select(dir, &filter.wanted()).map_err(failed)? {
         let (index, bytes) = item.map_err(failed)?;
         let receipt = serde_json::from_slice(&bytes)
             .map_err(|e| CliError::Log { path: dir.to_path_buf(), source: Box::new(e) })?;

@@ -62,6 +62,9 @@ pub struct VerifyArgs {
     /// And not longer ago than this (90s, 10m, 2h, 3d), or not before a moment (RFC 3339)
     #[arg(long, value_name = "TIME", requires = "witnesses", value_parser = time::since)]
     max_age: Option<Timestamp>,
+    /// Also hold the index that `aarm receipts` uses against the receipts; takes some times as long
+    #[arg(long)]
+    index: bool,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -150,7 +153,7 @@ fn seen_by(report: &Report, out: &mut Output) -> Result<(), CliError> {
 }
 
 /// Shows how far it is, on one line that goes when it is done.
-fn progress(done: usize, all: usize) {
+pub(super) fn progress(done: usize, all: usize) {
     let text = if done < all { format!("\r{done} of {all} segments") } else { "\r\x1b[K".into() };
     // Nobody can be told that standard error is closed.
     let _ = std::io::stderr().write_all(text.as_bytes());
@@ -167,7 +170,12 @@ pub fn run(args: &VerifyArgs, out: &mut Output) -> Result<Exit, CliError> {
     let shown = !args.json && std::io::stderr().is_terminal();
     let known = args.witnesses.as_deref().map(witnesses).transpose()?;
     let asked = known.as_deref().map(|known| asked(args, known)).transpose()?;
-    let how = How { seen: seen.as_ref(), witnesses: asked, progress: shown.then_some(&progress) };
+    let how = How {
+        seen: seen.as_ref(),
+        witnesses: asked,
+        index: args.index,
+        progress: shown.then_some(&progress),
+    };
     let report = verify_dir(&args.log, &trusted, how);
     if args.json {
         let from = if args.key.is_some() { "given" } else { "log" };

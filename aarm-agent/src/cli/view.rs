@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use aarm_common::{Decision, Family, Operation};
+use aarm_receipt::index::Wanted;
+use aarm_receipt::receipt::time_text;
 
 use super::escape;
 use super::output::{Output, style};
@@ -113,6 +115,30 @@ pub fn kind(text: &str) -> Result<String, String> {
 }
 
 impl Filter {
+    /// What a log's index knows of it.
+    pub fn wanted(&self) -> Wanted {
+        let time = |moment: Option<Timestamp>| {
+            moment.and_then(|moment| u64::try_from(moment.as_nanosecond()).ok()).map(time_text)
+        };
+        let (tool, operation) = match self.operations {
+            Some(Operations::Family(family)) => (Some(family.name().to_owned()), None),
+            Some(Operations::One(one)) => (None, Some(one.name().to_owned())),
+            None => (None, None),
+        };
+        Wanted {
+            session: self.session.clone(),
+            kind: self.kind.clone(),
+            operation,
+            tool,
+            decision: self.decision.map(|d| d.name().to_owned()),
+            rule: self.rule.clone(),
+            human: self.human.clone(),
+            path: self.path.as_ref().map(|path| path.0.clone()),
+            since: time(self.since),
+            until: time(self.until),
+        }
+    }
+
     /// Whether a receipt is shown.
     pub fn passes(&self, r: &Value) -> bool {
         let operation = r["action"]["operation"].as_str();

@@ -183,7 +183,7 @@ impl Writer {
     fn wait(&self) -> Duration {
         let sync = self.oldest.map(|t| self.rhythm.sync.saturating_sub(t.elapsed()));
         let sign = self.pause().saturating_sub(self.signed_at.elapsed());
-        [sync, self.keeping.pause()].into_iter().flatten().fold(sign, Duration::min)
+        [sync, Some(self.keeping.pause())].into_iter().flatten().fold(sign, Duration::min)
     }
 
     /// Takes out what is too old, or too much, when a receipt that says so is signed.
@@ -415,6 +415,32 @@ mod tests {
         assert_eq!(report.verdict, Verdict::Intact, "{report}");
         assert_eq!((report.pruned, report.receipts), (metrics.pruned.get(), size + 1));
         assert!(report.pruned > 0 && report.kinds["prune"] == 1, "{report}");
+    }
+
+    #[test]
+    fn what_is_not_written_any_more_gets_its_index_and_is_compressed() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = || Keys::from_seeds([1; 32], [2; 32]).unwrap();
+        let open = || LogWriter::open(dir.path(), keys(), "w", Options { segment_bytes: 1 << 20 }).unwrap().0;
+        let mut log = open();
+        let mut before = batch(10_000);
+        before.iter_mut().for_each(|(_, bytes)| _ = log.append(bytes, true).unwrap());
+        log.checkpoint().unwrap();
+        let trusted = log.trusted().clone();
+        drop(log);
+        let keeping = Keeping::new(Retention::default(), true, Encoded::text(b"h"));
+        let (batches, thread) = spawn(open(), &Metrics::new().unwrap(), &Arc::default(), keeping);
+        let began = Instant::now();
+        let there = |name: &str| dir.path().join(name).exists();
+        while !(there("index/0000000000.idx") && there("segment-0000000000.aarm.zst")) {
+            assert!(began.elapsed() < Duration::from_secs(30), "nothing is done for it");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop(batches);
+        thread.join().unwrap().unwrap();
+        let how = How { index: true, ..How::default() };
+        let report = verify_dir(dir.path(), &trusted, how);
+        assert_eq!(report.verdict, Verdict::Intact, "{report}");
     }
 
     /// A checkpoint in between made what was durable so, and those that were not appended yet were forgotten until others came.

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::files::{io, sync_dir};
 use super::{LogError, LogWriter};
+use crate::index;
 use crate::merkle::Hash;
 use crate::tile::{self, Tiles};
 
@@ -52,13 +53,16 @@ pub(super) struct Sealed {
     written: SystemTime,
     /// Index of the first receipt after it.
     pub next: u64,
+    /// It has its index, as far as is known.
+    pub indexed: bool,
 }
 
 impl Sealed {
     pub fn of(number: u64, path: PathBuf, next: u64) -> Result<Self, LogError> {
         let metadata = std::fs::metadata(&path).map_err(io(&path))?;
         let written = metadata.modified().map_err(io(&path))?;
-        Ok(Self { number, path, bytes: metadata.len(), written, next })
+        let indexed = path.parent().is_some_and(|log| index::is_there(log, number));
+        Ok(Self { number, path, bytes: metadata.len(), written, next, indexed })
     }
 }
 
@@ -99,6 +103,7 @@ impl LogWriter {
         let gone = self.sealed.partition_point(|segment| segment.next <= expired.before);
         for segment in self.sealed.drain(..gone) {
             std::fs::remove_file(&segment.path).map_err(io(&segment.path))?;
+            index::remove(&self.dir, segment.number);
         }
         sync_dir(&self.dir)?;
         tile::prune(&self.dir, self.first, expired.before).map_err(io(&self.dir.join(tile::DIR)))?;

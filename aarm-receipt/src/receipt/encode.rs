@@ -45,6 +45,13 @@ pub(super) fn time(out: &mut Vec<u8>, ns: u64) {
     out.extend_from_slice(&text);
 }
 
+/// A time (nanoseconds since 1970) as receipts have it. All are of one length: later ones are greater texts.
+pub fn time_text(ns: u64) -> String {
+    let mut out = Vec::new();
+    time(&mut out, ns);
+    String::from_utf8_lossy(out.get(1..out.len() - 1).unwrap_or_default()).into_owned()
+}
+
 /// The part of a text from outside that receipts show.
 pub fn cut(text: &[u8]) -> &[u8] {
     &text[..text.len().min(TEXT_MAX)]
