@@ -451,6 +451,18 @@ fn a_session_is_proven_to_whoever_has_the_keys() {
     assert!(lines[1].starts_with("1,") && lines[1].contains(UUID), "{lines:?}");
     assert_eq!(stdout(&offline(&["receipts", "--log", &log, "--path", "/etc", "--json"])), "");
     assert_eq!(offline(&["receipts", "--kind", "nothing"]).status.code(), Some(64));
+    let mut following = Command::new(env!("CARGO_BIN_EXE_aarm"))
+        .args(["receipts", "--log", &log, "--follow", "--json", "--limit", "1"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(following.stdout.take().unwrap()));
+    let mut next = || serde_json::from_str::<serde_json::Value>(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(next()["index"], 2, "the last one that is there");
+    write(&Body::SessionOpen { how: "run", program: b"/x", intent: "", policy, audit: false, identity });
+    assert_eq!(next()["index"], 3);
+    let _ = following.kill();
+    following.wait().unwrap();
     let rebuilt = offline(&["receipts", "rebuild-index", "--log", &log]);
     assert!(rebuilt.status.success() && stdout(&rebuilt) == "0 segments indexed\n", "{}", stdout(&rebuilt));
     assert_eq!(offline(&["receipts", "rebuild-index", "--log", &at("nothing")]).status.code(), Some(2));

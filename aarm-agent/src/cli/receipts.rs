@@ -3,16 +3,19 @@
 use std::collections::VecDeque;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aarm_common::Decision;
+use aarm_receipt::read::Reader;
 use jiff::Timestamp;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::client::{Client, block_on};
+use super::client::{Client, Lines, block_on};
 use super::exit::{CliError, Exit};
 use super::output::Output;
 use super::view::{Filter, Live};
 use super::{Global, count, sessions, sheet, time, verify, view};
-use crate::api::types::{ErrorBody, RECEIPTS_MAX, ReceiptQuery, StreamLine};
+use crate::api::types::{ErrorBody, RECEIPTS_MAX, ReceiptQuery, StreamLine, WatchQuery};
 
 /// List receipts
 ///
@@ -28,6 +31,7 @@ Examples:
   aarm receipts --path /etc --decision DENY --human mia
   aarm receipts --limit 20 --json | jq .receipt
   aarm receipts --since 1d --csv > receipts.csv
+  aarm receipts --follow --rule no-egress
   sudo aarm receipts --log /var/lib/aarm/log --limit 100
   sudo aarm receipts rebuild-index
 
@@ -66,6 +70,9 @@ pub struct ReceiptsArgs {
     /// Only the last so many
     #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u64).range(1..=RECEIPTS_MAX))]
     limit: Option<u64>,
+    /// Go on with those that come, until ^C; of those before, the last ten are shown unless --limit or --since says otherwise
+    #[arg(long, short)]
+    follow: bool,
     /// Read this log directory instead of asking the daemon
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     log: Option<PathBuf>,
@@ -113,6 +120,12 @@ impl ReceiptsArgs {
         }
     }
 
+    /// Of those that match, only the last so many.
+    fn limit(&self) -> Option<u64> {
+        const BEFORE: u64 = 10;
+        self.limit.or((self.follow && self.since.is_none()).then_some(BEFORE))
+    }
+
     /// Whether something is asked for that the daemon does not filter by.
     fn is_ours(&self) -> bool {
         let of_texts = self.rule.is_some() || self.human.is_some();
@@ -137,7 +150,12 @@ pub fn run(args: &ReceiptsArgs, global: &Global, out: &mut Output) -> Result<Exi
         Form::Text => printer.live.head(printer.out)?,
     }
     match &args.log {
-        Some(dir) => from_log(args, dir, &mut printer)?,
+        Some(dir) => {
+            let next = from_log(args, dir, 0, &mut printer)?;
+            if args.follow {
+                follow_log(args, dir, next, &mut printer)?;
+            }
+        }
         None => block_on(from_daemon(args, &global.socket, &mut printer))?,
     }
     Ok(Exit::OK)
@@ -209,6 +227,90 @@ impl Last {
 }
 
 async fn from_daemon(args: &ReceiptsArgs, socket: &Path, printer: &mut Printer<'_>) -> Result<(), CliError> {
+    // Before the others are read, so that none is missed in between.
+    let coming = match args.follow {
+        true => Some(Following::begin(args, socket).await?),
+        false => None,
+    };
+    let next = from_before(args, socket, printer).await?;
+    match coming {
+        Some(coming) => coming.run(args, next, printer).await,
+        None => Ok(()),
+    }
+}
+
+/// What comes while others are shown, and after.
+struct Following {
+    lines: Lines,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Following {
+    async fn begin(args: &ReceiptsArgs, socket: &Path) -> Result<Self, CliError> {
+        let failed = |source| CliError::System { what: "wait for signals", source };
+        let interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let query = WatchQuery {
+            session: args.session.clone(),
+            decision: args.decision.map(|d| d.name().to_owned()),
+            kind: args.kind.clone(),
+        };
+        let mut lines = Client::connect(socket).await?.stream("/v1/watch", &query).await?;
+        // It says when it has begun.
+        match lines.next().await? {
+            Some(StreamLine::Ready { .. }) => Ok(Self { lines, interrupt, terminate }),
+            Some(line) => Err(said(&line)),
+            None => Err(CliError::Stopped),
+        }
+    }
+
+    /// Shows those from a place in the log on, until somebody ends it.
+    async fn run(
+        mut self,
+        args: &ReceiptsArgs,
+        next: u64,
+        printer: &mut Printer<'_>,
+    ) -> Result<(), CliError> {
+        let filter = args.filter();
+        loop {
+            // Nothing may wait in the buffer while we wait for more.
+            if !self.lines.ready() {
+                printer.out.flush()?;
+            }
+            let line = tokio::select! {
+                line = self.lines.next() => line?,
+                _ = self.interrupt.recv() => return Ok(()),
+                _ = self.terminate.recv() => return Ok(()),
+            };
+            match line {
+                None => return Err(CliError::Stopped),
+                Some(StreamLine::Receipt { index, receipt }) => {
+                    if index >= next && filter.passes(&receipt) {
+                        printer.print(&StreamLine::Receipt { index, receipt })?;
+                    }
+                }
+                Some(StreamLine::Ready { .. }) => {}
+                Some(line) => return Err(said(&line)),
+            }
+        }
+    }
+}
+
+/// What ends a stream.
+fn said(line: &StreamLine) -> CliError {
+    match line {
+        StreamLine::Lost { count } => CliError::Lost { count: *count },
+        StreamLine::Error { error } => {
+            let body = ErrorBody { error: error.clone(), diagnostics: Vec::new() };
+            CliError::Refused { body: Box::new(body) }
+        }
+        _ => CliError::Stopped,
+    }
+}
+
+/// Those that are there. The place in the log after the last that was seen.
+async fn from_before(args: &ReceiptsArgs, socket: &Path, printer: &mut Printer<'_>) -> Result<u64, CliError> {
     // The daemon does not filter by all of it: then the limit is ours to apply, after those filters.
     let ours = args.is_ours();
     let query = ReceiptQuery {
@@ -216,40 +318,68 @@ async fn from_daemon(args: &ReceiptsArgs, socket: &Path, printer: &mut Printer<'
         decision: args.decision.map(|d| d.name().to_owned()),
         kind: args.kind.clone(),
         since: args.since.map(|t| t.to_string()),
-        limit: args.limit.filter(|_| !ours),
+        limit: args.limit().filter(|_| !ours),
     };
     let filter = args.filter();
-    let mut last = Last::new(args.limit.filter(|_| ours));
+    let mut last = Last::new(args.limit().filter(|_| ours));
+    let mut next = 0;
     let mut lines = Client::connect(socket).await?.stream("/v1/receipts", &query).await?;
     while let Some(line) = lines.next().await? {
         match &line {
-            StreamLine::Lost { count } => return Err(CliError::Lost { count: *count }),
-            StreamLine::Error { error } => {
-                let body = ErrorBody { error: error.clone(), diagnostics: Vec::new() };
-                return Err(CliError::Refused { body: Box::new(body) });
+            StreamLine::Receipt { index, receipt } => {
+                next = index + 1;
+                if filter.passes(receipt) {
+                    last.push(line, printer)?;
+                }
             }
-            StreamLine::Receipt { receipt, .. } if filter.passes(receipt) => last.push(line, printer)?,
-            _ => {}
+            StreamLine::Ready { .. } => {}
+            line => return Err(said(line)),
         }
     }
-    last.finish(printer)
+    last.finish(printer)?;
+    Ok(next)
 }
 
-/// Reads the log's files themselves, for root and for copies.
-fn from_log(args: &ReceiptsArgs, dir: &Path, printer: &mut Printer<'_>) -> Result<(), CliError> {
+/// How often a log directory is looked at for more.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Goes on with a log directory until somebody ends this process.
+fn follow_log(
+    args: &ReceiptsArgs,
+    dir: &Path,
+    mut next: u64,
+    printer: &mut Printer<'_>,
+) -> Result<(), CliError> {
+    loop {
+        printer.out.flush()?;
+        std::thread::sleep(POLL);
+        next = from_log(args, dir, next, printer)?;
+    }
+}
+
+/// Reads the log's files themselves, for root and for copies, from a place on. The place after the last.
+fn from_log(args: &ReceiptsArgs, dir: &Path, from: u64, printer: &mut Printer<'_>) -> Result<u64, CliError> {
     let failed = |source: aarm_receipt::read::ReadError| CliError::Log {
         path: dir.to_path_buf(),
         source: Box::new(source),
     };
     let filter = args.filter();
-    let mut last = Last::new(args.limit);
-    for item in aarm_receipt::read::Reader::select(dir, &filter.wanted()).map_err(failed)? {
+    // Of those that come all are shown.
+    let mut last = Last::new(args.limit().filter(|_| from == 0));
+    let reader = match from {
+        0 => Reader::select(dir, &filter.wanted()),
+        _ => Reader::open(dir, from),
+    };
+    let mut next = from;
+    for item in reader.map_err(failed)? {
         let (index, bytes) = item.map_err(failed)?;
+        next = index + 1;
         let receipt = serde_json::from_slice(&bytes)
             .map_err(|e| CliError::Log { path: dir.to_path_buf(), source: Box::new(e) })?;
         if filter.passes(&receipt) {
             last.push(StreamLine::Receipt { index, receipt }, printer)?;
         }
     }
-    last.finish(printer)
+    last.finish(printer)?;
+    Ok(next)
 }

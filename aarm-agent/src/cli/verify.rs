@@ -239,7 +239,7 @@ fn of_session(
         escape::text(origin)
     ))?;
     if !found.begins {
-        out.line("  its beginning is not here: it was pruned")?;
+        out.line("  its beginning is not here: it was pruned, or the daemon had lost what it knew of it")?;
     }
     if !found.ends {
         out.line("  its end is not here: it went on when this was written")?;

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::Case;
@@ -13,6 +13,7 @@ pub const CASES: &[Case] = &[
     ("the_log_verifies_elsewhere_without_the_daemon", elsewhere),
     ("one_changed_byte_is_found", tampered),
     ("filters_select", filters),
+    ("who_follows_sees_each_once", follow),
     ("metrics_count_what_receipts_tell", metrics),
     ("a_witness_has_seen_the_log_and_finds_out_that_it_was_cut", witnessed),
 ];
@@ -75,6 +76,36 @@ fn filters() -> Result<()> {
     ensure!(denied.iter().all(|r| r["decision"]["result"] == "DENY") && !denied.is_empty());
     let recent = h.receipts(&["--since", "10m"])?;
     ensure!(recent.len() >= a.receipts.len());
+    Ok(())
+}
+
+fn follow() -> Result<()> {
+    let h = host()?;
+    h.act(&["read", "/tmp/r/secret"])?;
+    let mut following = Command::new("/usr/local/bin/aarm")
+        .args(["receipts", "--follow", "--json", "--rule", "no-secret"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()?;
+    let out = following.stdout.take().context("piped above")?;
+    let lines = std::thread::spawn(move || std::io::read_to_string(out));
+    let ended = Ended(following);
+    // While it lists those before, and after.
+    for _ in 0..5 {
+        h.act(&["read", "/tmp/r/secret"])?;
+    }
+    let all = h.receipts(&["--rule", "no-secret"])?.len();
+    std::thread::sleep(Duration::from_secs(1));
+    // SAFETY: our own child.
+    unsafe { libc::kill(ended.0.id() as i32, libc::SIGINT) };
+    let text = lines.join().map_err(|_| anyhow::anyhow!("reading panicked"))??;
+    let shown: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let mut indices: Vec<u64> = shown.iter().filter_map(|line| line["index"].as_u64()).collect();
+    ensure!(indices.is_sorted(), "{indices:?}");
+    indices.dedup();
+    ensure!(
+        all == 6 && indices.len() == 6 && shown.len() == 6,
+        "{all} are there, and shown are {indices:?}: {text}"
+    );
     Ok(())
 }
 
