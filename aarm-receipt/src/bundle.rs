@@ -142,11 +142,7 @@ impl Bundle {
     /// Makes the bundle of a log's receipt under the checkpoint that most witnesses have cosigned, or the newest if none has: from tiles where they
     /// prove it, otherwise by reading the whole log.
     pub fn make(log: &Path, trusted: &TrustedKeys, index: u64) -> Result<Self, ProveError> {
-        let path = log.join("checkpoint");
-        let note = std::fs::read(&path).map_err(|source| ProveError::Io { path: path.clone(), source })?;
-        let signed = |source| ProveError::Checkpoint { path: path.clone(), source };
-        let newest = Checkpoint::open(&note, &trusted.log).map_err(signed)?;
-        let text = String::from_utf8(note).map_err(|_| signed(NoteError::Malformed))?;
+        let (newest, text) = newest(log, trusted)?;
         let witnessed = witnessed::most(log, &trusted.log, index..newest.size);
         let (head, text) = witnessed.unwrap_or((newest, text));
         let not_signed = ProveError::NotSigned { index, size: head.size };
@@ -215,6 +211,15 @@ impl fmt::Display for Bundle {
         self.proof.iter().try_for_each(|hash| writeln!(f, "{}", BASE64.encode(hash)))?;
         write!(f, "\n{}", self.checkpoint)
     }
+}
+
+/// The log's newest checkpoint, and its note.
+pub(crate) fn newest(log: &Path, trusted: &TrustedKeys) -> Result<(Checkpoint, String), ProveError> {
+    let path = log.join("checkpoint");
+    let note = std::fs::read(&path).map_err(|source| ProveError::Io { path: path.clone(), source })?;
+    let signed = |source| ProveError::Checkpoint { path: path.clone(), source };
+    let checkpoint = Checkpoint::open(&note, &trusted.log).map_err(signed)?;
+    Ok((checkpoint, String::from_utf8(note).map_err(|_| signed(NoteError::Malformed))?))
 }
 
 /// The segments, with the number of the first receipt of each.

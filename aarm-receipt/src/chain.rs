@@ -20,7 +20,7 @@ use crate::merkle::{self, Hash};
 pub const NONE: Hash = [0; 32];
 /// The same as it is written, and before the writer has filled in what it is.
 pub const UNLINKED: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
-/// Most chains at once: many more than sessions that a kernel has.
+/// Most chains at once, many more than sessions that a kernel has: a session for which there is no room has none.
 pub const CHAINS_MAX: usize = 1 << 16;
 
 /// What a receipt does to the chains.
@@ -111,10 +111,11 @@ impl Chains {
             Step::Nothing => {}
             Step::Anew => self.0.clear(),
             Step::Next { session, closes: true, .. } => _ = self.0.remove(&session),
-            Step::Next { session, begins: true, .. } => _ = self.0.insert(session, leaf),
-            Step::Next { session, .. } => {
+            Step::Next { session, begins, .. } => {
                 if let Some(last) = self.0.get_mut(&session) {
                     *last = leaf;
+                } else if begins && self.0.len() < CHAINS_MAX {
+                    self.0.insert(session, leaf);
                 }
             }
         }
@@ -128,11 +129,6 @@ impl Chains {
     /// The last receipt of a session; none: it has none, or has ended.
     pub fn last(&self, session: u64) -> Option<Hash> {
         self.0.get(&session).copied()
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.0.len()
     }
 
     /// Whether there is none.
@@ -220,6 +216,19 @@ mod tests {
         Chains::of([(7, [1; 32])]).link(&mut middle);
         rest.follow(&middle);
         assert_eq!(rest.last(7), Some(merkle::leaf(&middle)));
+    }
+
+    #[test]
+    fn there_are_not_more_than_so_many() {
+        let mut chains = Chains::of((0..CHAINS_MAX as u64).map(|session| (session, NONE)));
+        let next = |session| Step::Next { session, begins: true, closes: false };
+        chains.take(next(u64::MAX), [1; 32]);
+        assert_eq!(chains.last(u64::MAX), None);
+        chains.take(next(7), [1; 32]);
+        assert_eq!(chains.last(7), Some([1; 32]));
+        chains.take(Step::Next { session: 7, begins: false, closes: true }, [1; 32]);
+        chains.take(next(u64::MAX), [1; 32]);
+        assert_eq!(chains.last(u64::MAX), Some([1; 32]));
     }
 
     #[test]

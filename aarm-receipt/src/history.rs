@@ -15,7 +15,7 @@ use std::path::Path;
 
 use memchr::memmem;
 
-use crate::bundle::{BUNDLE_MAX, Bundle, BundleError, MAGIC, ProveError};
+use crate::bundle::{self, BUNDLE_MAX, Bundle, BundleError, MAGIC, ProveError};
 use crate::chain;
 use crate::keys::TrustedKeys;
 use crate::merkle::{self, Hash};
@@ -106,11 +106,7 @@ fn uuid_of(receipt: &[u8]) -> Option<&[u8]> {
 
 /// Writes the history of a session of a log, as far as it is signed. `uuid`: what it is called for ever. How many receipts it has.
 pub fn write(log: &Path, trusted: &TrustedKeys, uuid: &str, out: &mut impl Write) -> Result<u64, WriteError> {
-    let path = log.join("checkpoint");
-    let note = std::fs::read(&path).map_err(|source| ProveError::Io { path: path.clone(), source })?;
-    let signed = Checkpoint::open(&note, &trusted.log)
-        .map_err(|source| ProveError::Checkpoint { path: path.clone(), source })?
-        .size;
+    let signed = bundle::newest(log, trusted)?.0.size;
     let mut last: Option<(u64, Vec<u8>, Hash)> = None;
     let mut receipts = 0;
     for item in Reader::open(log, 0)? {

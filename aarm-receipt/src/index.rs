@@ -17,12 +17,14 @@
 //! be believed by who verifies.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use crate::log::origin_hash;
+use crate::placing;
+use crate::read::ReadError;
 use crate::segment::{self, Kind, Scanner, SegmentError};
 
 /// The directory.
@@ -40,27 +42,6 @@ const INDEX_MAX: u64 = 64 << 20;
 const TERMS_MAX: usize = 64 << 20;
 /// zstd's own default.
 const LEVEL: i32 = 3;
-
-/// Why there is no index of a segment.
-#[derive(Debug, thiserror::Error)]
-pub enum IndexError {
-    /// A file cannot be used.
-    #[error("{path}: {source}")]
-    Io {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The segment cannot be read.
-    #[error("{path}: {source}")]
-    Segment {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: SegmentError,
-    },
-}
 
 /// What is looked for: receipts that have all of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -153,13 +134,13 @@ struct Gathered {
 }
 
 impl Gathered {
-    fn add(&mut self, of: u8, value: &Value) {
+    fn add(&mut self, of: char, value: &Value) {
         let Some(text) = value.as_str() else { return };
-        let term = format!("{}{text}", char::from(of));
+        let term = format!("{of}{text}");
         if self.terms.contains(&term) {
             return;
         }
-        let is_path = of == b'p';
+        let is_path = of == 'p';
         if is_path && (self.paths == PATHS_MAX || self.bytes + term.len() > PATH_BYTES_MAX) {
             self.more_paths = true;
             return;
@@ -171,17 +152,17 @@ impl Gathered {
 
     fn receipt(&mut self, r: &Value) {
         for (of, value) in [
-            (b's', &r["session"]["id"]),
-            (b'u', &r["session"]["uuid"]),
-            (b'k', &r["kind"]),
-            (b'o', &r["action"]["operation"]),
-            (b't', &r["action"]["tool"]),
-            (b'd', &r["decision"]["result"]),
-            (b'r', &r["decision"]["rule"]),
-            (b'r', &r["detail"]["rule"]),
-            (b'h', &r["identity"]["human"]),
-            (b'p', &r["action"]["path"]),
-            (b'p', &r["action"]["path2"]),
+            ('s', &r["session"]["id"]),
+            ('u', &r["session"]["uuid"]),
+            ('k', &r["kind"]),
+            ('o', &r["action"]["operation"]),
+            ('t', &r["action"]["tool"]),
+            ('d', &r["decision"]["result"]),
+            ('r', &r["decision"]["rule"]),
+            ('r', &r["detail"]["rule"]),
+            ('h', &r["identity"]["human"]),
+            ('p', &r["action"]["path"]),
+            ('p', &r["action"]["path2"]),
         ] {
             self.add(of, value);
         }
@@ -203,11 +184,11 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 impl Index {
     /// Of a segment, from its receipts. What is none of them is overlooked: verification finds it.
-    pub fn of(log: &Path, segment: &Path) -> Result<Self, IndexError> {
-        let failed = |source| IndexError::Segment { path: segment.to_path_buf(), source };
+    pub fn of(log: &Path, segment: &Path) -> Result<Self, ReadError> {
+        let failed = |source| ReadError::Segment { path: segment.to_path_buf(), source };
         let origin_path = log.join("origin");
         let origin = std::fs::read_to_string(&origin_path)
-            .map_err(|source| IndexError::Io { path: origin_path, source })?;
+            .map_err(|source| ReadError::Io { path: origin_path, source })?;
         let first = segment::first(segment).map_err(failed)?;
         let mut scanner = Scanner::open(segment, first, &origin_hash(origin.trim_end())).map_err(failed)?;
         let mut gathered = Gathered::default();
@@ -284,16 +265,13 @@ impl Index {
     }
 
     /// Keeps it beside the log: whole under its name, or not there. Not durable.
-    pub fn place(&self, log: &Path, number: u64) -> Result<(), IndexError> {
+    pub fn place(&self, log: &Path, number: u64) -> Result<(), ReadError> {
         let path = path_of(log, number);
-        let temporary = path.with_extension("new");
         let write = || {
             std::fs::create_dir_all(log.join(DIR))?;
-            let mut file = std::fs::File::create(&temporary)?;
-            file.write_all(&self.bytes()?)?;
-            std::fs::rename(&temporary, &path)
+            placing::whole(&path, &self.bytes()?)
         };
-        write().map_err(|source| IndexError::Io { path: path.clone(), source })
+        write().map_err(|source| ReadError::Io { path: path.clone(), source })
     }
 
     /// What is kept of a segment that begins with a receipt. `None`: nothing, or nothing of use.
@@ -331,14 +309,14 @@ impl Index {
 }
 
 /// Makes the index of a segment, and keeps it.
-pub fn make(log: &Path, number: u64, segment: &Path) -> Result<(), IndexError> {
+pub fn make(log: &Path, number: u64, segment: &Path) -> Result<(), ReadError> {
     Index::of(log, segment)?.place(log, number)
 }
 
 /// Whether what is kept of a segment is what its receipts say. `None`: nothing is kept.
-pub fn is_right(log: &Path, number: u64, segment: &Path) -> Result<Option<bool>, IndexError> {
+pub fn is_right(log: &Path, number: u64, segment: &Path) -> Result<Option<bool>, ReadError> {
     let path = path_of(log, number);
-    let io = |source| IndexError::Io { path: path.clone(), source };
+    let io = |source| ReadError::Io { path: path.clone(), source };
     let mut kept = Vec::new();
     match std::fs::File::open(&path) {
         Ok(file) => _ = file.take(INDEX_MAX + 1).read_to_end(&mut kept).map_err(io)?,
@@ -360,13 +338,13 @@ pub(crate) fn remove(log: &Path, number: u64) {
 }
 
 /// Makes the index of each segment anew, but for the one that is written. `each` is told how many of how many are done. How many.
-pub fn rebuild(log: &Path, mut each: impl FnMut(usize, usize)) -> Result<usize, IndexError> {
-    let mut all = segment::list(log).map_err(|source| IndexError::Io { path: log.to_path_buf(), source })?;
+pub fn rebuild(log: &Path, mut each: impl FnMut(usize, usize)) -> Result<usize, ReadError> {
+    let mut all = segment::list(log).map_err(|source| ReadError::Io { path: log.to_path_buf(), source })?;
     all.pop();
     let directory = log.join(DIR);
     match std::fs::remove_dir_all(&directory) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(IndexError::Io { path: directory, source: e });
+            return Err(ReadError::Io { path: directory, source: e });
         }
         _ => {}
     }

@@ -24,6 +24,7 @@ pub mod keys;
 pub mod log;
 pub mod merkle;
 pub mod note;
+mod placing;
 pub mod proof;
 pub mod read;
 pub mod receipt;

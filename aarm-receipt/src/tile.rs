@@ -13,7 +13,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::merkle::{self, Hash, Tree};
-use crate::proof;
+use crate::{placing, proof};
 
 /// Hashes of a whole tile.
 pub const WIDTH: usize = 256;
@@ -166,16 +166,14 @@ pub(crate) fn read(log: &Path, place: Place) -> Option<Vec<Hash>> {
 /// Writes a tile: whole under its name, or not there. Not durable.
 pub(crate) fn write(log: &Path, place: Place, hashes: &[Hash]) -> std::io::Result<()> {
     let path = place.path(log);
-    let temporary = path.with_extension("new");
-    let write = || std::fs::write(&temporary, hashes.as_flattened());
+    let write = || placing::whole(&path, hashes.as_flattened());
     match (write(), path.parent()) {
         (Err(e), Some(dir)) if e.kind() == std::io::ErrorKind::NotFound => {
             std::fs::create_dir_all(dir)?;
-            write()?;
+            write()
         }
-        (written, _) => written?,
+        (written, _) => written,
     }
-    std::fs::rename(&temporary, &path)
 }
 
 /// Takes away what was a part of a tile that is whole now.

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use self::part::Part;
 use self::sequences::Sequences;
-use crate::chain::{self, CHAINS_MAX, Chains};
+use crate::chain::{self, Chains};
 use crate::cosign::CosignerKey;
 use crate::index;
 use crate::keys::TrustedKeys;
@@ -162,6 +162,15 @@ pub struct Witnesses<'a> {
 /// How often a log is read that is pruned meanwhile.
 const READINGS: usize = 4;
 
+impl Witnesses<'_> {
+    /// What is wrong if so many of them have seen it.
+    pub fn lack(&self, seen: usize) -> Option<String> {
+        let how = if self.since.is_some() { " lately enough" } else { "" };
+        (seen < self.at_least)
+            .then(|| format!("{seen} of the {} witnesses asked for have seen it{how}", self.at_least))
+    }
+}
+
 /// Verifies a log directory, which may be written and pruned meanwhile. Segments are read by as many threads as there are processors; memory is
 /// bounded by their size.
 pub fn verify_dir(dir: &Path, trusted: &TrustedKeys, how: How<'_>) -> Report {
@@ -219,18 +228,13 @@ fn hear(r: &mut Report, asked: Witnesses<'_>) {
     r.witnesses.sort_by_key(|seen| std::cmp::Reverse(seen.receipts));
     let lately = r.witnesses.iter().filter(|seen| asked.since.is_none_or(|since| seen.seconds >= since));
     r.witnessed = lately.clone().nth(asked.at_least.saturating_sub(1)).map(|seen| seen.receipts);
-    if r.witnessed.is_some() {
-        return;
+    let lack = asked.lack(lately.count());
+    if let Some(problem) = lack {
+        if r.verdict == Verdict::Intact {
+            r.verdict = Verdict::TooOld;
+        }
+        r.problems.push(problem);
     }
-    if r.verdict == Verdict::Intact {
-        r.verdict = Verdict::TooOld;
-    }
-    let how = if asked.since.is_some() { " lately enough" } else { "" };
-    r.problems.push(format!(
-        "{} of the {} witnesses asked for have seen it{how}",
-        lately.count(),
-        asked.at_least
-    ));
 }
 
 fn tampered(r: &mut Report, problem: String) {
@@ -470,7 +474,6 @@ fn check(
 
 /// Looks whether a receipt goes on with its session's chain.
 fn follow(chains: &mut Chains, facts: &Facts, leaf: Hash, r: &mut Report) {
-    let step = facts.step();
     if let Some(session) = facts.session {
         let right = match chains.last(session) {
             Some(last) => facts.prev == last,
@@ -480,15 +483,8 @@ fn follow(chains: &mut Chains, facts: &Facts, leaf: Hash, r: &mut Report) {
         if !right {
             tampered(r, format!("a receipt of session {session:016x} does not name the one before"));
         }
-        if chains.len() >= CHAINS_MAX
-            && chains.last(session).is_none()
-            && matches!(step, chain::Step::Next { begins: true, .. })
-        {
-            tampered(r, format!("more than {CHAINS_MAX} sessions at once"));
-            return;
-        }
     }
-    chains.take(step, leaf);
+    chains.take(facts.step(), leaf);
 }
 
 /// The tree before the first receipt that is there, and how many segments to leave out. Of what was pruned a file, or tiles, say what it came to;

@@ -14,7 +14,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -28,7 +27,7 @@ use crate::keys::{self, KeyError};
 use crate::log::origin_hash;
 use crate::merkle::Hash;
 use crate::note::{Checkpoint, NOTE_MAX, NoteError, VerifierKey};
-use crate::proof;
+use crate::{placing, proof};
 
 /// Most hashes of a proof, as the specification has it.
 const PROOF_MAX: usize = 63;
@@ -142,21 +141,15 @@ pub fn key(dir: &Path, name: Option<&str>) -> Result<Cosigner, WitnessError> {
     match known {
         Some(key) if key != *cosigner.key() => Err(WitnessError::Other { path, what: "key" }),
         Some(_) => Ok(cosigner),
-        None => replace(dir, &path, format!("{}\n", cosigner.key()).as_bytes()).map(|()| cosigner),
+        None => {
+            placing::durable(&path, format!("{}\n", cosigner.key()).as_bytes()).map_err(io(&path))?;
+            Ok(cosigner)
+        }
     }
 }
 
 fn make(dir: &Path) -> Result<(), WitnessError> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io(dir))
-}
-
-/// Writes a file durably: whole, or what was there before.
-fn replace(dir: &Path, path: &Path, content: &[u8]) -> Result<(), WitnessError> {
-    let temporary = path.with_extension("new");
-    let mut file = File::create(&temporary).map_err(io(&temporary))?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(io(&temporary))?;
-    std::fs::rename(&temporary, path).map_err(io(path))?;
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io(dir))
 }
 
 impl Witness {
@@ -262,7 +255,7 @@ impl Witness {
             return answer(422, "a proof, where there is nothing before");
         }
         let known = last.as_ref() == Some(&new);
-        let remembered = if known { Ok(()) } else { replace(&self.dir, &self.path(&log), note) };
+        let remembered = if known { Ok(()) } else { placing::durable(&self.path(&log), note) };
         match remembered {
             Ok(()) => Answer { status: 200, body: self.cosigner.cosign(&new, seconds) },
             Err(e) => answer(500, &e.to_string()),

@@ -7,11 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::cosign::{COSIGNERS_MAX, CosignerKey, cosigned};
 use crate::note::{Checkpoint, NOTE_MAX, NoteError, VerifierKey};
+use crate::placing;
 
 /// The directory.
 pub const DIR: &str = "witnessed";
@@ -68,15 +69,8 @@ impl Witnessed {
 
     /// Keeps it beside a log, durably: whole, or what was there before.
     pub fn place(&self, dir: &Path, witness: &CosignerKey) -> std::io::Result<()> {
-        let path = path(dir, witness);
-        let dir = dir.join(DIR);
-        std::fs::create_dir_all(&dir)?;
-        let temporary = path.with_extension("new");
-        let mut file = File::create(&temporary)?;
-        file.write_all(self.note.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, &path)?;
-        File::open(&dir)?.sync_all()
+        std::fs::create_dir_all(dir.join(DIR))?;
+        placing::durable(&path(dir, witness), self.note.as_bytes())
     }
 }
 

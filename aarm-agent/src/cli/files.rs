@@ -1,7 +1,7 @@
 //! Reading the files a user names, with a limit.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
 use super::exit::CliError;
@@ -25,9 +25,24 @@ pub fn read(path: &Path, limit: usize) -> Result<Vec<u8>, CliError> {
 /// Writes a file: whole under its name, or as it was.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
     let failed = |source| CliError::Write { path: path.to_path_buf(), source };
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".new");
-    std::fs::write(&temporary, bytes).and_then(|()| std::fs::rename(&temporary, path)).map_err(failed)
+    write_with(path, |file| file.write_all(bytes).map_err(failed))
+}
+
+/// The same with what there may be too much of for memory.
+pub fn write_with(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<File>) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    let failed = |source| CliError::Write { path: path.to_path_buf(), source };
+    let temporary = path.with_added_extension("new");
+    let mut file = BufWriter::new(File::create(&temporary).map_err(failed)?);
+    let filled = fill(&mut file)
+        .and_then(|()| file.flush().and_then(|()| std::fs::rename(&temporary, path)).map_err(failed));
+    if filled.is_err() {
+        // Half of one is none.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    filled
 }
 
 /// Reads a policy document.

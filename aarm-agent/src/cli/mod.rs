@@ -14,6 +14,7 @@ mod escape;
 mod exit;
 mod explain;
 mod files;
+mod following;
 mod hook;
 mod original;
 mod output;

@@ -1,6 +1,5 @@
 //! `aarm prove`: one receipt, or all of a session, with all that proves it, for others to check.
 
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -64,21 +63,15 @@ pub fn run(args: &ProveArgs, out: &mut Output) -> Result<Exit, CliError> {
 /// Writes all receipts of a session: there may be more of them than memory has room for.
 fn of_session(log: &Path, trusted: &TrustedKeys, session: Uuid, to: Option<&Path>) -> Result<(), CliError> {
     let uuid = session.hyphenated().to_string();
-    let Some(path) = to else {
-        let mut out = BufWriter::new(std::io::stdout().lock());
-        history::write(log, trusted, &uuid, &mut out)?;
-        return Ok(out.flush()?);
-    };
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".new");
-    let failed = |source| CliError::Write { path: path.to_path_buf(), source };
-    let mut out = BufWriter::new(File::create(&temporary).map_err(failed)?);
-    let written = history::write(log, trusted, &uuid, &mut out).map_err(CliError::from);
-    let whole =
-        written.and_then(|_| out.flush().and_then(|()| std::fs::rename(&temporary, path)).map_err(failed));
-    if whole.is_err() {
-        // Half of one is none.
-        let _ = std::fs::remove_file(&temporary);
+    match to {
+        Some(path) => files::write_with(path, |file| {
+            history::write(log, trusted, &uuid, file)?;
+            Ok(())
+        }),
+        None => {
+            let mut out = BufWriter::new(std::io::stdout().lock());
+            history::write(log, trusted, &uuid, &mut out)?;
+            Ok(out.flush()?)
+        }
     }
-    whole
 }

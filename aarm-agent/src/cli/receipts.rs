@@ -8,14 +8,14 @@ use std::time::Duration;
 use aarm_common::Decision;
 use aarm_receipt::read::Reader;
 use jiff::Timestamp;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::client::{Client, Lines, block_on};
+use super::client::{Client, block_on};
 use super::exit::{CliError, Exit};
+use super::following::{Following, unless_broken};
 use super::output::Output;
 use super::view::{Filter, Live};
 use super::{Global, count, sessions, sheet, time, verify, view};
-use crate::api::types::{ErrorBody, RECEIPTS_MAX, ReceiptQuery, StreamLine, WatchQuery};
+use crate::api::types::{RECEIPTS_MAX, ReceiptQuery, StreamLine, WatchQuery};
 
 /// List receipts
 ///
@@ -229,84 +229,44 @@ impl Last {
 async fn from_daemon(args: &ReceiptsArgs, socket: &Path, printer: &mut Printer<'_>) -> Result<(), CliError> {
     // Before the others are read, so that none is missed in between.
     let coming = match args.follow {
-        true => Some(Following::begin(args, socket).await?),
+        true => begin(args, socket, printer.out).await?,
         false => None,
     };
     let next = from_before(args, socket, printer).await?;
     match coming {
-        Some(coming) => coming.run(args, next, printer).await,
+        Some(coming) => follow(args, coming, next, printer).await,
         None => Ok(()),
     }
 }
 
-/// What comes while others are shown, and after.
-struct Following {
-    lines: Lines,
-    interrupt: Signal,
-    terminate: Signal,
+/// What comes while others are shown, and after. `None`: somebody has ended it.
+async fn begin(args: &ReceiptsArgs, socket: &Path, out: &mut Output) -> Result<Option<Following>, CliError> {
+    let query = WatchQuery {
+        session: args.session.clone(),
+        decision: args.decision.map(|d| d.name().to_owned()),
+        kind: args.kind.clone(),
+    };
+    let mut coming = Following::begin(socket, &query).await?;
+    Ok(coming.next(out).await?.map(|_| coming))
 }
 
-impl Following {
-    async fn begin(args: &ReceiptsArgs, socket: &Path) -> Result<Self, CliError> {
-        let failed = |source| CliError::System { what: "wait for signals", source };
-        let interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-        let terminate = signal(SignalKind::terminate()).map_err(failed)?;
-        let query = WatchQuery {
-            session: args.session.clone(),
-            decision: args.decision.map(|d| d.name().to_owned()),
-            kind: args.kind.clone(),
-        };
-        let mut lines = Client::connect(socket).await?.stream("/v1/watch", &query).await?;
-        // It says when it has begun.
-        match lines.next().await? {
-            Some(StreamLine::Ready { .. }) => Ok(Self { lines, interrupt, terminate }),
-            Some(line) => Err(said(&line)),
-            None => Err(CliError::Stopped),
+/// Shows those from a place in the log on.
+async fn follow(
+    args: &ReceiptsArgs,
+    mut coming: Following,
+    next: u64,
+    printer: &mut Printer<'_>,
+) -> Result<(), CliError> {
+    let filter = args.filter();
+    while let Some(line) = coming.next(printer.out).await? {
+        if let StreamLine::Receipt { index, receipt } = &line
+            && *index >= next
+            && filter.passes(receipt)
+        {
+            printer.print(&line)?;
         }
     }
-
-    /// Shows those from a place in the log on, until somebody ends it.
-    async fn run(
-        mut self,
-        args: &ReceiptsArgs,
-        next: u64,
-        printer: &mut Printer<'_>,
-    ) -> Result<(), CliError> {
-        let filter = args.filter();
-        loop {
-            // Nothing may wait in the buffer while we wait for more.
-            if !self.lines.ready() {
-                printer.out.flush()?;
-            }
-            let line = tokio::select! {
-                line = self.lines.next() => line?,
-                _ = self.interrupt.recv() => return Ok(()),
-                _ = self.terminate.recv() => return Ok(()),
-            };
-            match line {
-                None => return Err(CliError::Stopped),
-                Some(StreamLine::Receipt { index, receipt }) => {
-                    if index >= next && filter.passes(&receipt) {
-                        printer.print(&StreamLine::Receipt { index, receipt })?;
-                    }
-                }
-                Some(StreamLine::Ready { .. }) => {}
-                Some(line) => return Err(said(&line)),
-            }
-        }
-    }
-}
-
-/// What ends a stream.
-fn said(line: &StreamLine) -> CliError {
-    match line {
-        StreamLine::Lost { count } => CliError::Lost { count: *count },
-        StreamLine::Error { error } => {
-            let body = ErrorBody { error: error.clone(), diagnostics: Vec::new() };
-            CliError::Refused { body: Box::new(body) }
-        }
-        _ => CliError::Stopped,
-    }
+    Ok(())
 }
 
 /// Those that are there. The place in the log after the last that was seen.
@@ -325,15 +285,12 @@ async fn from_before(args: &ReceiptsArgs, socket: &Path, printer: &mut Printer<'
     let mut next = 0;
     let mut lines = Client::connect(socket).await?.stream("/v1/receipts", &query).await?;
     while let Some(line) = lines.next().await? {
-        match &line {
-            StreamLine::Receipt { index, receipt } => {
-                next = index + 1;
-                if filter.passes(receipt) {
-                    last.push(line, printer)?;
-                }
+        let line = unless_broken(line)?;
+        if let StreamLine::Receipt { index, receipt } = &line {
+            next = index + 1;
+            if filter.passes(receipt) {
+                last.push(line, printer)?;
             }
-            StreamLine::Ready { .. } => {}
-            line => return Err(said(line)),
         }
     }
     last.finish(printer)?;

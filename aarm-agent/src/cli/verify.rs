@@ -62,7 +62,7 @@ pub struct VerifyArgs {
     /// And not longer ago than this (90s, 10m, 2h, 3d), or not before a moment (RFC 3339)
     #[arg(long, value_name = "TIME", requires = "witnesses", value_parser = time::since)]
     max_age: Option<Timestamp>,
-    /// Also hold the index that `aarm receipts` uses against the receipts; takes some times as long
+    /// Also hold the index that `aarm receipts` uses against the receipts, which are read once more for it
     #[arg(long)]
     index: bool,
     /// As JSON
@@ -122,11 +122,7 @@ fn heard(
     };
     let lately = found.into_iter().filter(|(_, seconds)| asked.since.is_none_or(|since| *seconds >= since));
     let names: Vec<String> = lately.map(|(key, _)| key.name.clone()).collect();
-    let few = names.len() < asked.at_least;
-    let problem = few.then(|| {
-        let how = if asked.since.is_some() { " lately enough" } else { "" };
-        format!("{} of the {} witnesses asked for have seen it{how}", names.len(), asked.at_least)
-    });
+    let problem = asked.lack(names.len());
     Ok((names, problem))
 }
 

@@ -1,13 +1,12 @@
 //! `aarm watch`: actions as they are decided.
 
-use tokio::signal::unix::{SignalKind, signal};
-
-use super::client::{Client, block_on};
+use super::client::block_on;
 use super::exit::{CliError, Exit};
+use super::following::Following;
 use super::output::Output;
 use super::view::{Filter, Live};
 use super::{Global, sessions, view};
-use crate::api::types::{ErrorBody, StreamLine, WatchQuery};
+use crate::api::types::{StreamLine, WatchQuery};
 
 /// Show actions live, as they are decided
 ///
@@ -43,37 +42,19 @@ pub fn run(args: &WatchArgs, global: &Global, out: &mut Output) -> Result<Exit, 
     };
     let filter = Filter { operations: args.operation, ..Filter::default() };
     block_on(async {
-        let failed = |source| CliError::System { what: "wait for signals", source };
-        // Made once: a signal that comes while a line is printed must not be missed.
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-        let mut lines = Client::connect(&global.socket).await?.stream("/v1/watch", &query).await?;
+        let mut coming = Following::begin(&global.socket, &query).await?;
         let live = Live::new(out);
         if !args.json {
             live.head(out)?;
         }
-        loop {
-            // Nothing may wait in the buffer while we wait for more.
-            if !lines.ready() {
-                out.flush()?;
-            }
-            let line = tokio::select! {
-                line = lines.next() => line?,
-                _ = interrupt.recv() => return Ok(Exit::OK),
-                _ = terminate.recv() => return Ok(Exit::OK),
-            };
-            let Some(line) = line else { return Err(CliError::Stopped) };
+        while let Some(line) = coming.next(out).await? {
             match &line {
-                StreamLine::Lost { count } => return Err(CliError::Lost { count: *count }),
-                StreamLine::Error { error } => {
-                    let body = ErrorBody { error: error.clone(), diagnostics: Vec::new() };
-                    return Err(CliError::Refused { body: Box::new(body) });
-                }
                 StreamLine::Receipt { receipt, .. } if !filter.passes(receipt) => {}
                 _ if args.json => out.json_line(&line)?,
                 StreamLine::Receipt { receipt, .. } => live.receipt(out, receipt)?,
-                StreamLine::Ready { .. } => {}
+                _ => {}
             }
         }
+        Ok(Exit::OK)
     })
 }

@@ -7,8 +7,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use aarm_receipt::canonical::Encoded;
-use aarm_receipt::index::{self, IndexError};
+use aarm_receipt::index;
 use aarm_receipt::log::{Compressed, Expired, Retention, compress};
+use aarm_receipt::read::ReadError;
 use aarm_receipt::{Body, Common, LogWriter, encode};
 
 use super::record::Clock;
@@ -22,7 +23,7 @@ const NICE: libc::c_int = 15;
 /// What was done for a segment.
 enum Done {
     Compressed(std::io::Result<Compressed>),
-    Indexed(u64, Result<(), IndexError>),
+    Indexed(u64, Result<(), ReadError>),
 }
 
 /// What is kept, and whose log it is.

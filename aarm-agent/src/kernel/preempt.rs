@@ -65,11 +65,10 @@ impl Facts<'_> {
 
     /// Whether it is preempted everywhere.
     fn is_full(self) -> Option<bool> {
-        let mut words = self.version.split_whitespace();
         if let Some(chosen) = self.chosen {
             return Some(chosen.contains("(full)") || chosen.contains("(lazy)"));
         }
-        match words.find(|word| word.starts_with("PREEMPT")) {
+        match self.version.split_whitespace().find(|word| word.starts_with("PREEMPT")) {
             None => Some(false),
             // It is chosen at boot.
             Some("PREEMPT_DYNAMIC") => {

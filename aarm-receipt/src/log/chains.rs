@@ -17,6 +17,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use super::LogError;
 use super::files::no_room;
 use crate::chain::{CHAINS_MAX, Chains};
+use crate::placing;
 
 const FILE: &str = "chains";
 const MAGIC: &str = "aarm-chains-v1";
@@ -30,10 +31,8 @@ pub fn write(dir: &Path, size: u64, chains: &Chains) -> Result<(), LogError> {
         text.push_str(&format!("{session:016x} {}\n", BASE64.encode(hash)));
     }
     text.push_str(&format!("{:08x}\n", crc32c::crc32c(text.as_bytes())));
-    let temporary = dir.join(format!("{FILE}.new"));
-    let written =
-        std::fs::write(&temporary, &text).and_then(|()| std::fs::rename(&temporary, dir.join(FILE)));
-    written.map_err(no_room(dir, &temporary, text.len()))
+    let path = dir.join(FILE);
+    placing::whole(&path, text.as_bytes()).map_err(no_room(dir, &path, text.len()))
 }
 
 /// What was kept, and after how many receipts. `None`: there is no such file, or it is not one.

@@ -1,12 +1,12 @@
 //! What the log does to files, and what it says when that fails.
 
 use std::fs::File;
-use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::LogError;
+use crate::placing;
 
 pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> LogError {
     let path = path.to_path_buf();
@@ -33,13 +33,8 @@ pub(super) fn sync_dir(dir: &Path) -> Result<(), LogError> {
 
 /// Writes a small file whole or not at all. Without room for it all stays as it was.
 pub(super) fn place(dir: &Path, name: &str, content: &[u8]) -> Result<(), LogError> {
-    let temporary = dir.join(format!("{name}.new"));
-    let room = no_room(dir, &temporary, content.len());
-    let mut file = File::create(&temporary).map_err(&room)?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(&room)?;
     let path = dir.join(name);
-    std::fs::rename(&temporary, &path).map_err(io(&path))?;
-    sync_dir(dir)
+    placing::durable(&path, content).map_err(no_room(dir, &path, content.len()))
 }
 
 /// Overwrites a part of a file with zeros, durably.
