@@ -4,7 +4,8 @@
     verify-proof.py PROOF KEYS
 
 PROOF is what `aarm prove` writes: a transparency log proof (c2sp.org/tlog-proof) whose extra data is the receipt. KEYS is the log's
-`log.pub`, got by a way that can be trusted: verifier keys of signed notes (c2sp.org/signed-note), the first of which signs checkpoints.
+`log.pub`, got by a way that can be trusted: verifier keys of signed notes (c2sp.org/signed-note) in pairs, the first of which signs
+checkpoints; `since N` before a later pair says that checkpoints of more than N receipts are signed by that.
 Prints the receipt and exits with 0 if it is in the log that was signed, otherwise exits with 1. What `aarm prove --session` writes has the
 session's other receipts before that, one a line; each of them is named by the next: `prev` is its leaf hash. Needs Python 3 and its
 package `cryptography`.
@@ -41,10 +42,22 @@ def read_key(text):
     return name, key_id, Ed25519PublicKey.from_public_bytes(key[1:])
 
 
-def open_checkpoint(note, key):
-    """Size and root of a checkpoint that the key has signed."""
-    name, key_id, public = key
+def key_for(size, keys):
+    """The key that was to sign a checkpoint of so many receipts."""
+    lines = keys.splitlines()
+    found = lines[0]
+    for number, line in enumerate(lines):
+        if line.startswith("since ") and int(line[6:]) < size:
+            found = lines[number + 1]
+        if line.startswith("until ") and int(line[6:]) < size:
+            raise NotProven("the checkpoint is after the end that was set for the keys")
+    return read_key(found)
+
+
+def open_checkpoint(note, keys):
+    """Size and root of a checkpoint that was signed by the key that was to."""
     text, signatures = note.split("\n\n", 1)
+    name, key_id, public = key_for(int(text.split("\n")[1]), keys)
     for line in signatures.splitlines():
         dash, signer, encoded = line.split(" ")
         blob = decode(encoded)
@@ -85,7 +98,7 @@ def check(proof, keys):
     if magic != "c2sp.org/tlog-proof@v1" or not extra.startswith("extra ") or not place.startswith("index "):
         raise NotProven("not a proof with a receipt")
     receipt, index = decode(extra[6:]), int(place[6:])
-    size, root = open_checkpoint(note, read_key(keys.splitlines()[0]))
+    size, root = open_checkpoint(note, keys)
     if root_of(sha256(b"\x00", receipt), index, size, [decode(h) for h in hashes]) != root:
         raise NotProven(f"the receipt is not number {index} of the {size} that were signed")
     return receipt

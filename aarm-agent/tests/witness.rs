@@ -111,7 +111,7 @@ impl Host {
     fn ask(&self, witness: &Witness) -> Arc<Board> {
         let _context = self.runtime.enter();
         let of = [config::Witness { url: witness.url.clone(), key: witness.key.clone() }];
-        let log = Log { dir: self.path("log"), key: keys().trusted(ORIGIN).log };
+        let log = Log { dir: self.path("log"), keys: keys().trusted(ORIGIN) };
         let rhythm = Rhythm { every: Duration::from_millis(50), heartbeat: Duration::from_millis(200) };
         witnesses::serve(&of, &log, rhythm, &self.metrics)
     }

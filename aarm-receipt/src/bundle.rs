@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use crate::keys::TrustedKeys;
 use crate::log::origin_hash;
 use crate::merkle::{self, Hash, Tree};
 use crate::note::{Checkpoint, NOTE_MAX, NoteError};
@@ -25,6 +24,7 @@ use crate::proof::{self, PROOF_MAX};
 use crate::receipt::{self, MAX_RECEIPT, ParseError};
 use crate::segment::{self, Kind, Scanner, SegmentError};
 use crate::tile::Tiles;
+use crate::trust::TrustedKeys;
 use crate::witnessed;
 
 /// First line.
@@ -143,11 +143,22 @@ impl Bundle {
     /// prove it, otherwise by reading the whole log.
     pub fn make(log: &Path, trusted: &TrustedKeys, index: u64) -> Result<Self, ProveError> {
         let (newest, text) = newest(log, trusted)?;
-        let witnessed = witnessed::most(log, &trusted.log, index..newest.size);
+        let witnessed = witnessed::most(log, trusted, index..newest.size);
         let (head, text) = witnessed.unwrap_or((newest, text));
+        Self::under(log, trusted.origin(), index, &head, text)
+    }
+
+    /// The same under a checkpoint that is believed.
+    pub(crate) fn under(
+        log: &Path,
+        origin: &str,
+        index: u64,
+        head: &Checkpoint,
+        text: String,
+    ) -> Result<Self, ProveError> {
         let not_signed = ProveError::NotSigned { index, size: head.size };
         let wanted = proof::inclusion(index, head.size).ok_or(not_signed)?;
-        let origin = origin_hash(&trusted.log.name);
+        let origin = origin_hash(origin);
         let receipt = find(log, &origin, index)?.ok_or(ProveError::Tampered)?;
         let leaf = merkle::leaf(&receipt);
         let proves = |proof: &[Hash]| proof::root(&leaf, index, head.size, proof) == Some(head.root);
@@ -196,7 +207,7 @@ impl Bundle {
 
     /// Checks it with the log's public keys.
     pub fn verify(&self, trusted: &TrustedKeys) -> Result<Proven, BundleError> {
-        let checkpoint = Checkpoint::open(self.checkpoint.as_bytes(), &trusted.log)?;
+        let checkpoint = trusted.open(self.checkpoint.as_bytes())?;
         let leaf = merkle::leaf(&self.receipt);
         if proof::root(&leaf, self.index, checkpoint.size, &self.proof) != Some(checkpoint.root) {
             return Err(BundleError::NotThere { index: self.index, size: checkpoint.size });
@@ -218,7 +229,7 @@ pub(crate) fn newest(log: &Path, trusted: &TrustedKeys) -> Result<(Checkpoint, S
     let path = log.join("checkpoint");
     let note = std::fs::read(&path).map_err(|source| ProveError::Io { path: path.clone(), source })?;
     let signed = |source| ProveError::Checkpoint { path: path.clone(), source };
-    let checkpoint = Checkpoint::open(&note, &trusted.log).map_err(signed)?;
+    let checkpoint = trusted.open(&note).map_err(signed)?;
     Ok((checkpoint, String::from_utf8(note).map_err(|_| signed(NoteError::Malformed))?))
 }
 

@@ -17,11 +17,11 @@ use memchr::memmem;
 
 use crate::bundle::{self, BUNDLE_MAX, Bundle, BundleError, MAGIC, ProveError};
 use crate::chain;
-use crate::keys::TrustedKeys;
 use crate::merkle::{self, Hash};
 use crate::note::Checkpoint;
 use crate::read::{ReadError, Reader};
 use crate::receipt::{self, Facts, MAX_RECEIPT, ParseError};
+use crate::trust::TrustedKeys;
 
 /// Why there is no history of a session.
 #[derive(Debug, thiserror::Error)]

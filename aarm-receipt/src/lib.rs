@@ -8,7 +8,7 @@
 //! - [`bundle`]: one receipt with all that proves it. [`history`]: all of a session with what proves them.
 //! - [`note`]: C2SP signed notes and checkpoints.
 //! - [`cosign`]: cosignatures of checkpoints. [`witness`]: who gives them to logs that he has seen grow. [`witnessed`]: what a log has of them.
-//! - [`keys`]: the two signing keys and the public form of both.
+//! - [`keys`]: the two signing keys. [`trust`]: the public keys, and which receipts they are for. [`rotation`]: how they were exchanged.
 //! - [`index`]: what each segment has, for who looks for something.
 //! - [`segment`]: the on-disk form. [`log`]: the one writer. [`read`]: reading. [`verify`]: checking.
 //!
@@ -28,13 +28,16 @@ mod placing;
 pub mod proof;
 pub mod read;
 pub mod receipt;
+pub mod rotation;
 pub mod segment;
 pub mod tile;
+pub mod trust;
 pub mod verify;
 pub mod witness;
 pub mod witnessed;
 
 pub use bundle::Bundle;
-pub use keys::{KeyError, Keys, TrustedKeys};
+pub use keys::{KeyError, Keys};
 pub use log::{LogError, LogWriter, Opened, Options};
 pub use receipt::{Body, Common, MAX_RECEIPT, encode};
+pub use trust::TrustedKeys;

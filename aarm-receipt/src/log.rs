@@ -3,6 +3,7 @@
 //! ```text
 //! <log>/origin                the log's name for ever
 //! <log>/log.pub               public keys, for verifiers
+//! <log>/rotations/            how they were exchanged, see `rotation`
 //! <log>/segment-*.aarm[.zst]  receipts, see `segment`
 //! <log>/next.segment          space reserved for the next segment
 //! <log>/tile/                 the tree's hashes, see `tile`
@@ -22,6 +23,7 @@ pub(crate) mod edge;
 mod files;
 mod prune;
 mod recover;
+mod rotate;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -34,15 +36,19 @@ pub use self::prune::{Expired, Retention};
 use self::files::{allocate, clear, io, no_room, place, reserve, sync_dir};
 use self::prune::Sealed;
 use self::recover::{read_checkpoint, recover};
+use self::rotate::settle;
+use crate::bundle::ProveError;
 use crate::chain::{self, Chains, Step};
 use crate::index;
-use crate::keys::{Keys, TrustedKeys};
+use crate::keys::{KeyError, Keys};
 use crate::merkle::{self, Hash, Tree};
 use crate::note::Checkpoint;
 use crate::read::{ReadError, Reader};
 use crate::receipt::MAX_RECEIPT;
+use crate::rotation::{self, RotationError};
 use crate::segment::{self, HEADER, Kind, RECORD_HEADER};
 use crate::tile::{self, Growing, Place};
+use crate::trust::TrustedKeys;
 
 /// Bytes gathered before they are written, though not yet made durable.
 const BUFFER: usize = 1 << 18;
@@ -110,6 +116,21 @@ pub enum LogError {
         /// Why.
         source: crate::note::NoteError,
     },
+    /// It is not signed by the keys that there are.
+    #[error("receipt log: its log.pub has other keys: were the keys exchanged without `aarm keys`?")]
+    Keys,
+    /// `log.pub` is missing, or is not one.
+    #[error("receipt log: {0} does not hold the public keys of a log: get it back from a copy")]
+    Public(PathBuf),
+    /// The keys cannot be exchanged.
+    #[error("receipt log: {0}")]
+    Key(#[from] KeyError),
+    /// Nor be followed.
+    #[error("receipt log: {0}")]
+    Followed(#[from] RotationError),
+    /// What proves that they were cannot be made.
+    #[error("receipt log: {0}")]
+    Rotation(Box<ProveError>),
     /// A receipt has a length no receipt has.
     #[error("receipt log: a receipt of {0} bytes")]
     Length(usize),
@@ -205,7 +226,16 @@ impl LogWriter {
             }
             Err(e) => return Err(io(&origin_path)(e)),
         };
-        let trusted = keys.trusted(&origin);
+        let public = dir.join("log.pub");
+        let text = std::fs::read_to_string(&public).map_err(io(&public))?;
+        let public = TrustedKeys::parse(&text)
+            .filter(|keys| keys.origin() == origin)
+            .ok_or(LogError::Public(public))?;
+        let trusted = rotation::follow(dir, &public)?.keys;
+        let keys = settle(keys, &trusted)?;
+        if trusted != public {
+            place(dir, "log.pub", trusted.to_string().as_bytes())?;
+        }
         let checkpoint = read_checkpoint(dir, &trusted)?;
         opened.signed = checkpoint.as_ref().map_or(0, |c| c.size);
         let hash = origin_hash(&origin);
@@ -364,6 +394,10 @@ impl LogWriter {
     pub fn checkpoint(&mut self) -> Result<Checkpoint, LogError> {
         self.sync()?;
         let c = Checkpoint { origin: self.origin().to_owned(), size: self.durable, root: self.tree.root() };
+        if c.size > 0 && c.size == self.trusted.latest().since {
+            // It is signed by the keys before and by these.
+            return Ok(c);
+        }
         self.place_all_tiles()?;
         if let Some(chains) = self.chains.as_ref().filter(|_| self.chains_kept != c.size) {
             chains::write(&self.dir, c.size, chains)?;
@@ -440,7 +474,7 @@ impl LogWriter {
 
     /// The log's name.
     pub fn origin(&self) -> &str {
-        &self.trusted.log.name
+        self.trusted.origin()
     }
 
     /// The public keys.

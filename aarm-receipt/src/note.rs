@@ -25,11 +25,16 @@ pub enum NoteError {
     #[error("the checkpoint names another log")]
     OtherOrigin,
     /// No signature by the trusted key.
-    #[error("no signature by the trusted key")]
+    #[error(
+        "no signature by the trusted key: if the log's keys were exchanged, get its log.pub again, or `aarm verify DIR --key FILE --renew-key`"
+    )]
     NotSigned,
     /// A signature that claims to be the key's, and is not.
     #[error("a wrong signature")]
     WrongSignature,
+    /// It covers receipts from which on nothing is believed any more.
+    #[error("it is after the end that was set for the log's keys")]
+    Ended,
 }
 
 /// A key that signs notes, checkpoints among them.
@@ -144,34 +149,50 @@ impl Checkpoint {
         format!("{body}\n\u{2014} {} {}\n", self.origin, BASE64.encode(bytes))
     }
 
-    /// Reads a note and checks the key's signature.
-    pub fn open(text: &[u8], key: &VerifierKey) -> Result<Self, NoteError> {
-        let (body, signatures) = split(text)?;
+    /// Adds the signature of another of the log's keys to a note.
+    pub(crate) fn sign_also(&self, note: &mut String, key: &Ed25519KeyPair) {
+        let own = self.sign(key);
+        note.push_str(own.rsplit_once("\n\n").map_or("", |(_, line)| line));
+    }
+
+    /// Reads what a note says, whoever signed it.
+    pub(crate) fn claimed(note: &[u8]) -> Result<Self, NoteError> {
+        let (body, _) = split(note)?;
         let mut lines = body.split('\n');
         let (origin, size, root) = (lines.next(), lines.next(), lines.next());
         let (Some(origin), Some(size), Some(root), None) = (origin, size, root, lines.next()) else {
             return Err(NoteError::Malformed);
         };
-        if origin != key.name {
-            return Err(NoteError::OtherOrigin);
-        }
         let number: u64 = size.parse().map_err(|_| NoteError::Malformed)?;
         if number.to_string() != size {
             return Err(NoteError::Malformed);
         }
         let root: Hash =
             BASE64.decode(root).ok().and_then(|r| r.try_into().ok()).ok_or(NoteError::Malformed)?;
-        let checkpoint = Self { origin: origin.to_owned(), size: number, root };
+        Ok(Self { origin: origin.to_owned(), size: number, root })
+    }
+
+    /// Checks that a note with what this says is signed by a key.
+    pub(crate) fn signed(self, note: &[u8], key: &VerifierKey) -> Result<Self, NoteError> {
+        if self.origin != key.name {
+            return Err(NoteError::OtherOrigin);
+        }
+        let text = self.text();
         let mut signed = Err(NoteError::NotSigned);
-        for (name, id, signature) in signatures {
+        for (name, id, signature) in signatures(note)? {
             if name == key.name && id == key.id {
-                if !key.verify(checkpoint.text().as_bytes(), &signature) {
+                if !key.verify(text.as_bytes(), &signature) {
                     return Err(NoteError::WrongSignature);
                 }
                 signed = Ok(());
             }
         }
-        signed.map(|()| checkpoint)
+        signed.map(|()| self)
+    }
+
+    /// Reads a note and checks the key's signature.
+    pub fn open(note: &[u8], key: &VerifierKey) -> Result<Self, NoteError> {
+        Self::claimed(note)?.signed(note, key)
     }
 }
 

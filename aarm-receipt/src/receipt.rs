@@ -406,6 +406,13 @@ pub enum Body<'a> {
         /// `size` or `age`.
         why: &'a str,
     },
+    /// The log's keys are exchanged for others: these are for the receipts after this one.
+    Keys {
+        /// Verifier key of checkpoints.
+        checkpoint: &'a str,
+        /// Verifier key of single receipts.
+        receipt: &'a str,
+    },
     /// The log was repaired.
     Recovery {
         /// Why.

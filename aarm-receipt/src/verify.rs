@@ -18,13 +18,14 @@ use self::sequences::Sequences;
 use crate::chain::{self, Chains};
 use crate::cosign::CosignerKey;
 use crate::index;
-use crate::keys::TrustedKeys;
 use crate::log::{edge, origin_hash};
 use crate::merkle::{Hash, Tree};
 use crate::note::Checkpoint;
 use crate::receipt::Facts;
+use crate::rotation::{self, Followed};
 use crate::segment;
 use crate::tile::{self, Growing, Place, Tiles};
+use crate::trust::TrustedKeys;
 use crate::witnessed::Witnessed;
 
 /// The one-word result.
@@ -70,8 +71,13 @@ pub struct Report {
     pub witnessed: Option<u64>,
     /// What each of them has seen.
     pub witnesses: Vec<Seen>,
+    /// The first receipt by each of the log's keys.
+    pub keys_since: Vec<u64>,
     /// Tiles of the tree that are not there. They are derived: nothing is lost with them.
     pub tiles_missing: u64,
+    /// The keys that were trusted, and those that they lead to.
+    #[serde(skip)]
+    pub keys: TrustedKeys,
     /// The signed note that it was held against, if there is one to believe.
     #[serde(skip)]
     pub checkpoint: Vec<u8>,
@@ -108,6 +114,9 @@ impl fmt::Display for Report {
             writeln!(f, "  the first {} were pruned", self.pruned)?;
         }
         writeln!(f, "  {} signatures of single receipts checked", self.signatures)?;
+        if let Some(since) = self.keys_since.last().filter(|since| **since > 0) {
+            writeln!(f, "  its keys were exchanged, last before receipt {since}")?;
+        }
         if let Some(seen) = self.seen {
             writeln!(f, "  begins with the {seen} receipts of the checkpoint seen before")?;
         }
@@ -188,7 +197,7 @@ pub fn verify_dir(dir: &Path, trusted: &TrustedKeys, how: How<'_>) -> Report {
 fn verify_once(dir: &Path, trusted: &TrustedKeys, how: How<'_>) -> Report {
     let mut r = Report {
         verdict: Verdict::Intact,
-        origin: trusted.log.name.clone(),
+        origin: trusted.origin().to_owned(),
         receipts: 0,
         pruned: 0,
         signed: 0,
@@ -200,7 +209,9 @@ fn verify_once(dir: &Path, trusted: &TrustedKeys, how: How<'_>) -> Report {
         seen: None,
         witnessed: None,
         witnesses: Vec::new(),
+        keys_since: Vec::new(),
         tiles_missing: 0,
+        keys: trusted.clone(),
         checkpoint: Vec::new(),
         problems: Vec::new(),
     };
@@ -266,19 +277,29 @@ struct Known {
     checkpoint: Checkpoint,
     /// Which it is, in words.
     which: String,
-    /// The witness that has seen it, and when. None: the caller has.
-    witness: Option<(String, u64)>,
+    by: By,
+}
+
+/// From where a checkpoint is known.
+enum By {
+    /// The caller.
+    Caller,
+    /// A witness has seen it, at this time.
+    Witness(String, u64),
+    /// Its keys were exchanged with it.
+    Keys,
 }
 
 impl Known {
     /// The log begins with what it has.
     fn met(&self, r: &mut Report) {
         let receipts = self.checkpoint.size;
-        match &self.witness {
-            Some((name, seconds)) => {
+        match &self.by {
+            By::Witness(name, seconds) => {
                 r.witnesses.push(Seen { name: name.clone(), receipts, seconds: *seconds });
             }
-            None => r.seen = Some(receipts),
+            By::Caller => r.seen = Some(receipts),
+            By::Keys => {}
         }
     }
 
@@ -288,20 +309,24 @@ impl Known {
 }
 
 /// The checkpoints that are known from elsewhere, those of fewer receipts first.
-fn known(dir: &Path, trusted: &TrustedKeys, how: How<'_>) -> Result<Vec<Known>, String> {
+fn known(dir: &Path, followed: Followed, how: How<'_>) -> Result<Vec<Known>, String> {
     let mut all = Vec::new();
     if let Some(seen) = how.seen {
         let which = "the checkpoint seen before".into();
-        all.push(Known { checkpoint: seen.clone(), which, witness: None });
+        all.push(Known { checkpoint: seen.clone(), which, by: By::Caller });
     }
     for witness in how.witnesses.map_or(&[][..], |asked| asked.known) {
-        let found = Witnessed::read(dir, &trusted.log, witness).map_err(|e| e.to_string())?;
+        let found = Witnessed::read(dir, &followed.keys, witness).map_err(|e| e.to_string())?;
         all.extend(found.map(|found| Known {
             checkpoint: found.checkpoint,
             which: format!("the checkpoint that {} has cosigned", witness.name),
-            witness: Some((witness.name.clone(), found.seconds)),
+            by: By::Witness(witness.name.clone(), found.seconds),
         }));
     }
+    all.extend(followed.heads.into_iter().map(|checkpoint| {
+        let which = "the checkpoint with which its keys were exchanged".into();
+        Known { checkpoint, which, by: By::Keys }
+    }));
     all.sort_by_key(|known| known.checkpoint.size);
     Ok(all)
 }
@@ -358,29 +383,32 @@ fn check(
     sequences: &mut Sequences,
 ) -> Result<(), String> {
     let origin = std::fs::read_to_string(dir.join("origin")).map_err(|e| format!("origin: {e}"))?;
-    if origin != format!("{}\n", trusted.log.name) {
+    if origin != format!("{}\n", trusted.origin()) {
         return Err("the directory holds another log than the keys are for".into());
     }
-    match std::fs::read_to_string(dir.join("log.pub")) {
-        Ok(text) if text == trusted.to_string() => {}
-        Ok(_) => tampered(r, "log.pub holds other keys than the trusted ones".into()),
-        Err(e) => return Err(format!("log.pub: {e}")),
+    let followed = rotation::follow(dir, trusted).map_err(|e| e.to_string())?;
+    let trusted = &followed.keys.clone();
+    (r.keys_since, r.keys) = (trusted.epochs().iter().map(|epoch| epoch.since).collect(), trusted.clone());
+    let text = std::fs::read_to_string(dir.join("log.pub")).map_err(|e| format!("log.pub: {e}"))?;
+    // It has fewer while they are exchanged.
+    if !TrustedKeys::parse(&text).is_some_and(|own| own.to_string() == text && trusted.begins_with(&own)) {
+        tampered(r, "log.pub holds other keys than the trusted ones, or those that they lead to".into());
     }
     let note = std::fs::read(dir.join("checkpoint")).map_err(|e| format!("checkpoint: {e}"))?;
-    let checkpoint = Checkpoint::open(&note, &trusted.log).map_err(|e| format!("checkpoint: {e}"))?;
+    let checkpoint = trusted.open(&note).map_err(|e| format!("checkpoint: {e}"))?;
     (r.signed, r.checkpoint) = (checkpoint.size, note);
-    let hash = origin_hash(&trusted.log.name);
+    let hash = origin_hash(trusted.origin());
     let segments = segment::list(dir).map_err(|e| e.to_string())?;
     let (skipped, (tree, tiles)) = begin(dir, &segments, &checkpoint, r)?;
     let segments = &segments[skipped..];
-    let known = known(dir, trusted, how)?.into_iter().peekable();
+    let known = known(dir, followed, how)?.into_iter().peekable();
     let mut heads = Heads { dir, signed: &checkpoint, known, tree, tiles };
     while let Some(known) = heads.known.next_if(|known| known.checkpoint.size < r.pruned) {
         match compare_pruned(dir, &known.checkpoint, &checkpoint) {
             Some(true) => known.met(r),
             Some(false) => return Err(known.other()),
-            // What it has said does not count.
-            None if known.witness.is_some() => {}
+            // What it has said does not count; what was exchanged there is proven by itself.
+            None if !matches!(known.by, By::Caller) => {}
             None => {
                 r.verdict = Verdict::Incomplete;
                 r.problems.push(format!(
@@ -423,6 +451,10 @@ fn check(
             }
             part.leaves.into_iter().try_for_each(|leaf| heads.push(leaf, r))?;
             part.problems.into_iter().for_each(|problem| tampered(r, problem));
+            let exchanges = (part.first..).zip(&part.facts).filter(|(_, facts)| facts.kind() == "keys");
+            for (index, _) in exchanges {
+                exchanged(trusted, index, checkpoint.size, r);
+            }
             for facts in &part.facts {
                 *r.kinds.entry(facts.kind()).or_default() += 1;
                 said = said.max(facts.before);
@@ -485,6 +517,18 @@ fn follow(chains: &mut Chains, facts: &Facts, leaf: Hash, r: &mut Report) {
         }
     }
     chains.take(facts.step(), leaf);
+}
+
+/// Whether what a receipt says of an exchange of keys is proven. The last one that is signed may not be yet.
+fn exchanged(trusted: &TrustedKeys, index: u64, signed: u64, r: &mut Report) {
+    let since = index.saturating_add(1);
+    let proven = trusted.epochs().iter().any(|epoch| epoch.since == since);
+    if !proven && since < signed {
+        tampered(
+            r,
+            format!("receipt {index} exchanges the keys, and {}/{since} does not prove it", rotation::DIR),
+        );
+    }
 }
 
 /// The tree before the first receipt that is there, and how many segments to leave out. Of what was pruned a file, or tiles, say what it came to;

@@ -26,7 +26,8 @@ use crate::cosign::{Cosigner, CosignerKey};
 use crate::keys::{self, KeyError};
 use crate::log::origin_hash;
 use crate::merkle::Hash;
-use crate::note::{Checkpoint, NOTE_MAX, NoteError, VerifierKey};
+use crate::note::{Checkpoint, NOTE_MAX, NoteError};
+use crate::trust::TrustedKeys;
 use crate::{placing, proof};
 
 /// Most hashes of a proof, as the specification has it.
@@ -101,7 +102,7 @@ pub struct Answer {
 pub struct Witness {
     dir: PathBuf,
     cosigner: Cosigner,
-    logs: RwLock<BTreeMap<String, VerifierKey>>,
+    logs: RwLock<BTreeMap<String, TrustedKeys>>,
     /// One request at a time looks and remembers.
     turn: Mutex<()>,
     _lock: File,
@@ -155,7 +156,7 @@ fn make(dir: &Path) -> Result<(), WitnessError> {
 impl Witness {
     /// One that keeps its state in `dir`, which is made if need be, and cosigns checkpoints of these logs. What it remembers is read once, to
     /// find out early that it cannot be.
-    pub fn open(dir: &Path, cosigner: Cosigner, logs: Vec<VerifierKey>) -> Result<Self, WitnessError> {
+    pub fn open(dir: &Path, cosigner: Cosigner, logs: Vec<TrustedKeys>) -> Result<Self, WitnessError> {
         make(dir)?;
         let path = dir.join("lock");
         let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
@@ -171,7 +172,7 @@ impl Witness {
     }
 
     /// Cosigns checkpoints of these logs from now on, and of no others. What is remembered of those that are not among them stays.
-    pub fn know(&self, logs: Vec<VerifierKey>) -> Result<usize, WitnessError> {
+    pub fn know(&self, logs: Vec<TrustedKeys>) -> Result<usize, WitnessError> {
         if logs.len() > LOGS_MAX {
             return Err(WitnessError::Logs(format!(
                 "{} logs, where a witness knows {LOGS_MAX} at most",
@@ -182,10 +183,10 @@ impl Witness {
         for log in logs {
             self.last(&log)?;
             // The same key may be given twice; which of two is right is not for us to say.
-            if all.get(&log.name).is_some_and(|other| *other != log) {
-                return Err(WitnessError::Logs(format!("there are two keys of the log {}", log.name)));
+            if all.get(log.origin()).is_some_and(|other| *other != log) {
+                return Err(WitnessError::Logs(format!("there are two keys of the log {}", log.origin())));
             }
-            all.insert(log.name.clone(), log);
+            all.insert(log.origin().to_owned(), log);
         }
         let known = all.len();
         *self.logs.write().unwrap_or_else(PoisonError::into_inner) = all;
@@ -197,18 +198,16 @@ impl Witness {
         &self.cosigner
     }
 
-    fn path(&self, log: &VerifierKey) -> PathBuf {
-        let hex: String = origin_hash(&log.name).iter().map(|b| format!("{b:02x}")).collect();
+    fn path(&self, log: &TrustedKeys) -> PathBuf {
+        let hex: String = origin_hash(log.origin()).iter().map(|b| format!("{b:02x}")).collect();
         self.dir.join(hex)
     }
 
     /// What was cosigned last of a log.
-    fn last(&self, log: &VerifierKey) -> Result<Option<Checkpoint>, WitnessError> {
+    fn last(&self, log: &TrustedKeys) -> Result<Option<Checkpoint>, WitnessError> {
         let path = self.path(log);
         match std::fs::read(&path) {
-            Ok(note) => {
-                Checkpoint::open(&note, log).map(Some).map_err(|source| WitnessError::State { path, source })
-            }
+            Ok(note) => log.open(&note).map(Some).map_err(|source| WitnessError::State { path, source }),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(io(&path)(e)),
         }
@@ -226,7 +225,7 @@ impl Witness {
             return answer(404, "no log that this witness knows");
         };
         let note = request.checkpoint.as_bytes();
-        let new = match Checkpoint::open(note, &log) {
+        let new = match log.open(note) {
             Ok(new) => new,
             Err(NoteError::Malformed | NoteError::OtherOrigin) => return answer(400, "not a checkpoint"),
             Err(e) => return answer(403, &e.to_string()),

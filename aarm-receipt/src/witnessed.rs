@@ -11,8 +11,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::cosign::{COSIGNERS_MAX, CosignerKey, cosigned};
-use crate::note::{Checkpoint, NOTE_MAX, NoteError, VerifierKey};
+use crate::note::{Checkpoint, NOTE_MAX, NoteError};
 use crate::placing;
+use crate::trust::TrustedKeys;
 
 /// The directory.
 pub const DIR: &str = "witnessed";
@@ -30,8 +31,8 @@ pub struct Witnessed {
 
 impl Witnessed {
     /// Reads a note that a log and a witness have signed.
-    pub fn open(note: &[u8], log: &VerifierKey, witness: &CosignerKey) -> Result<Self, NoteError> {
-        let checkpoint = Checkpoint::open(note, log)?;
+    pub fn open(note: &[u8], log: &TrustedKeys, witness: &CosignerKey) -> Result<Self, NoteError> {
+        let checkpoint = log.open(note)?;
         let seconds = match cosigned(note, &checkpoint, std::slice::from_ref(witness))?.first() {
             Some((_, seconds)) => *seconds,
             None => return Err(NoteError::NotSigned),
@@ -44,7 +45,7 @@ impl Witnessed {
     pub fn join(
         note: &str,
         answer: &str,
-        log: &VerifierKey,
+        log: &TrustedKeys,
         witness: &CosignerKey,
     ) -> Result<Self, NoteError> {
         let own = format!("\u{2014} {} ", witness.name);
@@ -54,7 +55,7 @@ impl Witnessed {
     }
 
     /// What is kept of a witness beside a log. `None`: nothing yet.
-    pub fn read(dir: &Path, log: &VerifierKey, witness: &CosignerKey) -> Result<Option<Self>, ReadError> {
+    pub fn read(dir: &Path, log: &TrustedKeys, witness: &CosignerKey) -> Result<Option<Self>, ReadError> {
         let path = path(dir, witness);
         let io = |source| ReadError::Io { path: path.clone(), source };
         let file = match File::open(&path) {
@@ -104,7 +105,7 @@ fn path(dir: &Path, witness: &CosignerKey) -> PathBuf {
 /// note with the log's signature and theirs. Whose they are, who verifies looks.
 pub(crate) fn most(
     dir: &Path,
-    log: &VerifierKey,
+    log: &TrustedKeys,
     receipts: std::ops::Range<u64>,
 ) -> Option<(Checkpoint, String)> {
     let mut found: BTreeMap<u64, (Checkpoint, String, usize)> = BTreeMap::new();
@@ -112,7 +113,7 @@ pub(crate) fn most(
         let mut note = String::new();
         let read =
             File::open(entry.path()).and_then(|file| file.take(NOTE_MAX as u64).read_to_string(&mut note));
-        let Some(checkpoint) = read.ok().and_then(|_| Checkpoint::open(note.as_bytes(), log).ok()) else {
+        let Some(checkpoint) = read.ok().and_then(|_| log.open(note.as_bytes()).ok()) else {
             continue;
         };
         if checkpoint.size <= receipts.start || checkpoint.size > receipts.end {

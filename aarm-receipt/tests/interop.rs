@@ -224,3 +224,37 @@ fn openssl_believes_a_checkpoint() {
     assert!(good.status.success(), "{}", String::from_utf8_lossy(&good.stderr));
     assert!(!run(text).status.success());
 }
+
+/// A key is for its own checkpoints only, says the script as well.
+#[test]
+fn a_script_that_knows_the_specifications_only_follows_an_exchange_of_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let (logs, keys) = (dir.path().join("log"), dir.path().join("keys"));
+    let open = || {
+        let keys = aarm_receipt::Keys::open_or_create(&keys).unwrap().0;
+        LogWriter::open(&logs, keys, common::ORIGIN, Options { segment_bytes: common::SEGMENT }).unwrap().0
+    };
+    let mut w = open();
+    common::append(&mut w, None, &common::light(0, "a"));
+    w.checkpoint().unwrap();
+    let first = w.trusted().to_string();
+    drop(w);
+    aarm_receipt::keys::prepare(&keys, Default::default(), common::ORIGIN).unwrap();
+    let mut w = open();
+    w.rotate(|next| {
+        let (checkpoint, receipt) = (next.log.to_string(), next.receipt.to_string());
+        common::encoded(None, &Body::Keys { checkpoint: &checkpoint, receipt: &receipt })
+    })
+    .unwrap();
+    let exchange = std::fs::read(logs.join("rotations/2")).unwrap();
+    common::append(&mut w, None, &common::light(1, "b"));
+    w.checkpoint().unwrap();
+    let all = w.trusted().to_string();
+    let newer = Bundle::make(&logs, w.trusted(), 0).unwrap().to_string();
+    let proven = |proof: &[u8], keys: &str| {
+        std::fs::write(logs.join("log.pub"), keys).unwrap();
+        script(&logs, proof).status.success()
+    };
+    assert!(proven(&exchange, &first) && proven(&exchange, &all) && proven(newer.as_bytes(), &all));
+    assert!(!proven(newer.as_bytes(), &first) && !proven(newer.as_bytes(), &format!("{all}until 2\n")));
+}

@@ -173,10 +173,7 @@ fn other_keys_do_not_go_on_with_a_log() {
     let dir = tempfile::tempdir().unwrap();
     log(dir.path(), 2);
     let other = Keys::from_seeds([3; 32], [4; 32]).unwrap();
-    assert!(matches!(
-        LogWriter::open(dir.path(), other, ORIGIN, options()),
-        Err(LogError::Checkpoint { .. })
-    ));
+    assert!(matches!(LogWriter::open(dir.path(), other, ORIGIN, options()), Err(LogError::Keys)));
 }
 
 #[test]

@@ -96,9 +96,7 @@ fn no_changed_or_cut_bundle_is_believed() {
 #[test]
 fn a_log_that_was_rolled_back_or_replaced_is_not_the_one_that_was_seen() {
     let dir = tempfile::tempdir().unwrap();
-    let note = |dir: &Path| {
-        Checkpoint::open(&std::fs::read(dir.join("checkpoint")).unwrap(), &trusted().log).unwrap()
-    };
+    let note = |dir: &Path| trusted().open(&std::fs::read(dir.join("checkpoint")).unwrap()).unwrap();
     write(dir.path(), 300, "1");
     let seen = note(dir.path());
     assert_eq!(report(dir.path(), Some(&seen)).seen, Some(300));

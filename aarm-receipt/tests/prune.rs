@@ -27,7 +27,7 @@ const LARGE: Retention = Retention { bytes: Some(3 * SEGMENT), age: None, at_lea
 /// A log of five segments, of which the first two were pruned, and what was signed before they grew so many.
 fn pruned(dir: &Path) -> (Expired, Checkpoint) {
     write_segments(dir, 2);
-    let early = Checkpoint::open(&std::fs::read(dir.join("checkpoint")).unwrap(), &trusted().log).unwrap();
+    let early = trusted().open(&std::fs::read(dir.join("checkpoint")).unwrap()).unwrap();
     write_segments(dir, 5);
     let mut w = open(dir);
     let gone = w.expired(&LARGE, SystemTime::now()).unwrap().unwrap();

@@ -5,7 +5,6 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use aarm_receipt::Keys;
-use aarm_receipt::note::Checkpoint;
 use aarm_receipt::verify::{How, Verdict, verify_dir};
 
 use common::{ORIGIN, keys, report, trusted};
@@ -159,8 +158,7 @@ fn an_older_checkpoint_leaves_receipts_unsigned_and_says_so() {
     write(dir.path(), SIZE, "1");
     let older = std::fs::read(dir.path().join("checkpoint")).unwrap();
     write(dir.path(), 2 * SIZE, "1");
-    let seen =
-        Checkpoint::open(&std::fs::read(dir.path().join("checkpoint")).unwrap(), &trusted().log).unwrap();
+    let seen = trusted().open(&std::fs::read(dir.path().join("checkpoint")).unwrap()).unwrap();
     std::fs::write(dir.path().join("checkpoint"), older).unwrap();
     let replayed = report(dir.path());
     assert_eq!((replayed.verdict, replayed.signed, replayed.unsigned), (Verdict::Intact, SIZE, SIZE));

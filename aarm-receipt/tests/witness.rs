@@ -5,7 +5,7 @@ use std::path::Path;
 use aarm_receipt::cosign::{Cosigner, CosignerKey, cosigned};
 use aarm_receipt::note::{Checkpoint, NoteError, VerifierKey};
 use aarm_receipt::witness::{Request, Witness, WitnessError};
-use aarm_receipt::{merkle, proof};
+use aarm_receipt::{Keys, TrustedKeys, merkle, proof};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 
 const ORIGIN: &str = "host.test/log";
@@ -18,12 +18,17 @@ fn log_key(seed: u8) -> VerifierKey {
     VerifierKey::new(ORIGIN, pair(seed).public_key().as_ref().try_into().unwrap())
 }
 
+/// The keys of the log: those of seed 1.
+fn log_keys() -> TrustedKeys {
+    Keys::from_seeds([1; 32], [2; 32]).unwrap().trusted(ORIGIN)
+}
+
 fn cosigner(seed: u8) -> Cosigner {
     Cosigner::new(&format!("witness.test/{seed}"), pair(seed)).unwrap()
 }
 
 fn witness(dir: &Path) -> Witness {
-    Witness::open(dir, cosigner(9), vec![log_key(1)]).unwrap()
+    Witness::open(dir, cosigner(9), vec![log_keys()]).unwrap()
 }
 
 /// The leaves of a log; `fork`: they are others from there on.
@@ -125,7 +130,7 @@ fn a_witness_whose_memory_is_damaged_does_not_begin_anew() {
     }
     drop(w);
     assert!(matches!(
-        Witness::open(dir.path(), cosigner(9), vec![log_key(1)]),
+        Witness::open(dir.path(), cosigner(9), vec![log_keys()]),
         Err(WitnessError::State { .. })
     ));
     std::fs::write(&path, whole).unwrap();
@@ -152,4 +157,22 @@ fn whatever_is_no_request_is_answered_as_such() {
         assert_ne!(status(&changed), 200, "byte {at}");
     }
     assert_eq!(status(good.as_bytes()), 200);
+}
+
+#[test]
+fn a_log_whose_keys_were_exchanged_is_cosigned_when_the_new_ones_are_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let w = witness(dir.path());
+    let all = leaves(40, 99);
+    assert_eq!(ask(&w, &request(&all[..20], 0, 1)).0, 200);
+    // By the new key, which is good from receipt 20 on.
+    assert_eq!(ask(&w, &request(&all[..30], 20, 3)).0, 403);
+    let new = Keys::from_seeds([3; 32], [4; 32]).unwrap().trusted(ORIGIN);
+    let both = TrustedKeys::parse(&format!("{}since 20\n{new}", log_keys())).unwrap();
+    w.know(vec![both]).unwrap();
+    assert_eq!(ask(&w, &request(&all[..30], 20, 1)).0, 403);
+    assert_eq!(ask(&w, &request(&all[..30], 20, 3)).0, 200);
+    // What was seen before is not forgotten with the keys.
+    assert_eq!(ask(&w, &request(&leaves(40, 25), 20, 3)).0, 409);
+    assert_eq!(ask(&w, &request(&all, 30, 3)).0, 200);
 }

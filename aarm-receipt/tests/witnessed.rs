@@ -35,16 +35,16 @@ impl Others {
 
     /// Shows the log's checkpoint to one of them, and keeps what it says.
     fn show(&self, log: &Path, i: usize, seconds: u64) -> u16 {
-        let w = Witness::open(self.dirs[i].path(), cosigner(i as u8 + 10), vec![trusted().log]).unwrap();
+        let w = Witness::open(self.dirs[i].path(), cosigner(i as u8 + 10), vec![trusted()]).unwrap();
         let witness = w.cosigner().key().clone();
         let note = std::fs::read_to_string(log.join("checkpoint")).unwrap();
-        let size = Checkpoint::open(note.as_bytes(), &trusted().log).unwrap().size;
-        let old = Witnessed::read(log, &trusted().log, &witness).unwrap().map_or(0, |w| w.checkpoint.size);
+        let size = trusted().open(note.as_bytes()).unwrap().size;
+        let old = Witnessed::read(log, &trusted(), &witness).unwrap().map_or(0, |w| w.checkpoint.size);
         let proof = if old == 0 { Vec::new() } else { Tiles::new(log, size).consistency(old).unwrap() };
         let request = Request { old, proof, checkpoint: note.clone() }.to_string();
         let answer = w.add_checkpoint(request.as_bytes(), seconds);
         if answer.status == 200 {
-            let found = Witnessed::join(&note, &answer.body, &trusted().log, &witness).unwrap();
+            let found = Witnessed::join(&note, &answer.body, &trusted(), &witness).unwrap();
             found.place(log, &witness).unwrap();
         }
         answer.status
@@ -188,9 +188,9 @@ fn what_is_not_the_witnesses_own_is_not_kept() {
     let log = tempfile::tempdir().unwrap();
     write(log.path(), 20, "a", 50);
     let note = std::fs::read_to_string(log.path().join("checkpoint")).unwrap();
-    let checkpoint = Checkpoint::open(note.as_bytes(), &trusted().log).unwrap();
+    let checkpoint = trusted().open(note.as_bytes()).unwrap();
     let (own, other) = (cosigner(1), cosigner(2));
-    let join = |answer: &str| Witnessed::join(&note, answer, &trusted().log, own.key());
+    let join = |answer: &str| Witnessed::join(&note, answer, &trusted(), own.key());
     let both = format!("{}{}junk\n", other.cosign(&checkpoint, 1), own.cosign(&checkpoint, 7));
     let found = join(&both).unwrap();
     assert_eq!((found.seconds, found.note), (7, format!("{note}{}", own.cosign(&checkpoint, 7))));
@@ -247,7 +247,7 @@ fn a_witness_has_one_name_and_one_key_for_ever() {
     std::fs::remove_file(state.join("witness.pk8")).unwrap();
     assert!(matches!(key(&state, None), Err(WitnessError::Other { what: "key", .. })));
     let w = Witness::open(&state, cosigner(1), vec![]).unwrap();
-    let other = aarm_receipt::Keys::from_seeds([7; 32], [8; 32]).unwrap().trusted(ORIGIN).log;
-    assert_eq!(w.know(vec![trusted().log, trusted().log]).unwrap(), 1);
-    assert!(matches!(w.know(vec![trusted().log, other]), Err(WitnessError::Logs(_))));
+    let other = aarm_receipt::Keys::from_seeds([7; 32], [8; 32]).unwrap().trusted(ORIGIN);
+    assert_eq!(w.know(vec![trusted(), trusted()]).unwrap(), 1);
+    assert!(matches!(w.know(vec![trusted(), other]), Err(WitnessError::Logs(_))));
 }

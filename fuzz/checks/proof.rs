@@ -7,7 +7,6 @@ use std::sync::LazyLock;
 
 use aarm_receipt::bundle::BUNDLE_MAX;
 use aarm_receipt::cosign::{COSIGNERS_MAX, CosignerKey};
-use aarm_receipt::note::Checkpoint;
 use aarm_receipt::witness::{REQUEST_MAX, Request};
 use aarm_receipt::witnessed::Witnessed;
 use aarm_receipt::{Bundle, Keys, TrustedKeys, history};
@@ -33,8 +32,8 @@ pub fn check(input: &[u8]) {
     if let Some(keys) = std::str::from_utf8(input).ok().and_then(TrustedKeys::parse) {
         assert_eq!(TrustedKeys::parse(&keys.to_string()), Some(keys));
     }
-    if let Ok(head) = Checkpoint::open(input, &TRUSTED.log) {
-        assert_eq!(head.origin, TRUSTED.log.name);
+    if let Ok(head) = TRUSTED.open(input) {
+        assert_eq!(head.origin, TRUSTED.origin());
     }
     let Ok(bundle) = Bundle::parse(input) else { return };
     assert!(input.len() <= BUNDLE_MAX);
@@ -55,10 +54,10 @@ fn witnesses(input: &[u8]) {
         assert!(input.len() <= REQUEST_MAX);
         assert_eq!(request.to_string().as_bytes(), input);
     }
-    if let Ok(found) = Witnessed::open(input, &TRUSTED.log, &WITNESS) {
+    if let Ok(found) = Witnessed::open(input, &TRUSTED, &WITNESS) {
         assert_eq!(found.note.as_bytes(), input);
         // Both parts again, and nothing else.
-        let again = Witnessed::join(&found.note, "", &TRUSTED.log, &WITNESS);
+        let again = Witnessed::join(&found.note, "", &TRUSTED, &WITNESS);
         assert_eq!(again.ok(), Some(found));
     }
 }

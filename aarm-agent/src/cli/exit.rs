@@ -7,6 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use aarm_receipt::KeyError;
 use aarm_receipt::bundle::ProveError;
 use aarm_receipt::history::WriteError as HistoryError;
 use aarm_receipt::witness::WitnessError;
@@ -159,6 +160,9 @@ pub enum CliError {
     /// A witness cannot be one.
     #[error("this witness cannot be one")]
     Witness(#[from] WitnessError),
+    /// Signing keys cannot be read or made.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
     /// An address cannot be served.
     #[error("cannot listen on {address}")]
     Listen {

@@ -16,6 +16,7 @@ mod explain;
 mod files;
 mod following;
 mod hook;
+mod keys;
 mod original;
 mod output;
 mod policy;
@@ -81,6 +82,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     Prove(prove::ProveArgs),
     Verify(verify::VerifyArgs),
+    Keys(keys::KeysArgs),
     Witness(witness::WitnessArgs),
     Doctor(doctor::DoctorArgs),
     Policy(policy::PolicyArgs),
@@ -122,6 +124,7 @@ fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Explain(args) => explain::run(&args, &mut out),
         Command::Prove(args) => prove::run(&args, &mut out),
         Command::Verify(args) => verify::run(&args, &mut out),
+        Command::Keys(args) => keys::run(&args, &mut out),
         Command::Witness(args) => witness::run(&args, &mut out),
         Command::Doctor(args) => doctor::run(&args, global, &mut out),
         Command::Policy(args) => policy::run(&args, global, &mut out),

@@ -8,6 +8,7 @@ use aarm_receipt::bundle::BUNDLE_MAX;
 use aarm_receipt::cosign::{COSIGNERS_MAX, CosignerKey, cosigned};
 use aarm_receipt::history::{self, HistoryError};
 use aarm_receipt::note::{Checkpoint, NOTE_MAX};
+use aarm_receipt::trust::TEXT_MAX as KEYS_MAX;
 use aarm_receipt::verify::{How, Report, Verdict, Witnesses, verify_dir};
 use aarm_receipt::{Bundle, TrustedKeys};
 use jiff::Timestamp;
@@ -17,8 +18,6 @@ use super::exit::{CliError, Exit};
 use super::output::Output;
 use super::{escape, files, time};
 
-/// Largest key file.
-const KEY_MAX: usize = 4096;
 /// Largest file with the keys of witnesses.
 const WITNESSES_MAX: usize = COSIGNERS_MAX * 512;
 
@@ -62,6 +61,9 @@ pub struct VerifyArgs {
     /// And not longer ago than this (90s, 10m, 2h, 3d), or not before a moment (RFC 3339)
     #[arg(long, value_name = "TIME", requires = "witnesses", value_parser = time::since)]
     max_age: Option<Timestamp>,
+    /// If the log's keys were exchanged since that file was made, and all is well: have it name those after them, too
+    #[arg(long, requires = "key")]
+    renew_key: bool,
     /// Also hold the index that `aarm receipts` uses against the receipts, which are read once more for it
     #[arg(long)]
     index: bool,
@@ -72,10 +74,11 @@ pub struct VerifyArgs {
 
 /// Reads the public keys of a log.
 pub(super) fn keys(path: &Path) -> Result<TrustedKeys, CliError> {
-    let bytes = files::read(path, KEY_MAX)?;
-    std::str::from_utf8(&bytes).ok().and_then(TrustedKeys::parse).ok_or_else(|| {
-        CliError::Key(format!("{} does not hold the two public keys of a log", path.display()))
-    })
+    let bytes = files::read(path, KEYS_MAX)?;
+    std::str::from_utf8(&bytes)
+        .ok()
+        .and_then(TrustedKeys::parse)
+        .ok_or_else(|| CliError::Key(format!("{} does not hold the public keys of a log", path.display())))
 }
 
 /// The checkpoint that was seen before, if any was.
@@ -84,9 +87,7 @@ fn seen(path: &Path, trusted: &TrustedKeys) -> Result<Option<Checkpoint>, CliErr
         return Ok(None);
     }
     let note = files::read(path, NOTE_MAX)?;
-    Checkpoint::open(&note, &trusted.log)
-        .map(Some)
-        .map_err(|e| CliError::Log { path: path.to_path_buf(), source: Box::new(e) })
+    trusted.open(&note).map(Some).map_err(|e| CliError::Log { path: path.to_path_buf(), source: Box::new(e) })
 }
 
 /// The keys of witnesses.
@@ -189,6 +190,11 @@ pub fn run(args: &VerifyArgs, out: &mut Output) -> Result<Exit, CliError> {
     let newer = seen.is_none_or(|seen| seen.size < report.signed);
     if let Some(path) = args.remember.as_ref().filter(|_| newer && report.verdict != Verdict::Tampered) {
         files::write(path, &report.checkpoint)?;
+    }
+    if let Some(path) = args.key.as_ref().filter(|_| args.renew_key && report.keys != trusted)
+        && report.verdict != Verdict::Tampered
+    {
+        files::write(path, report.keys.to_string().as_bytes())?;
     }
     Ok(match report.verdict {
         Verdict::Intact => Exit::OK,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use aarm_receipt::note::VerifierKey;
+use aarm_receipt::TrustedKeys;
 use aarm_receipt::witness::{self, Answer, REQUEST_MAX, SIZE_TYPE, Witness};
 use axum::Router;
 use axum::body::Bytes;
@@ -105,7 +105,7 @@ pub fn run(args: &WitnessArgs, out: &mut Output) -> Result<Exit, CliError> {
 }
 
 /// The keys of the logs that are named.
-fn logs(paths: &[PathBuf]) -> Result<Vec<VerifierKey>, CliError> {
+fn logs(paths: &[PathBuf]) -> Result<Vec<TrustedKeys>, CliError> {
     let mut files = Vec::new();
     for path in paths {
         if !path.is_dir() {
@@ -118,7 +118,7 @@ fn logs(paths: &[PathBuf]) -> Result<Vec<VerifierKey>, CliError> {
             files.extend(Some(file).filter(|file| file.extension().is_some_and(|e| e == "pub")));
         }
     }
-    files.iter().map(|path| verify::keys(path).map(|keys| keys.log)).collect()
+    files.iter().map(|path| verify::keys(path)).collect()
 }
 
 fn serve(args: &ServeArgs, out: &mut Output) -> Result<Exit, CliError> {
@@ -205,7 +205,8 @@ mod tests {
         std::fs::write(dir.path().join("notes.txt"), "nothing").unwrap();
         let names = |paths: &[&Path]| {
             let paths: Vec<PathBuf> = paths.iter().map(|p| p.to_path_buf()).collect();
-            let mut names: Vec<String> = logs(&paths).unwrap().into_iter().map(|key| key.name).collect();
+            let mut names: Vec<String> =
+                logs(&paths).unwrap().into_iter().map(|keys| keys.origin().to_owned()).collect();
             names.sort();
             names
         };

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use aarm_receipt::canonical::Encoded;
 use aarm_receipt::log::Retention;
-use aarm_receipt::{Body, Keys, LogWriter};
+use aarm_receipt::trust::Epoch;
+use aarm_receipt::{Body, Common, Keys, LogWriter, encode};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use super::batch::Pool;
@@ -17,6 +18,7 @@ use super::core::{COMMANDS, Command, Core, End, Parts};
 use super::journal::Journal;
 use super::lock::{Lock, LockError};
 use super::policies::PolicyError;
+use super::record::Clock;
 use super::recorded::{self, Recorded};
 use super::retention::Keeping;
 use super::snapshot::{self, Snapshot, SnapshotError};
@@ -142,7 +144,14 @@ pub fn run(config: Config) -> Result<(), StartError> {
         tracing::info!("made new signing keys in {}", config.keys.display());
     }
     let options = aarm_receipt::Options { segment_bytes: config.receipts.segment_bytes() };
-    let (log, opened) = LogWriter::open(&config.log, keys, &origin(), options)?;
+    let (mut log, mut opened) = LogWriter::open(&config.log, keys, &origin(), options)?;
+    if let Some(since) = log.rotate(named)? {
+        opened.size = log.size();
+        tracing::info!(
+            "the log's keys were exchanged: receipts from {since} on are signed by new ones. Witnesses need the new {}",
+            config.log.join("log.pub").display()
+        );
+    }
     let snapshot = former(&config.state);
     let options =
         KernelOptions { bpffs: config.bpffs.clone(), progress: notify::loading, ..KernelOptions::default() };
@@ -156,6 +165,18 @@ pub fn run(config: Config) -> Result<(), StartError> {
     let _ = std::fs::remove_file(&config.socket.path);
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     started
+}
+
+/// The receipt that names the log's next keys.
+fn named(next: &Epoch) -> Vec<u8> {
+    let boot_ns = crate::kernel::boot_ns();
+    let host = Encoded::text(host().as_bytes());
+    let common =
+        Common { time_ns: Clock::now().unix(boot_ns), boot_ns, host: &host, session: None, seq: None };
+    let (checkpoint, receipt) = (next.log.to_string(), next.receipt.to_string());
+    let mut out = Vec::new();
+    encode(&common, &Body::Keys { checkpoint: &checkpoint, receipt: &receipt }, &mut out);
+    out
 }
 
 /// What a former daemon of this boot left, and where what begins to wait from now on is noted.
@@ -213,8 +234,8 @@ fn serve(
     let mut kernel = Kernel::start(options)?;
     let adopted = kernel.adopted();
     let events = kernel.take_events().ok_or(KernelError::NoObject)?;
-    let shown = witnesses::Log { dir: config.log.clone(), key: log.trusted().log.clone() };
-    let (origin, key) = (log.origin().to_owned(), shown.key.to_string());
+    let shown = witnesses::Log { dir: config.log.clone(), keys: log.trusted().clone() };
+    let (origin, key) = (log.origin().to_owned(), log.trusted().latest().log.to_string());
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
 
     let ring = events.ring();

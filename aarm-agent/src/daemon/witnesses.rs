@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use aarm_receipt::TrustedKeys;
 use aarm_receipt::cosign::CosignerKey;
-use aarm_receipt::note::{Checkpoint, NOTE_MAX, VerifierKey};
+use aarm_receipt::note::{Checkpoint, NOTE_MAX};
 use aarm_receipt::tile::Tiles;
 use aarm_receipt::witness::{ANSWER_MAX, Request};
 use aarm_receipt::witnessed::Witnessed;
@@ -77,8 +78,8 @@ impl Board {
 pub struct Log {
     /// Its directory.
     pub dir: PathBuf,
-    /// The key that signs its checkpoints.
-    pub key: VerifierKey,
+    /// The keys that sign its checkpoints.
+    pub keys: TrustedKeys,
 }
 
 /// Asks all witnesses, until the task is dropped. The configuration was checked.
@@ -111,7 +112,7 @@ struct One {
 
 impl One {
     async fn run(mut self, rhythm: Rhythm, metrics: Arc<Metrics>, board: Arc<Board>) {
-        match Witnessed::read(&self.log.dir, &self.log.key, &self.witness) {
+        match Witnessed::read(&self.log.dir, &self.log.keys, &self.witness) {
             Ok(Some(found)) => self.has_seen(&found),
             Ok(None) => {}
             Err(e) => tracing::warn!("what {} has said is not known any more: {e}", self.witness.name),
@@ -167,10 +168,11 @@ impl One {
 
     /// The checkpoint to ask for, if there is a new one, or the time for the same again has come.
     async fn next(&self, again: bool) -> Result<Option<(String, Checkpoint)>, Trouble> {
-        let (path, key, seen) = (self.log.dir.join("checkpoint"), self.log.key.clone(), self.receipts);
+        let (path, keys, seen) = (self.log.dir.join("checkpoint"), self.log.keys.clone(), self.receipts);
         let read = move || {
             let Some(note) = read(&path)? else { return Ok(None) };
-            let checkpoint = Checkpoint::open(note.as_bytes(), &key)
+            let checkpoint = keys
+                .open(note.as_bytes())
                 .map_err(|e| Trouble::Failed(format!("{}: {e}", path.display())))?;
             Ok(Some((note, checkpoint)))
         };
@@ -233,7 +235,7 @@ impl One {
     }
 
     async fn keep(&mut self, note: &str, answer: &str) -> Result<(), Trouble> {
-        let found = Witnessed::join(note, answer, &self.log.key, &self.witness)
+        let found = Witnessed::join(note, answer, &self.log.keys, &self.witness)
             .map_err(|e| Trouble::Failed(format!("its answer is not its cosignature: {e}")))?;
         self.has_seen(&found);
         let (dir, witness) = (self.log.dir.clone(), self.witness.clone());

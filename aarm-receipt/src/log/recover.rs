@@ -11,18 +11,19 @@ use super::files::{io, sync_dir};
 use super::prune::Sealed;
 use super::{LogError, Opened, chains, edge, place_tiles};
 use crate::chain::{self, Chains, Step};
-use crate::keys::TrustedKeys;
 use crate::merkle::{self, Hash, Tree};
 use crate::note::Checkpoint;
 use crate::receipt;
 use crate::segment::{self, Kind, Scanner, SegmentError};
 use crate::tile::{self, Growing, Place, Tiles};
+use crate::trust::TrustedKeys;
 
 /// Reads and checks the checkpoint; `None` if there is none yet.
 pub(super) fn read_checkpoint(dir: &Path, trusted: &TrustedKeys) -> Result<Option<Checkpoint>, LogError> {
     let path = dir.join("checkpoint");
     match std::fs::read(&path) {
-        Ok(note) => Checkpoint::open(&note, &trusted.log)
+        Ok(note) => trusted
+            .open(&note)
             .map(Some)
             .map_err(|source| LogError::Checkpoint { path: path.clone(), source }),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),

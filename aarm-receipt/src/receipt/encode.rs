@@ -180,6 +180,7 @@ pub fn encode(c: &Common<'_>, body: &Body<'_>, out: &mut Vec<u8>) {
         Body::Statement { .. } => ("statement", None),
         Body::Gap { .. } => ("gap", None),
         Body::Prune { .. } => ("prune", None),
+        Body::Keys { .. } => ("keys", None),
         Body::Recovery { .. } => ("recovery", None),
         Body::Policy { .. } => ("policy", None),
         Body::Start { .. } => ("start", None),
@@ -452,6 +453,10 @@ fn detail(o: &mut Object<'_>, body: &Body<'_>) {
             o.number(key!("bytes"), *bytes);
             o.number(key!("segments"), *segments);
             o.bytes(key!("why"), why.as_bytes());
+        }
+        Body::Keys { checkpoint, receipt } => {
+            o.bytes(key!("checkpoint"), checkpoint.as_bytes());
+            o.bytes(key!("receipt"), receipt.as_bytes());
         }
         Body::Recovery { why, bytes_cut } => {
             o.number(key!("bytes_cut"), *bytes_cut);

@@ -352,6 +352,21 @@ pub const SCHEMAS: &[KindOf] = &[
         )],
     },
     KindOf {
+        name: "keys",
+        meaning: "the log's keys are exchanged for others, which are for the receipts after this one",
+        signed: Signed::Always,
+        members: &[m(
+            "detail",
+            Object(&[
+                m("checkpoint", Text, Filled, LOG, "verifier key of checkpoints"),
+                m("receipt", Text, Filled, LOG, "verifier key of single receipts"),
+            ]),
+            Always,
+            LOG,
+            "the new keys",
+        )],
+    },
+    KindOf {
         name: "name",
         meaning: "a resolver told the session the addresses of a name",
         signed: Signed::Never,

@@ -158,6 +158,7 @@ fn every_kind_parses_back_and_equals_an_independent_rfc_8785() {
         Body::Process { what: "fork", child: Some(3), status: None, identity: who },
         Body::Gap { cpu: None, missing: 2, why: "ring full", detail: b"\0" },
         Body::Prune { before: 1 << 60, segments: 2, bytes: 1 << 21, why: "size" },
+        Body::Keys { checkpoint: "h+01+AQ==", receipt: "h/receipt+02+AQ==" },
         Body::Recovery { why: "torn", bytes_cut: 7 },
         Body::Policy { policy: p, file: b"/f", mode: "enforce", rules: 3 },
         Body::Start { version: "1", kernel: "6.1", adopted: false },

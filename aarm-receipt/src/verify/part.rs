@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use super::PROBLEMS_MAX;
-use crate::keys::TrustedKeys;
 use crate::merkle::{self, Hash};
+use crate::note::VerifierKey;
 use crate::receipt::{self, Facts};
 use crate::segment::{self, Kind, Scanner, SegmentError};
+use crate::trust::TrustedKeys;
 
 /// What a segment has.
 #[derive(Default)]
@@ -37,6 +38,7 @@ impl Part {
     fn read(&mut self, name: &str, scanner: &mut Scanner, trusted: &TrustedKeys) -> Result<(), SegmentError> {
         // The receipt that a signature would belong to; none after one.
         let mut before = Vec::new();
+        let mut key = None;
         // Which receipt must be followed by one, and where that is.
         let mut weighs = None;
         loop {
@@ -56,7 +58,7 @@ impl Part {
             if kind == Kind::Signature {
                 if before.is_empty() {
                     self.problem(format!("{name}: a signature without a receipt at byte {at}"));
-                } else if trusted.receipt.verify(&before, bytes) {
+                } else if key.is_some_and(|key: &VerifierKey| key.verify(&before, bytes)) {
                     self.signatures += 1;
                 } else {
                     self.problem(format!("{name}: a wrong signature at byte {at}"));
@@ -65,6 +67,7 @@ impl Part {
                 continue;
             }
             let index = self.first.saturating_add(self.leaves.len() as u64);
+            key = trusted.receipt_of(index);
             match receipt::check(bytes) {
                 Ok(facts) => {
                     weighs = facts.weighs.then_some((index, at));
