@@ -15,6 +15,7 @@ pub const CASES: &[Case] = &[
     ("filters_select", filters),
     ("who_follows_sees_each_once", follow),
     ("metrics_count_what_receipts_tell", metrics),
+    ("keys_are_exchanged_when_the_daemon_starts_and_who_trusts_the_old_ones_follows", keys),
     ("a_witness_has_seen_the_log_and_finds_out_that_it_was_cut", witnessed),
 ];
 
@@ -65,6 +66,27 @@ fn tampered() -> Result<()> {
     ensure!(changed, "the log does not contain the path in the clear");
     let out = h.aarm(&["verify", "/tmp/r/copy"])?;
     ensure!(out.status.code() == Some(1), "{}\n{}", out.status, String::from_utf8_lossy(&out.stdout));
+    Ok(())
+}
+
+fn keys() -> Result<()> {
+    let mut h = host()?;
+    h.act(&["read", "/tmp/r/secret"])?;
+    std::fs::copy(h.path("log/log.pub"), "/tmp/r/host.pub")?;
+    let (keys, log) = (h.path("keys").display().to_string(), h.path("log").display().to_string());
+    let prepared = h.aarm(&["keys", "rotate", "--keys", &keys, "--log", &log])?;
+    ensure!(prepared.status.success(), "{}", String::from_utf8_lossy(&prepared.stderr));
+    h.end(libc::SIGTERM)?;
+    h.launch()?;
+    h.act(&["read", "/tmp/r/secret"])?.refused("open_read", "/tmp/r/secret", "no-secret")?;
+    h.end(libc::SIGTERM)?;
+    ensure!(!h.path("keys/next").exists(), "{}", h.log());
+    for _ in 0..2 {
+        let out = h.aarm(&["verify", &log, "--key", "/tmp/r/host.pub", "--renew-key"])?;
+        let said = String::from_utf8_lossy(&out.stdout);
+        ensure!(out.status.success() && said.contains("its keys were exchanged"), "{} {said}", out.status);
+    }
+    ensure!(std::fs::read("/tmp/r/host.pub")? == std::fs::read(h.path("log/log.pub"))?);
     Ok(())
 }
 
