@@ -25,4 +25,4 @@ pub use op::{Decision, Family, Operation};
 /// Version of everything in this crate that the kernel programs and user space must agree on.
 ///
 /// The daemon refuses pinned maps and objects of another version, naming both.
-pub const ABI_VERSION: u16 = 9;
+pub const ABI_VERSION: u16 = 10;

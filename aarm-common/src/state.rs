@@ -383,6 +383,10 @@ pub struct Config {
     pub given: Given,
     /// [`crate::policy::Policy::generation`] in each slot.
     pub generations: [u32; POLICY_SLOTS],
+    /// Links of programs that were pinned: with fewer, some do not decide any more.
+    pub links: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// A connection, or a datagram, that goes somewhere else.
@@ -482,7 +486,7 @@ const _: () = assert!(size_of::<ObjectKey>() == 16 && size_of::<LinkedKey>() == 
 const _: () = assert!(size_of::<ShareKey>() == 16 && size_of::<Shared>() == 8 + 16 * SESSION_WORDS);
 const _: () = assert!(size_of::<InheritedKey>() == 24 && size_of::<Inherited>() == 8);
 const _: () = assert!(size_of::<Redirect>() == 72 && size_of::<AnsweringKey>() == 32);
-const _: () = assert!(size_of::<Config>() == 64 + 4 * POLICY_SLOTS);
+const _: () = assert!(size_of::<Config>() == 72 + 4 * POLICY_SLOTS);
 const _: () =
     assert!(crate::dns::NAME_MAX.is_multiple_of(8) && size_of::<HostName>() == 24 + crate::dns::NAME_MAX);
 const _: () = assert!(size_of::<Hosts>() == 32 + size_of::<HostName>() * HOST_NAMES);

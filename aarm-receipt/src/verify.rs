@@ -3,17 +3,16 @@
 //! Trusts nothing it reads. What it finds wrong first decides the verdict; reading goes on in bounded memory
 //! only as far as the log can still be understood.
 
+mod ahead;
 mod part;
 mod sequences;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::thread::ScopedJoinHandle;
 
 use serde::Serialize;
 
-use self::part::Part;
 use self::sequences::Sequences;
 use crate::chain::{self, Chains};
 use crate::cosign::CosignerKey;
@@ -22,6 +21,7 @@ use crate::log::{edge, origin_hash};
 use crate::merkle::{Hash, Tree};
 use crate::note::Checkpoint;
 use crate::receipt::Facts;
+use crate::receipt::schema::SCHEMAS;
 use crate::rotation::{self, Followed};
 use crate::segment;
 use crate::tile::{self, Growing, Place, Tiles};
@@ -423,56 +423,49 @@ fn check(
     let mut chains = Chains::default();
     let at_once = std::thread::available_parallelism().map_or(1, usize::from).min(AT_ONCE);
     let mut done = 0;
-    for some in segments.chunks(at_once) {
-        let parts: Vec<Result<Part, String>> = std::thread::scope(|scope| {
-            let read = |path| scope.spawn(move || part::read(path, &hash, trusted));
-            let threads: Vec<_> = some.iter().map(|(_, path)| read(path)).collect();
-            let join = |thread: ScopedJoinHandle<'_, _>| {
-                thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e))
-            };
-            threads.into_iter().map(join).collect()
-        });
-        for ((_, path), part) in some.iter().zip(parts) {
-            done += 1;
-            let part = part?;
-            if part.first != heads.tree.size() {
-                let name = path.file_name().unwrap_or_default().to_string_lossy();
-                return Err(format!(
-                    "{name}: begins with receipt {} instead of {}",
-                    part.first,
-                    heads.tree.size()
-                ));
+    let read = |(_, path): &(u64, PathBuf)| part::read(path, &hash, trusted);
+    ahead::in_order(segments, at_once, read, |(_, path), part| {
+        done += 1;
+        let part = part?;
+        if part.first != heads.tree.size() {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            return Err(format!(
+                "{name}: begins with receipt {} instead of {}",
+                part.first,
+                heads.tree.size()
+            ));
+        }
+        // Of those that are no receipts nothing is known, and that is said.
+        if part.facts.len() == part.leaves.len() {
+            for (facts, leaf) in part.facts.iter().zip(&part.leaves) {
+                follow(&mut chains, facts, *leaf, r);
             }
-            // Of those that are no receipts nothing is known, and that is said.
-            if part.facts.len() == part.leaves.len() {
-                for (facts, leaf) in part.facts.iter().zip(&part.leaves) {
-                    follow(&mut chains, facts, *leaf, r);
-                }
-            }
-            part.leaves.into_iter().try_for_each(|leaf| heads.push(leaf, r))?;
-            part.problems.into_iter().for_each(|problem| tampered(r, problem));
-            let exchanges = (part.first..).zip(&part.facts).filter(|(_, facts)| facts.kind() == "keys");
-            for (index, _) in exchanges {
+        }
+        part.leaves.into_iter().try_for_each(|leaf| heads.push(leaf, r))?;
+        part.problems.into_iter().for_each(|problem| tampered(r, problem));
+        for (index, facts) in (part.first..).zip(&part.facts) {
+            said = said.max(facts.before);
+            sequences.note(facts);
+            if facts.kind() == "keys" {
                 exchanged(trusted, index, checkpoint.size, r);
             }
-            for facts in &part.facts {
-                *r.kinds.entry(facts.kind()).or_default() += 1;
-                said = said.max(facts.before);
-                sequences.note(facts);
-            }
-            r.receipts = heads.tree.size();
-            r.signatures += part.signatures;
-            if let Some((index, problem)) = part.unsigned {
-                unfinished(r, done == segments.len() && index >= checkpoint.size, problem);
-            }
-            if let Some(problem) = part.unfinished {
-                unfinished(r, done == segments.len() && r.receipts >= checkpoint.size, problem);
-            }
+        }
+        for (kind, n) in SCHEMAS.iter().zip(part.kinds).filter(|(_, n)| *n > 0) {
+            *r.kinds.entry(kind.name).or_default() += n;
+        }
+        r.receipts = heads.tree.size();
+        r.signatures += part.signatures;
+        if let Some((index, problem)) = part.unsigned {
+            unfinished(r, done == segments.len() && index >= checkpoint.size, problem);
+        }
+        if let Some(problem) = part.unfinished {
+            unfinished(r, done == segments.len() && r.receipts >= checkpoint.size, problem);
         }
         if let Some(progress) = how.progress {
             progress(done, segments.len());
         }
-    }
+        Ok(())
+    })?;
     if how.index {
         for (number, path) in segments {
             let right = index::is_right(dir, *number, path).map_err(|e| e.to_string())?;

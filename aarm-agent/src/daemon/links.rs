@@ -62,7 +62,7 @@ pub fn find(policy: &Policy, env: &Env, table: &Table) -> Vec<(Linked, Hits)> {
     let mut found: HashMap<Linked, Hits> = HashMap::new();
     let mut budget = ENTRIES_MAX;
     for a in &anchors {
-        look(a, 0, table, &mut budget, &mut found);
+        look(a, None, 0, table, &mut budget, &mut found);
     }
     if budget == 0 || found.len() >= FOUND_MAX {
         tracing::warn!(
@@ -74,7 +74,32 @@ pub fn find(policy: &Policy, env: &Env, table: &Table) -> Vec<(Linked, Hits)> {
     found.into_iter().collect()
 }
 
-fn look(path: &Path, depth: usize, table: &Table, budget: &mut usize, found: &mut HashMap<Linked, Hits>) {
+/// File systems whose files are not on any disk, and have one name each: there may be very many.
+const WITHOUT_LINKS: &[libc::c_long] = &[
+    libc::PROC_SUPER_MAGIC,
+    libc::SYSFS_MAGIC,
+    libc::DEBUGFS_MAGIC,
+    libc::TRACEFS_MAGIC,
+    libc::CGROUP_SUPER_MAGIC,
+    libc::CGROUP2_SUPER_MAGIC,
+    libc::BPF_FS_MAGIC,
+    libc::SECURITYFS_MAGIC,
+];
+
+/// Whether files of the file system there may have several names.
+fn has_links(path: &Path) -> bool {
+    nix::sys::statfs::statfs(path).is_ok_and(|fs| !WITHOUT_LINKS.contains(&fs.filesystem_type().0))
+}
+
+/// Looks below a path; `of`: the device of the directory that it is in.
+fn look(
+    path: &Path,
+    of: Option<u64>,
+    depth: usize,
+    table: &Table,
+    budget: &mut usize,
+    found: &mut HashMap<Linked, Hits>,
+) {
     if *budget == 0 || depth > DEPTH_MAX || found.len() >= FOUND_MAX {
         return;
     }
@@ -82,9 +107,12 @@ fn look(path: &Path, depth: usize, table: &Table, budget: &mut usize, found: &mu
     // What cannot be looked at (gone again, a network that does not answer) has no link to tell of.
     let Ok(meta) = std::fs::symlink_metadata(path) else { return };
     if meta.is_dir() {
+        if of != Some(meta.dev()) && !has_links(path) {
+            return;
+        }
         let Ok(entries) = std::fs::read_dir(path) else { return };
         for entry in entries.flatten() {
-            look(&entry.path(), depth + 1, table, budget, found);
+            look(&entry.path(), Some(meta.dev()), depth + 1, table, budget, found);
         }
     } else if meta.is_file() && meta.nlink() > 1 {
         let hits = table::walk(table, path.as_os_str().as_bytes());
@@ -135,6 +163,11 @@ mod tests {
         let ino = std::fs::metadata(dir.path().join("elsewhere")).unwrap().ino();
         assert!(found.iter().all(|(file, _)| file.ino == ino));
         (dir, found)
+    }
+
+    #[test]
+    fn file_systems_without_links_are_not_looked_through() {
+        assert!(!has_links(Path::new("/proc")) && !has_links(Path::new("/sys")) && has_links(Path::new("/")));
     }
 
     #[test]

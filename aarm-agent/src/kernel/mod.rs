@@ -149,9 +149,10 @@ impl Kernel {
             });
         }
         let ready = found.is_some_and(|c| c.abi == u32::from(ABI_VERSION));
-        let types = btf::Btf::of_kernel()?;
-        let adopted = ready && found.is_some_and(|c| c.object == object) && pins.links_complete(&types);
-        let loaded = if adopted { None } else { Some(load(&pins, options.object, &types)?) };
+        // Nothing of what is adopted needs the kernel's types, whose reading is most of such a start.
+        let adopted = ready && found.is_some_and(|c| c.object == object && c.links == pins.count_links());
+        let types = if adopted { None } else { Some(btf::Btf::of_kernel()?) };
+        let loaded = types.as_ref().map(|types| load(&pins, options.object, types)).transpose()?;
         let mut kernel = Self {
             adopted: ready,
             tasks: open(&pins, "TASKS")?,
@@ -182,8 +183,8 @@ impl Kernel {
         if !ready {
             kernel.fill_free_slots()?;
         }
-        if let Some(object) = loaded {
-            attach(&pins, object, &types, options.progress)?;
+        if let (Some(object), Some(types)) = (loaded, &types) {
+            attach(&pins, object, types, options.progress)?;
             watch_moves(&pins)?;
         }
         let agents = found.map_or(0, |c| c.agents);
@@ -201,6 +202,8 @@ impl Kernel {
             },
             given: found.filter(|_| ready).map_or_else(Given::default, |c| c.given),
             generations: found.filter(|_| ready).map_or([0; POLICY_SLOTS], |c| c.generations),
+            links: pins.count_links(),
+            reserved: 0,
         };
         kernel.config.set(0, config, 0).map_err(map_error("CONFIG"))?;
         Ok(kernel)

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::PROBLEMS_MAX;
 use crate::merkle::{self, Hash};
 use crate::note::VerifierKey;
+use crate::receipt::schema::SCHEMAS;
 use crate::receipt::{self, Facts};
 use crate::segment::{self, Kind, Scanner, SegmentError};
 use crate::trust::TrustedKeys;
@@ -18,6 +19,8 @@ pub(super) struct Part {
     pub leaves: Vec<Hash>,
     /// What is to know of each that is one.
     pub facts: Vec<Facts>,
+    /// How many there are of each kind, by its place in [`SCHEMAS`].
+    pub kinds: [u64; SCHEMAS.len()],
     /// Signatures of single receipts that are right.
     pub signatures: u64,
     /// What is wrong; the first ones of many.
@@ -71,6 +74,7 @@ impl Part {
             match receipt::check(bytes) {
                 Ok(facts) => {
                     weighs = facts.weighs.then_some((index, at));
+                    self.kinds[facts.kind] += 1;
                     self.facts.push(facts);
                 }
                 Err(e) => {
