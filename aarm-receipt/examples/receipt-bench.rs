@@ -282,7 +282,7 @@ fn main() {
     }
     let smaller = before as f64 / (after as f64).max(1.0);
     let began = Instant::now();
-    Bundle::make(&path, &keys().trusted(ORIGIN), written - 9).expect("it is there");
+    Bundle::make(path.as_path(), &keys().trusted(ORIGIN), written - 9).expect("it is there");
     let made = began.elapsed().as_secs_f64() * 1000.0;
     let (proof_bytes, proof_ms) = simulated(&r);
     if std::env::args().any(|a| a == "--json") {

@@ -12,7 +12,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -21,8 +21,10 @@ use crate::log::origin_hash;
 use crate::merkle::{self, Hash, Tree};
 use crate::note::{Checkpoint, NOTE_MAX, NoteError};
 use crate::proof::{self, PROOF_MAX};
+use crate::read::{self, ReadError};
 use crate::receipt::{self, MAX_RECEIPT, ParseError};
 use crate::segment::{self, Kind, Scanner, SegmentError};
+use crate::source::Source;
 use crate::tile::Tiles;
 use crate::trust::TrustedKeys;
 use crate::witnessed;
@@ -134,6 +136,15 @@ pub enum ProveError {
     Tampered,
 }
 
+impl From<ReadError> for ProveError {
+    fn from(e: ReadError) -> Self {
+        match e {
+            ReadError::Io { path, source } => Self::Io { path, source },
+            ReadError::Segment { path, source } => Self::Segment { path, source },
+        }
+    }
+}
+
 fn base64<const N: usize>(text: &str) -> Option<[u8; N]> {
     BASE64.decode(text).ok()?.try_into().ok()
 }
@@ -141,7 +152,8 @@ fn base64<const N: usize>(text: &str) -> Option<[u8; N]> {
 impl Bundle {
     /// Makes the bundle of a log's receipt under the checkpoint that most witnesses have cosigned, or the newest if none has: from tiles where they
     /// prove it, otherwise by reading the whole log.
-    pub fn make(log: &Path, trusted: &TrustedKeys, index: u64) -> Result<Self, ProveError> {
+    pub fn make(log: impl Source, trusted: &TrustedKeys, index: u64) -> Result<Self, ProveError> {
+        let log: &dyn Source = &log;
         let (newest, text) = newest(log, trusted)?;
         let witnessed = witnessed::most(log, trusted, index..newest.size);
         let (head, text) = witnessed.unwrap_or((newest, text));
@@ -150,7 +162,7 @@ impl Bundle {
 
     /// The same under a checkpoint that is believed.
     pub(crate) fn under(
-        log: &Path,
+        log: &dyn Source,
         origin: &str,
         index: u64,
         head: &Checkpoint,
@@ -225,32 +237,30 @@ impl fmt::Display for Bundle {
 }
 
 /// The log's newest checkpoint, and its note.
-pub(crate) fn newest(log: &Path, trusted: &TrustedKeys) -> Result<(Checkpoint, String), ProveError> {
-    let path = log.join("checkpoint");
-    let note = std::fs::read(&path).map_err(|source| ProveError::Io { path: path.clone(), source })?;
+pub(crate) fn newest(log: &dyn Source, trusted: &TrustedKeys) -> Result<(Checkpoint, String), ProveError> {
+    let path = log.path("checkpoint");
+    let note =
+        log.read("checkpoint", NOTE_MAX).map_err(|source| ProveError::Io { path: path.clone(), source })?;
     let signed = |source| ProveError::Checkpoint { path: path.clone(), source };
     let checkpoint = trusted.open(&note).map_err(signed)?;
     Ok((checkpoint, String::from_utf8(note).map_err(|_| signed(NoteError::Malformed))?))
 }
 
-/// The segments, with the number of the first receipt of each.
-fn segments(log: &Path) -> Result<Vec<(u64, PathBuf)>, ProveError> {
-    let all = segment::list(log).map_err(|source| ProveError::Io { path: log.to_path_buf(), source })?;
-    let first = |path: PathBuf| match segment::first(&path) {
-        Ok(first) => Ok((first, path)),
-        Err(source) => Err(ProveError::Segment { path, source }),
-    };
-    all.into_iter().map(|(_, path)| first(path)).collect()
+/// The segments by number and name.
+fn segments(log: &dyn Source) -> Result<Vec<(u64, String)>, ProveError> {
+    segment::list(log).map_err(|source| ProveError::Io { path: log.path(""), source })
 }
 
 /// A receipt by its place, without reading segments before its own.
-fn find(log: &Path, origin: &Hash, index: u64) -> Result<Option<Vec<u8>>, ProveError> {
+fn find(log: &dyn Source, origin: &Hash, index: u64) -> Result<Option<Vec<u8>>, ProveError> {
     let all = segments(log)?;
-    let Some((first, path)) = all.iter().rev().find(|(first, _)| *first <= index) else {
-        return all.first().map_or(Ok(None), |(first, _)| Err(ProveError::Pruned { index, first: *first }));
-    };
+    let (at, first) = read::begin(log, &all, index)?;
+    let Some((_, name)) = all.get(at) else { return Ok(None) };
+    if first > index {
+        return Err(ProveError::Pruned { index, first });
+    }
     let mut found = None;
-    each(path, *first, origin, |at, receipt| {
+    each(log, name, first, origin, |at, receipt| {
         if at == index {
             found = Some(receipt.to_vec());
         }
@@ -260,10 +270,12 @@ fn find(log: &Path, origin: &Hash, index: u64) -> Result<Option<Vec<u8>>, ProveE
 }
 
 /// Hashes of subtrees, from the receipts.
-fn scan(log: &Path, origin: &Hash, wanted: &[Range<u64>]) -> Result<Vec<Hash>, ProveError> {
+fn scan(log: &dyn Source, origin: &Hash, wanted: &[Range<u64>]) -> Result<Vec<Hash>, ProveError> {
     let mut trees = vec![Tree::default(); wanted.len()];
-    for (first, path) in segments(log)? {
-        each(&path, first, origin, |at, receipt| {
+    for (_, name) in segments(log)? {
+        let first = segment::first(log, &name)
+            .map_err(|source| ProveError::Segment { path: log.path(&name), source })?;
+        each(log, &name, first, origin, |at, receipt| {
             if let Some(of) = wanted.iter().position(|range| range.contains(&at)) {
                 trees[of].push(merkle::leaf(receipt));
             }
@@ -275,13 +287,14 @@ fn scan(log: &Path, origin: &Hash, wanted: &[Range<u64>]) -> Result<Vec<Hash>, P
 
 /// The receipts of a segment, by their places, while `f` asks for more.
 fn each(
-    path: &Path,
+    log: &dyn Source,
+    name: &str,
     first: u64,
     origin: &Hash,
     mut f: impl FnMut(u64, &[u8]) -> bool,
 ) -> Result<(), ProveError> {
-    let failed = |source| ProveError::Segment { path: path.to_path_buf(), source };
-    let mut scanner = Scanner::open(path, first, origin).map_err(failed)?;
+    let failed = |source| ProveError::Segment { path: log.path(name), source };
+    let mut scanner = Scanner::open(log, name, first, origin).map_err(failed)?;
     let mut at = first;
     while let Some((kind, bytes)) = scanner.next_record().map_err(failed)? {
         if matches!(kind, Kind::Receipt) {

@@ -11,7 +11,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Read, Write};
-use std::path::Path;
 
 use memchr::memmem;
 
@@ -21,6 +20,7 @@ use crate::merkle::{self, Hash};
 use crate::note::Checkpoint;
 use crate::read::{ReadError, Reader};
 use crate::receipt::{self, Facts, MAX_RECEIPT, ParseError};
+use crate::source::Source;
 use crate::trust::TrustedKeys;
 
 /// Why there is no history of a session.
@@ -105,7 +105,13 @@ fn uuid_of(receipt: &[u8]) -> Option<&[u8]> {
 }
 
 /// Writes the history of a session of a log, as far as it is signed. `uuid`: what it is called for ever. How many receipts it has.
-pub fn write(log: &Path, trusted: &TrustedKeys, uuid: &str, out: &mut impl Write) -> Result<u64, WriteError> {
+pub fn write(
+    log: impl Source,
+    trusted: &TrustedKeys,
+    uuid: &str,
+    out: &mut impl Write,
+) -> Result<u64, WriteError> {
+    let log: &dyn Source = &log;
     let signed = bundle::newest(log, trusted)?.0.size;
     let mut last: Option<(u64, Vec<u8>, Hash)> = None;
     let mut receipts = 0;

@@ -23,9 +23,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::log::origin_hash;
+use crate::note::NOTE_MAX;
 use crate::placing;
 use crate::read::ReadError;
 use crate::segment::{self, Kind, Scanner, SegmentError};
+use crate::source::Source;
 
 /// The directory.
 pub const DIR: &str = "index";
@@ -37,7 +39,7 @@ const TIME: usize = 30;
 const PATHS_MAX: usize = 1 << 17;
 const PATH_BYTES_MAX: usize = 16 << 20;
 /// Largest index read, in bytes.
-const INDEX_MAX: u64 = 64 << 20;
+const INDEX_MAX: usize = 64 << 20;
 /// The same of its terms, decompressed: so many paths of their greatest length do not fit, those of a real log do many times over.
 const TERMS_MAX: usize = 64 << 20;
 /// zstd's own default.
@@ -169,8 +171,12 @@ impl Gathered {
     }
 }
 
+fn name_of(number: u64) -> String {
+    format!("{DIR}/{number:010}.idx")
+}
+
 fn path_of(log: &Path, number: u64) -> PathBuf {
-    log.join(DIR).join(format!("{number:010}.idx"))
+    log.join(name_of(number))
 }
 
 /// Bytes of a header at a place.
@@ -184,13 +190,14 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 impl Index {
     /// Of a segment, from its receipts. What is none of them is overlooked: verification finds it.
-    pub fn of(log: &Path, segment: &Path) -> Result<Self, ReadError> {
-        let failed = |source| ReadError::Segment { path: segment.to_path_buf(), source };
-        let origin_path = log.join("origin");
-        let origin = std::fs::read_to_string(&origin_path)
-            .map_err(|source| ReadError::Io { path: origin_path, source })?;
-        let first = segment::first(segment).map_err(failed)?;
-        let mut scanner = Scanner::open(segment, first, &origin_hash(origin.trim_end())).map_err(failed)?;
+    pub fn of(log: impl Source, segment: &str) -> Result<Self, ReadError> {
+        let failed = |source| ReadError::Segment { path: log.path(segment), source };
+        let origin = log
+            .read("origin", NOTE_MAX)
+            .map_err(|source| ReadError::Io { path: log.path("origin"), source })?;
+        let origin = origin_hash(String::from_utf8_lossy(&origin).trim_end());
+        let first = segment::first(&log, segment).map_err(failed)?;
+        let mut scanner = Scanner::open(&log, segment, first, &origin).map_err(failed)?;
         let mut gathered = Gathered::default();
         let (mut receipts, mut earliest, mut latest) = (0, String::new(), String::new());
         while let Some((kind, bytes)) = scanner.next_record().map_err(failed)? {
@@ -275,10 +282,8 @@ impl Index {
     }
 
     /// What is kept of a segment that begins with a receipt. `None`: nothing, or nothing of use.
-    pub fn read(log: &Path, number: u64, first: u64) -> Option<Self> {
-        let mut bytes = Vec::new();
-        std::fs::File::open(path_of(log, number)).ok()?.take(INDEX_MAX + 1).read_to_end(&mut bytes).ok()?;
-        let found = (bytes.len() as u64 <= INDEX_MAX).then(|| Self::parse(&bytes)).flatten()?;
+    pub fn read(log: impl Source, number: u64, first: u64) -> Option<Self> {
+        let found = Self::parse(&log.read(&name_of(number), INDEX_MAX).ok()?)?;
         (found.first == first).then_some(found)
     }
 
@@ -309,21 +314,19 @@ impl Index {
 }
 
 /// Makes the index of a segment, and keeps it.
-pub fn make(log: &Path, number: u64, segment: &Path) -> Result<(), ReadError> {
+pub fn make(log: &Path, number: u64, segment: &str) -> Result<(), ReadError> {
     Index::of(log, segment)?.place(log, number)
 }
 
 /// Whether what is kept of a segment is what its receipts say. `None`: nothing is kept.
-pub fn is_right(log: &Path, number: u64, segment: &Path) -> Result<Option<bool>, ReadError> {
-    let path = path_of(log, number);
-    let io = |source| ReadError::Io { path: path.clone(), source };
-    let mut kept = Vec::new();
-    match std::fs::File::open(&path) {
-        Ok(file) => _ = file.take(INDEX_MAX + 1).read_to_end(&mut kept).map_err(io)?,
+pub fn is_right(log: impl Source, number: u64, segment: &str) -> Result<Option<bool>, ReadError> {
+    let name = name_of(number);
+    let io = |source| ReadError::Io { path: log.path(&name), source };
+    let kept = match log.read(&name, INDEX_MAX) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(io(e)),
-    }
-    Ok(Some(Index::of(log, segment)?.bytes().map_err(io)? == kept))
+        kept => kept.map_err(io)?,
+    };
+    Ok(Some(Index::of(&log, segment)?.bytes().map_err(io)? == kept))
 }
 
 /// Whether there is one of a segment. What is in it shows when it is read.
@@ -348,9 +351,9 @@ pub fn rebuild(log: &Path, mut each: impl FnMut(usize, usize)) -> Result<usize, 
         }
         _ => {}
     }
-    for (done, (number, path)) in all.iter().enumerate() {
+    for (done, (number, name)) in all.iter().enumerate() {
         each(done, all.len());
-        make(log, *number, path)?;
+        make(log, *number, name)?;
     }
     each(all.len(), all.len());
     Ok(all.len())

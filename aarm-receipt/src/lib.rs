@@ -10,7 +10,7 @@
 //! - [`cosign`]: cosignatures of checkpoints. [`witness`]: who gives them to logs that he has seen grow. [`witnessed`]: what a log has of them.
 //! - [`keys`]: the two signing keys. [`trust`]: the public keys, and which receipts they are for. [`rotation`]: how they were exchanged.
 //! - [`index`]: what each segment has, for who looks for something.
-//! - [`segment`]: the on-disk form. [`log`]: the one writer. [`read`]: reading. [`verify`]: checking.
+//! - [`segment`]: the on-disk form. [`log`]: the one writer. [`source`]: where a log is read from. [`read`]: reading. [`verify`]: checking.
 //!
 //! Must never: know the kernel, the daemon or a clock; sign what is not durable; trust a byte it reads.
 
@@ -30,6 +30,7 @@ pub mod read;
 pub mod receipt;
 pub mod rotation;
 pub mod segment;
+pub mod source;
 pub mod tile;
 pub mod trust;
 pub mod verify;

@@ -231,7 +231,7 @@ impl LogWriter {
         let public = TrustedKeys::parse(&text)
             .filter(|keys| keys.origin() == origin)
             .ok_or(LogError::Public(public))?;
-        let trusted = rotation::follow(dir, &public)?.keys;
+        let trusted = rotation::follow(&dir, &public)?.keys;
         let keys = settle(keys, &trusted)?;
         if trusted != public {
             place(dir, "log.pub", trusted.to_string().as_bytes())?;
@@ -335,7 +335,7 @@ impl LogWriter {
     fn read_chains(&mut self) -> Result<Chains, LogError> {
         self.write()?;
         let mut chains = Chains::default();
-        for item in Reader::open(&self.dir, 0)? {
+        for item in Reader::open(self.dir.as_path(), 0)? {
             chains.follow(&item?.1);
         }
         Ok(chains)
@@ -429,13 +429,10 @@ impl LogWriter {
         Ok(())
     }
 
-    /// The oldest segment that has no index and may have one, by its number.
-    pub fn unindexed(&self) -> Option<(u64, &Path)> {
+    /// The oldest segment that has no index and may have one, by its number and name.
+    pub fn unindexed(&self) -> Option<(u64, String)> {
         let signed = self.sealed.iter().take_while(|segment| segment.next <= self.signed);
-        signed
-            .filter(|segment| !segment.indexed)
-            .map(|segment| (segment.number, segment.path.as_path()))
-            .next()
+        signed.filter(|segment| !segment.indexed).map(|segment| (segment.number, segment.name())).next()
     }
 
     /// A segment has its index, or cannot have one until the next start.

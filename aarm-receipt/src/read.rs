@@ -1,11 +1,13 @@
 //! Reading receipts in order, also from a log that is being written.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::index::{Index, Wanted};
 use crate::log::origin_hash;
 use crate::merkle::Hash;
+use crate::note::NOTE_MAX;
 use crate::segment::{self, Kind, Scanner, SegmentError};
+use crate::source::Source;
 
 /// Why reading stopped.
 #[derive(Debug, thiserror::Error)]
@@ -32,9 +34,13 @@ pub enum ReadError {
 const OPENINGS: usize = 8;
 
 /// How many segments to leave out, and the number of the first receipt after them: the first that is there, if `from` was pruned.
-fn begin(segments: &[(u64, PathBuf)], from: u64) -> Result<(usize, u64), ReadError> {
-    let first = |(_, path): &(u64, PathBuf)| {
-        segment::first(path).map_err(|source| ReadError::Segment { path: path.clone(), source })
+pub(crate) fn begin(
+    log: &dyn Source,
+    segments: &[(u64, String)],
+    from: u64,
+) -> Result<(usize, u64), ReadError> {
+    let first = |(_, name): &(u64, String)| {
+        segment::first(log, name).map_err(|source| ReadError::Segment { path: log.path(name), source })
     };
     let (mut low, mut high) = (0, segments.len());
     let mut index = segments.first().map_or(Ok(0), first)?;
@@ -50,54 +56,48 @@ fn begin(segments: &[(u64, PathBuf)], from: u64) -> Result<(usize, u64), ReadErr
     Ok((low, index))
 }
 
-/// Iterates over the receipts of a log directory. A record that is not whole at the very end is the tail of
+/// Iterates over the receipts of a log. A record that is not whole at the very end is the tail of
 /// a log being written: there the iteration ends.
-pub struct Reader {
+pub struct Reader<'a> {
+    log: Box<dyn Source + 'a>,
     origin: Hash,
-    segments: std::vec::IntoIter<(u64, PathBuf)>,
-    current: Option<(PathBuf, Scanner)>,
+    segments: std::vec::IntoIter<(u64, String)>,
+    current: Option<(String, Scanner)>,
     last: u64,
     number: u64,
     index: u64,
     from: u64,
-    /// The log, and what is looked for in it.
-    wanted: Option<(PathBuf, Wanted)>,
+    /// What is looked for.
+    wanted: Option<Wanted>,
     /// A segment was read.
     begun: bool,
     failed: bool,
 }
 
-impl Reader {
-    /// Opens a log directory to read what may be among those that are looked for: of segments that have an index, only those. Who reads still looks
+impl<'a> Reader<'a> {
+    /// Opens a log to read what may be among those that are looked for: of segments that have an index, only those. Who reads still looks
     /// at each.
-    pub fn select(dir: &Path, wanted: &Wanted) -> Result<Self, ReadError> {
-        let mut reader = Self::open(dir, 0)?;
-        reader.wanted = Some((dir.to_path_buf(), wanted.clone()));
+    pub fn select(log: impl Source + 'a, wanted: &Wanted) -> Result<Self, ReadError> {
+        let mut reader = Self::open(log, 0)?;
+        reader.wanted = Some(wanted.clone());
         Ok(reader)
     }
 
-    /// Opens a log directory to read from a receipt's index on, or from the first that was not pruned.
-    pub fn open(dir: &Path, from: u64) -> Result<Self, ReadError> {
+    /// Opens a log to read from a receipt's index on, or from the first that was not pruned.
+    pub fn open(log: impl Source + 'a, from: u64) -> Result<Self, ReadError> {
+        let mut opened = place(&log, from);
         // Segments may be pruned between listing and opening them.
         for _ in 1..OPENINGS {
-            match Self::open_once(dir, from) {
-                Err(ReadError::Segment { source, .. }) if source.is_gone() => {}
-                opened => return opened,
+            match &opened {
+                Err(ReadError::Segment { source, .. }) if source.is_gone() => opened = place(&log, from),
+                _ => break,
             }
         }
-        Self::open_once(dir, from)
-    }
-
-    fn open_once(dir: &Path, from: u64) -> Result<Self, ReadError> {
-        let path = dir.join("origin");
-        let origin = std::fs::read_to_string(&path).map_err(|source| ReadError::Io { path, source })?;
-        let mut segments =
-            segment::list(dir).map_err(|source| ReadError::Io { path: dir.to_path_buf(), source })?;
+        let (origin, segments, index) = opened?;
         let last = segments.last().map_or(0, |s| s.0);
-        let (skipped, index) = begin(&segments, from)?;
-        segments.drain(..skipped);
         Ok(Self {
-            origin: origin_hash(origin.trim_end()),
+            log: Box::new(log),
+            origin,
             segments: segments.into_iter(),
             current: None,
             last,
@@ -112,29 +112,29 @@ impl Reader {
 
     fn step(&mut self) -> Result<Option<(u64, Vec<u8>)>, ReadError> {
         loop {
-            let Some((path, scanner)) = &mut self.current else {
-                let Some((number, path)) = self.segments.next() else { return Ok(None) };
-                if let Some((dir, wanted)) = &self.wanted
-                    && let Some(index) = Index::read(dir, number, self.index)
+            let Some((name, scanner)) = &mut self.current else {
+                let Some((number, name)) = self.segments.next() else { return Ok(None) };
+                if let Some(wanted) = &self.wanted
+                    && let Some(index) = Index::read(&*self.log, number, self.index)
                     && !index.may_have(wanted)
                 {
                     self.index += index.receipts;
                     continue;
                 }
-                let scanner = match Scanner::open(&path, self.index, &self.origin) {
+                let scanner = match Scanner::open(&*self.log, &name, self.index, &self.origin) {
                     Ok(scanner) => scanner,
                     // Pruned since it was listed, and with it what it would begin with.
                     Err(e) if e.is_gone() && !self.begun => {
                         if let Some((_, next)) = self.segments.as_slice().first() {
-                            self.index = segment::first(next).unwrap_or(self.index);
+                            self.index = segment::first(&*self.log, next).unwrap_or(self.index);
                         }
                         continue;
                     }
-                    Err(source) => return Err(ReadError::Segment { path, source }),
+                    Err(source) => return Err(ReadError::Segment { path: self.log.path(&name), source }),
                 };
                 self.begun = true;
                 self.number = number;
-                self.current = Some((path, scanner));
+                self.current = Some((name, scanner));
                 continue;
             };
             match scanner.next_record() {
@@ -147,13 +147,26 @@ impl Reader {
                 Ok(Some((Kind::Signature, _))) => {}
                 Ok(None) => self.current = None,
                 Err(SegmentError::Record(_)) if self.number == self.last => return Ok(None),
-                Err(source) => return Err(ReadError::Segment { path: path.clone(), source }),
+                Err(source) => return Err(ReadError::Segment { path: self.log.path(name), source }),
             }
         }
     }
 }
 
-impl Iterator for Reader {
+/// A log's origin, its segments from the one on that has a receipt, and the number of the first receipt in them.
+fn place(log: &dyn Source, from: u64) -> Result<(Hash, Vec<(u64, String)>, u64), ReadError> {
+    let io = |name: &str| {
+        let path = log.path(name);
+        move |source| ReadError::Io { path, source }
+    };
+    let origin = log.read("origin", NOTE_MAX).map_err(io("origin"))?;
+    let mut segments = segment::list(log).map_err(io(""))?;
+    let (skipped, index) = begin(log, &segments, from)?;
+    segments.drain(..skipped);
+    Ok((origin_hash(String::from_utf8_lossy(&origin).trim_end()), segments, index))
+}
+
+impl Iterator for Reader<'_> {
     type Item = Result<(u64, Vec<u8>), ReadError>;
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -8,14 +8,15 @@
 //!
 //! Must never: believe a new key that the one before has not signed for, or that has not signed itself.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::Read;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::bundle::{BUNDLE_MAX, Bundle, BundleError};
 use crate::note::{Checkpoint, NoteError, VerifierKey};
 use crate::placing;
+use crate::source::Source;
 use crate::trust::{EPOCHS_MAX, Epoch, TrustedKeys};
 
 /// The directory.
@@ -58,47 +59,40 @@ pub enum RotationError {
     Other(PathBuf),
 }
 
-fn path(dir: &Path, since: u64) -> PathBuf {
-    dir.join(DIR).join(since.to_string())
+/// The file of an exchange.
+pub(crate) fn file(since: u64) -> String {
+    format!("{DIR}/{since}")
 }
 
 /// Keeps the proof beside a log, durably.
 pub(crate) fn place(dir: &Path, since: u64, proof: &Bundle) -> std::io::Result<()> {
     std::fs::create_dir_all(dir.join(DIR))?;
     File::open(dir)?.sync_all()?;
-    placing::durable(&path(dir, since), proof.to_string().as_bytes())
+    placing::durable(&dir.join(file(since)), proof.to_string().as_bytes())
 }
 
-/// The exchanges that a log tells of, by where the new keys begin.
-fn list(dir: &Path) -> Result<BTreeMap<u64, PathBuf>, RotationError> {
-    let dir = dir.join(DIR);
-    let io = |source| RotationError::Io { path: dir.clone(), source };
-    let entries = match std::fs::read_dir(&dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(e) => return Err(io(e)),
+/// Where the new keys begin, of each exchange that a log tells of.
+pub(crate) fn list(log: &dyn Source) -> Result<BTreeSet<u64>, RotationError> {
+    let names = match log.names(DIR) {
+        Ok(names) => names,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        Err(source) => return Err(RotationError::Io { path: log.path(DIR), source }),
     };
-    let mut all = BTreeMap::new();
-    for entry in entries {
-        let path = entry.map_err(io)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.ends_with(".new") {
-            // It is being placed, or never was.
-            continue;
-        }
+    let mut all = BTreeSet::new();
+    // One that ends so is being placed, or never was.
+    for name in names.iter().filter(|name| !name.ends_with(".new")) {
         let since =
-            name.parse::<u64>().ok().filter(|since| since.to_string() == name && all.len() < EPOCHS_MAX);
-        let since = since.ok_or_else(|| RotationError::Name(path.clone()))?;
-        all.insert(since, path);
+            name.parse::<u64>().ok().filter(|since| since.to_string() == *name && all.len() < EPOCHS_MAX);
+        let since = since.ok_or_else(|| RotationError::Name(log.path(&format!("{DIR}/{name}"))))?;
+        all.insert(since);
     }
     Ok(all)
 }
 
-fn read(path: &Path) -> Result<Bundle, RotationError> {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(BUNDLE_MAX as u64 + 1).read_to_end(&mut bytes));
-    read.map_err(|source| RotationError::Io { path: path.to_owned(), source })?;
-    Bundle::parse(&bytes).map_err(|source| RotationError::Proof { path: path.to_owned(), source })
+fn read(log: &dyn Source, name: &str) -> Result<Bundle, RotationError> {
+    let path = || log.path(name);
+    let bytes = log.read(name, BUNDLE_MAX).map_err(|source| RotationError::Io { path: path(), source })?;
+    Bundle::parse(&bytes).map_err(|source| RotationError::Proof { path: path(), source })
 }
 
 /// The keys that a `keys` receipt names, for the receipts after it.
@@ -118,11 +112,13 @@ pub struct Followed {
 }
 
 /// Follows the exchanges of a log's keys from those that are trusted.
-pub fn follow(dir: &Path, trusted: &TrustedKeys) -> Result<Followed, RotationError> {
+pub fn follow(log: &dyn Source, trusted: &TrustedKeys) -> Result<Followed, RotationError> {
     let mut keys = trusted.clone();
     let mut heads = Vec::new();
-    for (since, path) in list(dir)? {
-        let proof = read(&path)?;
+    for since in list(log)? {
+        let name = file(since);
+        let path = log.path(&name);
+        let proof = read(log, &name)?;
         let proven =
             proof.verify(&keys).map_err(|source| RotationError::Proof { path: path.clone(), source })?;
         let other = || RotationError::Other(path.clone());

@@ -22,12 +22,12 @@
 //! receipt before it. A word of zero ends the segment, and only zeros follow.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::merkle::Hash;
 use crate::receipt::MAX_RECEIPT;
+use crate::source::Source;
 
 /// Bytes of the header.
 pub const HEADER: usize = 64;
@@ -84,19 +84,26 @@ pub fn compressed_name(number: u64) -> String {
 }
 
 /// Whether a segment is compressed.
-pub(crate) fn is_compressed(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "zst")
+pub(crate) fn is_compressed(name: impl AsRef<Path>) -> bool {
+    name.as_ref().extension().is_some_and(|extension| extension == "zst")
 }
 
-/// A segment's bytes: of a compressed one no more than a segment can have. It may have been compressed since it was listed.
-fn bytes(path: &Path) -> std::io::Result<Box<dyn Read + Send>> {
-    let file = match File::open(path) {
-        Ok(file) if !is_compressed(path) => return Ok(Box::new(file)),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !is_compressed(path) => {
-            File::open(path.with_added_extension("zst")).map_err(|_| e)?
+/// A segment's file, and whether it is compressed: it may have been since it was listed.
+pub(crate) fn open(log: impl Source, name: &str) -> std::io::Result<(Box<dyn Read + Send>, bool)> {
+    match log.open(name) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !is_compressed(name) => {
+            Ok((log.open(&format!("{name}.zst")).map_err(|_| e)?, true))
         }
-        file => file?,
-    };
+        file => Ok((file?, is_compressed(name))),
+    }
+}
+
+/// A segment's bytes: no more than a segment can have.
+pub(crate) fn bytes(log: impl Source, name: &str) -> std::io::Result<Box<dyn Read + Send>> {
+    let (file, is_compressed) = open(log, name)?;
+    if !is_compressed {
+        return Ok(Box::new(file.take(SEGMENT_MAX)));
+    }
     let mut decoder = zstd::Decoder::new(file)?;
     decoder.window_log_max(WINDOW_LOG_MAX)?;
     Ok(Box::new(decoder.take(SEGMENT_MAX)))
@@ -105,12 +112,13 @@ fn bytes(path: &Path) -> std::io::Result<Box<dyn Read + Send>> {
 /// How often a directory is read until it is the same twice.
 const LISTINGS: usize = 16;
 
-/// The segments of a log directory, in order; the first ones may have been pruned. A name that is nearly one is an error, not overlooked.
-pub fn list(dir: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
+/// The segments of a log by number and name, in order; the first ones may have been pruned. A name that is nearly one is an error, not
+/// overlooked.
+pub fn list(log: impl Source) -> std::io::Result<Vec<(u64, String)>> {
     // Of a segment that gets another name meanwhile, one reading may see neither.
-    let mut found = list_once(dir)?;
+    let mut found = list_once(&log)?;
     for _ in 0..LISTINGS {
-        let again = list_once(dir)?;
+        let again = list_once(&log)?;
         let same = again.iter().map(|(n, _)| n).eq(found.iter().map(|(n, _)| n));
         found = again;
         if same {
@@ -126,17 +134,14 @@ pub fn list(dir: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-fn list_once(dir: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
+fn list_once(log: impl Source) -> std::io::Result<Vec<(u64, String)>> {
     let mut found = BTreeMap::new();
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str().filter(|n| n.starts_with("segment-")) else { continue };
+    for name in log.names("")?.into_iter().filter(|name| name.starts_with("segment-")) {
         let number = name.strip_prefix("segment-").and_then(|n| n.split('.').next()?.parse().ok());
         match number {
-            Some(n) if file_name(n) == name => _ = found.insert(n, entry.path()),
+            Some(n) if file_name(n) == name => _ = found.insert(n, name),
             // Where both are there, compressing it was not finished.
-            Some(n) if compressed_name(n) == name => _ = found.entry(n).or_insert(entry.path()),
+            Some(n) if compressed_name(n) == name => _ = found.entry(n).or_insert(name),
             _ => return Err(std::io::Error::other(format!("{name} is not a segment's name"))),
         }
     }
@@ -168,9 +173,9 @@ pub fn record(out: &mut Vec<u8>, kind: Kind, bytes: &[u8]) {
 }
 
 /// The number of a segment's first receipt, as its header says.
-pub fn first(path: &Path) -> Result<u64, SegmentError> {
+pub fn first(log: impl Source, name: &str) -> Result<u64, SegmentError> {
     let mut found = [0; HEADER];
-    bytes(path)?.read_exact(&mut found).map_err(|_| SegmentError::Header("too short"))?;
+    bytes(log, name)?.read_exact(&mut found).map_err(|_| SegmentError::Header("too short"))?;
     let (mut first, mut origin) = ([0; 8], [0; 32]);
     first.copy_from_slice(&found[16..24]);
     origin.copy_from_slice(&found[24..56]);
@@ -191,8 +196,8 @@ pub struct Scanner {
 
 impl Scanner {
     /// Opens a segment and checks its header.
-    pub fn open(path: &Path, first: u64, origin: &Hash) -> Result<Self, SegmentError> {
-        let mut file = BufReader::with_capacity(1 << 18, bytes(path)?);
+    pub fn open(log: impl Source, name: &str, first: u64, origin: &Hash) -> Result<Self, SegmentError> {
+        let mut file = BufReader::with_capacity(1 << 18, bytes(log, name)?);
         let mut found = [0; HEADER];
         file.read_exact(&mut found).map_err(|_| SegmentError::Header("too short"))?;
         if found != header(first, origin) {

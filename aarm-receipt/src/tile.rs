@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::merkle::{self, Hash, Tree};
+use crate::source::Source;
 use crate::{placing, proof};
 
 /// Hashes of a whole tile.
@@ -155,12 +156,10 @@ impl Growing {
 }
 
 /// What is in a tile's file, if it is one of that width.
-pub(crate) fn read(log: &Path, place: Place) -> Option<Vec<Hash>> {
-    use std::io::Read;
-    let bytes = place.width * size_of::<Hash>();
-    let mut found = Vec::with_capacity(bytes + 1);
-    std::fs::File::open(place.path(log)).ok()?.take(bytes as u64 + 1).read_to_end(&mut found).ok()?;
-    (found.len() == bytes).then(|| found.as_chunks().0.to_vec())
+pub(crate) fn read(log: impl Source, place: Place) -> Option<Vec<Hash>> {
+    let found = log.read(&path(place.level, place.n, place.width), place.width * size_of::<Hash>()).ok()?;
+    let (hashes, rest) = found.as_chunks();
+    (hashes.len() == place.width && rest.is_empty()).then(|| hashes.to_vec())
 }
 
 /// Writes a tile: whole under its name, or not there. Not durable.
@@ -195,7 +194,7 @@ pub(crate) fn prune(log: &Path, from: u64, to: u64) -> std::io::Result<()> {
 
 /// Hashes of subtrees, from the tiles of a log. What it says is for the caller to check.
 pub struct Tiles<'a> {
-    log: &'a Path,
+    log: Box<dyn Source + 'a>,
     /// Of the tree.
     size: u64,
     read: HashMap<(u32, u64), Vec<Hash>>,
@@ -203,8 +202,8 @@ pub struct Tiles<'a> {
 
 impl<'a> Tiles<'a> {
     /// Of a log that has (at least) so many receipts.
-    pub fn new(log: &'a Path, size: u64) -> Self {
-        Self { log, size, read: HashMap::new() }
+    pub fn new(log: impl Source + 'a, size: u64) -> Self {
+        Self { log: Box::new(log), size, read: HashMap::new() }
     }
 
     /// The hash of a range of leaves that RFC 6962 makes a subtree of. `None`: a tile is not there.
@@ -269,7 +268,7 @@ impl<'a> Tiles<'a> {
         match self.read.entry((level, n)) {
             Entry::Occupied(found) => Some(found.into_mut()),
             Entry::Vacant(place) => {
-                let of = |width| read(self.log, Place { level, n, width });
+                let of = |width| read(&*self.log, Place { level, n, width });
                 // A partial one may have gone since the whole one came.
                 let hashes = Some(width).filter(|w| *w > 0).and_then(|w| of(w).or_else(|| of(WIDTH)))?;
                 Some(place.insert(hashes))

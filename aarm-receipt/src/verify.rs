@@ -1,4 +1,4 @@
-//! Verification of a copied log directory: every byte, offline, with the public keys only.
+//! Verification of a log or a copy of one: every byte, offline, with the public keys only.
 //!
 //! Trusts nothing it reads. What it finds wrong first decides the verdict; reading goes on in bounded memory
 //! only as far as the log can still be understood.
@@ -9,7 +9,8 @@ mod sequences;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -19,13 +20,14 @@ use crate::cosign::CosignerKey;
 use crate::index;
 use crate::log::{edge, origin_hash};
 use crate::merkle::{Hash, Tree};
-use crate::note::Checkpoint;
+use crate::note::{Checkpoint, NOTE_MAX};
 use crate::receipt::Facts;
 use crate::receipt::schema::SCHEMAS;
 use crate::rotation::{self, Followed};
 use crate::segment;
+use crate::source::Source;
 use crate::tile::{self, Growing, Place, Tiles};
-use crate::trust::TrustedKeys;
+use crate::trust::{self, TrustedKeys};
 use crate::witnessed::Witnessed;
 
 /// The one-word result.
@@ -180,21 +182,26 @@ impl Witnesses<'_> {
     }
 }
 
-/// Verifies a log directory, which may be written and pruned meanwhile. Segments are read by as many threads as there are processors; memory is
-/// bounded by their size.
+/// Verifies a log directory: see [`verify`].
 pub fn verify_dir(dir: &Path, trusted: &TrustedKeys, how: How<'_>) -> Report {
-    let begins = || segment::list(dir).ok().and_then(|all| all.first().map(|first| first.0));
+    verify(&dir, trusted, how)
+}
+
+/// Verifies a log, which may be written and pruned meanwhile. Segments are read by as many threads as there are processors; memory is bounded by
+/// their size.
+pub fn verify(log: &dyn Source, trusted: &TrustedKeys, how: How<'_>) -> Report {
+    let begins = || segment::list(log).ok().and_then(|all| all.first().map(|first| first.0));
     for _ in 1..READINGS {
         let before = begins();
-        let report = verify_once(dir, trusted, how);
+        let report = verify_once(log, trusted, how);
         if report.verdict == Verdict::Intact || begins() == before {
             return report;
         }
     }
-    verify_once(dir, trusted, how)
+    verify_once(log, trusted, how)
 }
 
-fn verify_once(dir: &Path, trusted: &TrustedKeys, how: How<'_>) -> Report {
+fn verify_once(log: &dyn Source, trusted: &TrustedKeys, how: How<'_>) -> Report {
     let mut r = Report {
         verdict: Verdict::Intact,
         origin: trusted.origin().to_owned(),
@@ -216,7 +223,7 @@ fn verify_once(dir: &Path, trusted: &TrustedKeys, how: How<'_>) -> Report {
         problems: Vec::new(),
     };
     let mut sequences = Sequences::default();
-    if let Err(problem) = check(dir, trusted, how, &mut r, &mut sequences) {
+    if let Err(problem) = check(log, trusted, how, &mut r, &mut sequences) {
         tampered(&mut r, problem);
     }
     sequences.close();
@@ -256,18 +263,18 @@ fn tampered(r: &mut Report, problem: String) {
 }
 
 /// Holds tiles against those that there should be.
-fn check_tiles<'a>(dir: &Path, tiles: impl Iterator<Item = (Place, &'a [Hash])>, r: &mut Report) {
-    for (place, hashes) in tiles {
-        match tile::read(dir, place) {
-            Some(found) if found == hashes => {}
-            None if !place.path(dir).exists() => {
-                // A partial one goes when the tree has grown.
-                r.tiles_missing += u64::from(place.width == tile::WIDTH);
+fn check_tiles<'a>(log: &dyn Source, tiles: impl Iterator<Item = (Place, &'a [Hash])>, r: &mut Report) {
+    let name = |(place, hashes): (Place, &'a [Hash])| (tile::path(place.level, place.n, place.width), hashes);
+    let (names, tiles): (Vec<String>, Vec<&[Hash]>) = tiles.map(name).unzip();
+    let found = log.read_all(&names, tile::WIDTH * size_of::<Hash>());
+    for ((name, hashes), found) in names.iter().zip(tiles).zip(found) {
+        match found {
+            Ok(found) if found == hashes.as_flattened() => {}
+            // A partial one goes when the tree has grown.
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                r.tiles_missing += u64::from(hashes.len() == tile::WIDTH);
             }
-            _ => tampered(
-                r,
-                format!("{}: not the tree's hashes", tile::path(place.level, place.n, place.width)),
-            ),
+            _ => tampered(r, format!("{name}: not the tree's hashes")),
         }
     }
 }
@@ -309,14 +316,14 @@ impl Known {
 }
 
 /// The checkpoints that are known from elsewhere, those of fewer receipts first.
-fn known(dir: &Path, followed: Followed, how: How<'_>) -> Result<Vec<Known>, String> {
+fn known(log: &dyn Source, followed: Followed, how: How<'_>) -> Result<Vec<Known>, String> {
     let mut all = Vec::new();
     if let Some(seen) = how.seen {
         let which = "the checkpoint seen before".into();
         all.push(Known { checkpoint: seen.clone(), which, by: By::Caller });
     }
     for witness in how.witnesses.map_or(&[][..], |asked| asked.known) {
-        let found = Witnessed::read(dir, &followed.keys, witness).map_err(|e| e.to_string())?;
+        let found = Witnessed::read(log, &followed.keys, witness).map_err(|e| e.to_string())?;
         all.extend(found.map(|found| Known {
             checkpoint: found.checkpoint,
             which: format!("the checkpoint that {} has cosigned", witness.name),
@@ -333,7 +340,7 @@ fn known(dir: &Path, followed: Followed, how: How<'_>) -> Result<Vec<Known>, Str
 
 /// Holds a growing tree against what was signed, and what is known from elsewhere.
 struct Heads<'a> {
-    dir: &'a Path,
+    log: &'a dyn Source,
     signed: &'a Checkpoint,
     /// What the tree has not grown to yet.
     known: std::iter::Peekable<std::vec::IntoIter<Known>>,
@@ -353,10 +360,10 @@ impl Heads<'_> {
         }
         if size == self.signed.size || self.tiles.is_full() {
             let whole = std::mem::take(self.tiles.whole());
-            check_tiles(self.dir, whole.iter().map(|(place, hashes)| (*place, hashes.as_slice())), r);
+            check_tiles(self.log, whole.iter().map(|(place, hashes)| (*place, hashes.as_slice())), r);
         }
         if size == self.signed.size {
-            check_tiles(self.dir, self.tiles.partial(), r);
+            check_tiles(self.log, self.tiles.partial(), r);
             if self.tree.root() != self.signed.root {
                 return Err(format!("the first {size} receipts are not those that were signed"));
             }
@@ -376,35 +383,36 @@ impl Heads<'_> {
 }
 
 fn check(
-    dir: &Path,
+    log: &dyn Source,
     trusted: &TrustedKeys,
     how: How<'_>,
     r: &mut Report,
     sequences: &mut Sequences,
 ) -> Result<(), String> {
-    let origin = std::fs::read_to_string(dir.join("origin")).map_err(|e| format!("origin: {e}"))?;
-    if origin != format!("{}\n", trusted.origin()) {
-        return Err("the directory holds another log than the keys are for".into());
+    let origin = log.read("origin", NOTE_MAX).map_err(|e| format!("origin: {e}"))?;
+    if origin != format!("{}\n", trusted.origin()).as_bytes() {
+        return Err("it is another log than the one the keys are for".into());
     }
-    let followed = rotation::follow(dir, trusted).map_err(|e| e.to_string())?;
+    let followed = rotation::follow(log, trusted).map_err(|e| e.to_string())?;
     let trusted = &followed.keys.clone();
     (r.keys_since, r.keys) = (trusted.epochs().iter().map(|epoch| epoch.since).collect(), trusted.clone());
-    let text = std::fs::read_to_string(dir.join("log.pub")).map_err(|e| format!("log.pub: {e}"))?;
+    let text = log.read("log.pub", trust::TEXT_MAX).map_err(|e| format!("log.pub: {e}"))?;
+    let own = std::str::from_utf8(&text).ok().and_then(TrustedKeys::parse);
     // It has fewer while they are exchanged.
-    if !TrustedKeys::parse(&text).is_some_and(|own| own.to_string() == text && trusted.begins_with(&own)) {
+    if !own.is_some_and(|own| own.to_string().as_bytes() == text && trusted.begins_with(&own)) {
         tampered(r, "log.pub holds other keys than the trusted ones, or those that they lead to".into());
     }
-    let note = std::fs::read(dir.join("checkpoint")).map_err(|e| format!("checkpoint: {e}"))?;
+    let note = log.read("checkpoint", NOTE_MAX).map_err(|e| format!("checkpoint: {e}"))?;
     let checkpoint = trusted.open(&note).map_err(|e| format!("checkpoint: {e}"))?;
     (r.signed, r.checkpoint) = (checkpoint.size, note);
     let hash = origin_hash(trusted.origin());
-    let segments = segment::list(dir).map_err(|e| e.to_string())?;
-    let (skipped, (tree, tiles)) = begin(dir, &segments, &checkpoint, r)?;
+    let segments = segment::list(log).map_err(|e| e.to_string())?;
+    let (skipped, (tree, tiles)) = begin(log, &segments, &checkpoint, r)?;
     let segments = &segments[skipped..];
-    let known = known(dir, followed, how)?.into_iter().peekable();
-    let mut heads = Heads { dir, signed: &checkpoint, known, tree, tiles };
+    let known = known(log, followed, how)?.into_iter().peekable();
+    let mut heads = Heads { log, signed: &checkpoint, known, tree, tiles };
     while let Some(known) = heads.known.next_if(|known| known.checkpoint.size < r.pruned) {
-        match compare_pruned(dir, &known.checkpoint, &checkpoint) {
+        match compare_pruned(log, &known.checkpoint, &checkpoint) {
             Some(true) => known.met(r),
             Some(false) => return Err(known.other()),
             // What it has said does not count; what was exchanged there is proven by itself.
@@ -423,12 +431,11 @@ fn check(
     let mut chains = Chains::default();
     let at_once = std::thread::available_parallelism().map_or(1, usize::from).min(AT_ONCE);
     let mut done = 0;
-    let read = |(_, path): &(u64, PathBuf)| part::read(path, &hash, trusted);
-    ahead::in_order(segments, at_once, read, |(_, path), part| {
+    let read = |(_, name): &(u64, String)| part::read(log, name, &hash, trusted);
+    ahead::in_order(segments, at_once, read, |(_, name), part| {
         done += 1;
         let part = part?;
         if part.first != heads.tree.size() {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
             return Err(format!(
                 "{name}: begins with receipt {} instead of {}",
                 part.first,
@@ -467,8 +474,8 @@ fn check(
         Ok(())
     })?;
     if how.index {
-        for (number, path) in segments {
-            let right = index::is_right(dir, *number, path).map_err(|e| e.to_string())?;
+        for (number, name) in segments {
+            let right = index::is_right(log, *number, name).map_err(|e| e.to_string())?;
             if right == Some(false) {
                 tampered(
                     r,
@@ -527,21 +534,18 @@ fn exchanged(trusted: &TrustedKeys, index: u64, signed: u64, r: &mut Report) {
 /// The tree before the first receipt that is there, and how many segments to leave out. Of what was pruned a file, or tiles, say what it came to;
 /// whether that is true shows when the rest leads to what was signed.
 fn begin(
-    dir: &Path,
-    segments: &[(u64, PathBuf)],
+    log: &dyn Source,
+    segments: &[(u64, String)],
     checkpoint: &Checkpoint,
     r: &mut Report,
 ) -> Result<(usize, (Tree, Growing)), String> {
-    let first = |(_, path): &(u64, PathBuf)| {
-        segment::first(path)
-            .map_err(|e| format!("{}: {e}", path.file_name().unwrap_or_default().to_string_lossy()))
-    };
+    let first = |(_, name): &(u64, String)| segment::first(log, name).map_err(|e| format!("{name}: {e}"));
     let Some(begin) = segments.first().map(first).transpose()?.filter(|first| *first > 0) else {
         return Ok(Default::default());
     };
-    let edge = edge::read(dir);
+    let edge = edge::read(log);
     let size = edge.as_ref().map_or(0, |(tree, _)| tree.size());
-    let tiles = if size == begin { None } else { Tiles::new(dir, checkpoint.size).tree(begin) };
+    let tiles = if size == begin { None } else { Tiles::new(log, checkpoint.size).tree(begin) };
     let (skipped, before) = match (edge, tiles) {
         (_, Some(tiles)) => (0, tiles),
         // What is left of the segments before is taken away at the next start.
@@ -562,8 +566,8 @@ fn begin(
 }
 
 /// Whether the log begins with what a checkpoint had whose last receipts were pruned since, by a proof from tiles. `None`: those were, too.
-fn compare_pruned(dir: &Path, old: &Checkpoint, signed: &Checkpoint) -> Option<bool> {
-    Tiles::new(dir, signed.size).begins_with((old.size, &old.root), &signed.root)
+fn compare_pruned(log: &dyn Source, old: &Checkpoint, signed: &Checkpoint) -> Option<bool> {
+    Tiles::new(log, signed.size).begins_with((old.size, &old.root), &signed.root)
 }
 
 /// A tail beyond everything signed may be half written; anywhere else it is damage.

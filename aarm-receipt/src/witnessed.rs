@@ -6,13 +6,12 @@
 //! Nothing but verification depends on it. Must never: keep what is not signed by both.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::cosign::{COSIGNERS_MAX, CosignerKey, cosigned};
 use crate::note::{Checkpoint, NOTE_MAX, NoteError};
 use crate::placing;
+use crate::source::Source;
 use crate::trust::TrustedKeys;
 
 /// The directory.
@@ -55,23 +54,26 @@ impl Witnessed {
     }
 
     /// What is kept of a witness beside a log. `None`: nothing yet.
-    pub fn read(dir: &Path, log: &TrustedKeys, witness: &CosignerKey) -> Result<Option<Self>, ReadError> {
-        let path = path(dir, witness);
-        let io = |source| ReadError::Io { path: path.clone(), source };
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(io(e)),
-        };
-        let mut note = Vec::new();
-        file.take(NOTE_MAX as u64 + 1).read_to_end(&mut note).map_err(io)?;
-        Self::open(&note, log, witness).map(Some).map_err(|source| ReadError::Note { path, source })
+    pub fn read(
+        from: impl Source,
+        log: &TrustedKeys,
+        witness: &CosignerKey,
+    ) -> Result<Option<Self>, ReadError> {
+        let name = name(witness);
+        let path = from.path(&name);
+        match from.read(&name, NOTE_MAX) {
+            Ok(note) => {
+                Self::open(&note, log, witness).map(Some).map_err(|source| ReadError::Note { path, source })
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(ReadError::Io { path, source }),
+        }
     }
 
     /// Keeps it beside a log, durably: whole, or what was there before.
     pub fn place(&self, dir: &Path, witness: &CosignerKey) -> std::io::Result<()> {
         std::fs::create_dir_all(dir.join(DIR))?;
-        placing::durable(&path(dir, witness), self.note.as_bytes())
+        placing::durable(&dir.join(name(witness)), self.note.as_bytes())
     }
 }
 
@@ -96,26 +98,23 @@ pub enum ReadError {
     },
 }
 
-fn path(dir: &Path, witness: &CosignerKey) -> PathBuf {
+fn name(witness: &CosignerKey) -> String {
     let id: String = witness.id.iter().map(|b| format!("{b:02x}")).collect();
-    dir.join(DIR).join(id)
+    format!("{DIR}/{id}")
 }
 
 /// The checkpoint that most witnesses have cosigned, of those with a receipt of this index and not more than so many; of several the newest. A
 /// note with the log's signature and theirs. Whose they are, who verifies looks.
 pub(crate) fn most(
-    dir: &Path,
+    from: impl Source,
     log: &TrustedKeys,
     receipts: std::ops::Range<u64>,
 ) -> Option<(Checkpoint, String)> {
     let mut found: BTreeMap<u64, (Checkpoint, String, usize)> = BTreeMap::new();
-    for entry in std::fs::read_dir(dir.join(DIR)).ok()?.flatten().take(COSIGNERS_MAX) {
-        let mut note = String::new();
-        let read =
-            File::open(entry.path()).and_then(|file| file.take(NOTE_MAX as u64).read_to_string(&mut note));
-        let Some(checkpoint) = read.ok().and_then(|_| log.open(note.as_bytes()).ok()) else {
-            continue;
-        };
+    for name in from.names(DIR).ok()?.iter().take(COSIGNERS_MAX) {
+        let note = from.read(&format!("{DIR}/{name}"), NOTE_MAX).ok();
+        let Some(note) = note.and_then(|note| String::from_utf8(note).ok()) else { continue };
+        let Ok(checkpoint) = log.open(note.as_bytes()) else { continue };
         if checkpoint.size <= receipts.start || checkpoint.size > receipts.end {
             continue;
         }

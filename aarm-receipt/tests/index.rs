@@ -11,7 +11,7 @@ use aarm_receipt::log::Retention;
 use aarm_receipt::read::Reader;
 use aarm_receipt::receipt::{Action, Decided, FileId, Identity, PolicyRef, Seen, SessionRef, time_text};
 use aarm_receipt::verify::{How, Report, Verdict, verify_dir};
-use aarm_receipt::{Body, Common, LogWriter, encode};
+use aarm_receipt::{Body, Common, LogWriter, encode, segment};
 use serde_json::Value;
 
 use common::{SEGMENT, open, segment_files, trusted};
@@ -150,7 +150,7 @@ fn all_is_found_that_is_looked_for() {
         .unwrap()
         .map(|item| item.map(|(i, b)| (i, serde_json::from_slice(&b).unwrap())).unwrap())
         .collect();
-    let last = Index::of(dir.path(), segment_files(dir.path()).last().unwrap()).unwrap().first;
+    let last = segment::first(dir.path(), &segment::list(dir.path()).unwrap().last().unwrap().1).unwrap();
     for (wanted, is) in questions() {
         let read = found(dir.path(), &wanted);
         let expected: Vec<u64> = all.iter().filter(|(_, r)| is(r)).map(|(i, _)| *i).collect();
@@ -196,7 +196,7 @@ fn an_index_that_is_not_what_the_receipts_say_is_found_out_and_made_anew() {
     assert!(!found(dir.path(), &of_three).is_empty(), "it is another segment's");
     assert_eq!(report(dir.path(), true).verdict, Verdict::Tampered);
     assert_eq!(report(dir.path(), false).verdict, Verdict::Intact, "nothing is proven by it");
-    let first = Index::of(dir.path(), &segment_files(dir.path())[2]).unwrap().first;
+    let first = segment::first(dir.path(), &segment::list(dir.path()).unwrap()[2].1).unwrap();
     for at in 0..whole.len() {
         let mut changed = whole.clone();
         changed[at] ^= 1;

@@ -250,7 +250,7 @@ fn a_script_that_knows_the_specifications_only_follows_an_exchange_of_keys() {
     common::append(&mut w, None, &common::light(1, "b"));
     w.checkpoint().unwrap();
     let all = w.trusted().to_string();
-    let newer = Bundle::make(&logs, w.trusted(), 0).unwrap().to_string();
+    let newer = Bundle::make(logs.as_path(), w.trusted(), 0).unwrap().to_string();
     let proven = |proof: &[u8], keys: &str| {
         std::fs::write(logs.join("log.pub"), keys).unwrap();
         script(&logs, proof).status.success()

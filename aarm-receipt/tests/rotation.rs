@@ -120,7 +120,7 @@ fn a_proof_by_newer_keys_needs_newer_trust() {
     let (host, first) = exchanged();
     let all = host.public();
     for index in [0, 10, 11, 31, 32, 36] {
-        let bundle = Bundle::make(&host.log(), &all, index).unwrap();
+        let bundle = Bundle::make(host.log().as_path(), &all, index).unwrap();
         assert!(bundle.verify(&all).is_ok(), "{index}");
         let refused = bundle.verify(&first).unwrap_err();
         assert_eq!(refused, aarm_receipt::bundle::BundleError::Checkpoint(NoteError::NotSigned));
@@ -204,7 +204,7 @@ fn new_keys_that_have_not_signed_themselves_are_not_believed() {
     // The last line is the new key's.
     let end = text.trim_end().rfind('\n').unwrap() + 1;
     std::fs::write(&path, &text[..end]).unwrap();
-    let why = rotation::follow(&host.log(), &first).unwrap_err().to_string();
+    let why = rotation::follow(&host.log().as_path(), &first).unwrap_err().to_string();
     assert!(why.contains("the new key: no signature"), "{why}");
 }
 
@@ -216,7 +216,7 @@ fn nothing_is_believed_after_the_end_that_was_set() {
     let report = host.verify(&until(36));
     assert_eq!(report.verdict, Verdict::Tampered);
     assert!(report.problems[0].contains("after the end"), "{report}");
-    let bundle = Bundle::make(&host.log(), &host.public(), 3).unwrap();
+    let bundle = Bundle::make(host.log().as_path(), &host.public(), 3).unwrap();
     assert!(bundle.verify(&until(37)).is_ok() && bundle.verify(&until(36)).is_err());
 }
 

@@ -212,8 +212,8 @@ pub async fn receipts(
             };
             // Whose a session is, its opening says, which others' filters leave out.
             let opened = match filter.uid {
-                0 => Reader::select(&dir, &filter.wanted()),
-                _ => Reader::open(&dir, 0),
+                0 => Reader::select(dir.as_path(), &filter.wanted()),
+                _ => Reader::open(dir.as_path(), 0),
             };
             let reader = match opened {
                 Ok(reader) => reader,

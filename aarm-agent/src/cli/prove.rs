@@ -48,7 +48,7 @@ pub fn run(args: &ProveArgs, out: &mut Output) -> Result<Exit, CliError> {
     let trusted = verify::keys(args.key.as_deref().unwrap_or(&args.log.join("log.pub")))?;
     match (args.index, args.session) {
         (Some(index), _) => {
-            let bundle = Bundle::make(&args.log, &trusted, index)?.to_string();
+            let bundle = Bundle::make(args.log.as_path(), &trusted, index)?.to_string();
             match &args.output {
                 Some(path) => files::write(path, bundle.as_bytes())?,
                 None => bundle.lines().try_for_each(|line| out.line(line))?,

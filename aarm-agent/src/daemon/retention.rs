@@ -83,9 +83,8 @@ impl Keeping {
             }
         }
         let dir = log.dir().to_owned();
-        let job: Box<dyn FnOnce() -> Done + Send> = if let Some((number, path)) = log.unindexed() {
-            let path = path.to_owned();
-            Box::new(move || Done::Indexed(number, index::make(&dir, number, &path)))
+        let job: Box<dyn FnOnce() -> Done + Send> = if let Some((number, name)) = log.unindexed() {
+            Box::new(move || Done::Indexed(number, index::make(&dir, number, &name)))
         } else if let Some(path) = log.compressible().filter(|_| self.compress) {
             let path = path.to_owned();
             Box::new(move || Done::Compressed(compress(&path)))

@@ -112,7 +112,7 @@ struct One {
 
 impl One {
     async fn run(mut self, rhythm: Rhythm, metrics: Arc<Metrics>, board: Arc<Board>) {
-        match Witnessed::read(&self.log.dir, &self.log.keys, &self.witness) {
+        match Witnessed::read(self.log.dir.as_path(), &self.log.keys, &self.witness) {
             Ok(Some(found)) => self.has_seen(&found),
             Ok(None) => {}
             Err(e) => tracing::warn!("what {} has said is not known any more: {e}", self.witness.name),
@@ -225,7 +225,7 @@ impl One {
         }
         let dir = self.log.dir.clone();
         blocking(move || {
-            Tiles::new(&dir, size).consistency(old).ok_or_else(|| {
+            Tiles::new(dir.as_path(), size).consistency(old).ok_or_else(|| {
                 Trouble::Failed(format!(
                     "that the log goes on from {old} receipts cannot be proven: tiles are missing, or were pruned"
                 ))

@@ -38,8 +38,8 @@ pub fn compress(from: &Path) -> std::io::Result<Compressed> {
 }
 
 /// Takes away what a crash has left of compressing.
-pub(super) fn tidy(dir: &Path, segments: &[(u64, PathBuf)]) -> Result<(), LogError> {
-    let plain = segments.iter().filter(|(_, path)| !segment::is_compressed(path));
+pub(super) fn tidy(dir: &Path, segments: &[(u64, String)]) -> Result<(), LogError> {
+    let plain = segments.iter().filter(|(_, name)| !segment::is_compressed(name));
     let unfinished = plain.map(|(number, _)| dir.join(segment::compressed_name(*number)));
     for path in unfinished.chain([dir.join(TEMPORARY)]) {
         match std::fs::remove_file(&path) {

@@ -17,13 +17,14 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use super::LogError;
 use super::files::place;
 use crate::merkle::{Hash, Tree};
+use crate::source::Source;
 use crate::tile::Growing;
 
 /// The file.
 pub const FILE: &str = "edge";
 const MAGIC: &str = "aarm-edge-v1";
 /// Most bytes: eight levels of 255 hashes each.
-const MAX: u64 = 1 << 17;
+pub const MAX: usize = 1 << 17;
 
 /// Writes it, durably.
 pub fn write(dir: &Path, size: u64, levels: &[Vec<Hash>]) -> Result<(), LogError> {
@@ -36,11 +37,8 @@ pub fn write(dir: &Path, size: u64, levels: &[Vec<Hash>]) -> Result<(), LogError
 }
 
 /// The tree that was pruned, and its tiles. `None`: there is no such file, or it is not one.
-pub fn read(dir: &Path) -> Option<(Tree, Growing)> {
-    use std::io::Read;
-    let mut text = String::new();
-    std::fs::File::open(dir.join(FILE)).ok()?.take(MAX).read_to_string(&mut text).ok()?;
-    parse(&text)
+pub fn read(log: impl Source) -> Option<(Tree, Growing)> {
+    parse(std::str::from_utf8(&log.read(FILE, MAX).ok()?).ok()?)
 }
 
 fn parse(text: &str) -> Option<(Tree, Growing)> {

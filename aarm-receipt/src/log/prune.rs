@@ -10,6 +10,7 @@ use super::files::{io, sync_dir};
 use super::{LogError, LogWriter};
 use crate::index;
 use crate::merkle::Hash;
+use crate::segment;
 use crate::tile::{self, Tiles};
 
 /// What is kept of a log. Whole segments go, and never the one that is written.
@@ -64,6 +65,14 @@ impl Sealed {
         let indexed = path.parent().is_some_and(|log| index::is_there(log, number));
         Ok(Self { number, path, bytes: metadata.len(), written, next, indexed })
     }
+
+    /// Its file's name.
+    pub fn name(&self) -> String {
+        match segment::is_compressed(&self.path) {
+            true => segment::compressed_name(self.number),
+            false => segment::file_name(self.number),
+        }
+    }
 }
 
 impl LogWriter {
@@ -90,7 +99,7 @@ impl LogWriter {
             return Ok(None);
         }
         // What is not known before it goes would never be known again.
-        let proven = Tiles::new(&self.dir, self.signed).proven(before, &self.root);
+        let proven = Tiles::new(self.dir.as_path(), self.signed).proven(before, &self.root);
         let (_, tiles) = proven.ok_or(LogError::Tiles(before))?;
         Ok(Some(Expired { before, segments, bytes, why, edge: tiles.edge() }))
     }

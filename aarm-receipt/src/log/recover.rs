@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::files::{io, sync_dir};
 use super::prune::Sealed;
@@ -64,8 +64,9 @@ pub(super) fn recover(
 ) -> Result<Scan, LogError> {
     let segments = segment::list(dir).map_err(io(dir))?;
     super::compress::tidy(dir, &segments)?;
-    let firsts =
-        segments.iter().map(|(_, path)| segment::first(path).map_err(|e| damaged(path, e.to_string())));
+    let firsts = segments
+        .iter()
+        .map(|(_, name)| segment::first(dir, name).map_err(|e| damaged(&dir.join(name), e.to_string())));
     let firsts: Vec<u64> = firsts.collect::<Result<_, _>>()?;
     let signed = checkpoint.map_or(0, |c| c.size);
     let begin = firsts.first().copied().unwrap_or(0);
@@ -80,7 +81,10 @@ pub(super) fn recover(
     if let Some(stays) = stays
         && let Some(scan) = all.read_from(stays, stays, opened)?
     {
-        segments[..stays].iter().try_for_each(|(_, path)| std::fs::remove_file(path).map_err(io(path)))?;
+        for (_, name) in &segments[..stays] {
+            let path = dir.join(name);
+            std::fs::remove_file(&path).map_err(io(&path))?;
+        }
         sync_dir(dir)?;
         return Ok(scan);
     }
@@ -102,7 +106,7 @@ struct Segments<'a> {
     dir: &'a Path,
     origin: &'a Hash,
     checkpoint: Option<&'a Checkpoint>,
-    segments: &'a [(u64, PathBuf)],
+    segments: &'a [(u64, String)],
     /// Index of the first receipt of each.
     firsts: &'a [u64],
     /// What was pruned comes to.
@@ -135,7 +139,7 @@ impl Segments<'_> {
     fn sealed(&self, stays: usize) -> Result<Vec<Sealed>, LogError> {
         let nexts = self.firsts.iter().skip(1);
         let all = self.segments.iter().zip(nexts).skip(stays);
-        all.map(|((number, path), next)| Sealed::of(*number, path.clone(), *next)).collect()
+        all.map(|((number, name), next)| Sealed::of(*number, self.dir.join(name), *next)).collect()
     }
 
     /// Whether a tree is the one that was signed, once it is as large.
@@ -155,8 +159,9 @@ impl Segments<'_> {
         if !self.is_signed(&scan.tree) {
             return Ok(None);
         }
-        for (i, (number, path)) in self.segments.iter().enumerate().skip(from) {
-            let mut scanner = Scanner::open(path, scan.tree.size(), self.origin)
+        for (i, (number, name)) in self.segments.iter().enumerate().skip(from) {
+            let path = &self.dir.join(name);
+            let mut scanner = Scanner::open(self.dir, name, scan.tree.size(), self.origin)
                 .map_err(|e| damaged(path, e.to_string()))?;
             // Where a receipt begins that is to be followed by its signature.
             let mut unsigned = None;

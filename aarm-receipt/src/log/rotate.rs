@@ -48,7 +48,8 @@ impl LogWriter {
         }
         place(&self.dir, "checkpoint", note.as_bytes())?;
         (self.signed, self.root) = (since, head.root);
-        let proof = Bundle::under(&self.dir, self.origin(), since - 1, &head, note).map_err(failed)?;
+        let proof =
+            Bundle::under(&self.dir.as_path(), self.origin(), since - 1, &head, note).map_err(failed)?;
         rotation::place(&self.dir, since, &proof).map_err(super::files::io(&self.dir))?;
         if !self.trusted.push(Epoch { since, ..named }) {
             return Err(LogError::Keys);
@@ -64,7 +65,7 @@ impl LogWriter {
         let Some(last) = self.tree.size().checked_sub(1).filter(|last| *last >= self.first) else {
             return Ok(false);
         };
-        let Some(item) = Reader::open(&self.dir, last)?.next() else { return Ok(false) };
+        let Some(item) = Reader::open(self.dir.as_path(), last)?.next() else { return Ok(false) };
         let named = crate::receipt::parse(&item?.1).ok().and_then(|receipt| rotation::named(0, &receipt));
         Ok(named.is_some_and(|named| named.has_keys_of(keys)))
     }

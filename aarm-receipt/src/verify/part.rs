@@ -1,13 +1,12 @@
 //! One segment, checked by itself: what it takes to check the next is added up elsewhere, so that several are read at once.
 
-use std::path::Path;
-
 use super::PROBLEMS_MAX;
 use crate::merkle::{self, Hash};
 use crate::note::VerifierKey;
 use crate::receipt::schema::SCHEMAS;
 use crate::receipt::{self, Facts};
 use crate::segment::{self, Kind, Scanner, SegmentError};
+use crate::source::Source;
 use crate::trust::TrustedKeys;
 
 /// What a segment has.
@@ -89,13 +88,17 @@ impl Part {
 }
 
 /// Reads a segment. An error: its header is not one of this log.
-pub(super) fn read(path: &Path, origin: &Hash, trusted: &TrustedKeys) -> Result<Part, String> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
+pub(super) fn read(
+    log: &dyn Source,
+    name: &str,
+    origin: &Hash,
+    trusted: &TrustedKeys,
+) -> Result<Part, String> {
     let failed = |e: SegmentError| format!("{name}: {e}");
-    let first = segment::first(path).map_err(failed)?;
-    let mut scanner = Scanner::open(path, first, origin).map_err(failed)?;
+    let first = segment::first(log, name).map_err(failed)?;
+    let mut scanner = Scanner::open(log, name, first, origin).map_err(failed)?;
     let mut part = Part { first, ..Part::default() };
-    let ended = part.read(&name, &mut scanner, trusted).and_then(|()| scanner.check_rest());
+    let ended = part.read(name, &mut scanner, trusted).and_then(|()| scanner.check_rest());
     part.unfinished = ended.err().map(failed);
     Ok(part)
 }
