@@ -42,8 +42,6 @@ const PATH_BYTES_MAX: usize = 16 << 20;
 const INDEX_MAX: usize = 64 << 20;
 /// The same of its terms, decompressed: so many paths of their greatest length do not fit, those of a real log do many times over.
 const TERMS_MAX: usize = 64 << 20;
-/// zstd's own default.
-const LEVEL: i32 = 3;
 
 /// What is looked for: receipts that have all of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -225,7 +223,7 @@ impl Index {
 
     /// Its one form.
     fn bytes(&self) -> std::io::Result<Vec<u8>> {
-        let terms = zstd::bulk::compress(self.terms.text.as_bytes(), LEVEL)?;
+        let terms = zstd::bulk::compress(self.terms.text.as_bytes(), segment::LEVEL)?;
         let mut out = Vec::with_capacity(HEADER + terms.len() + 4);
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&self.first.to_le_bytes());

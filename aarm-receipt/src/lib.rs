@@ -9,11 +9,13 @@
 //! - [`note`]: C2SP signed notes and checkpoints.
 //! - [`cosign`]: cosignatures of checkpoints. [`witness`]: who gives them to logs that he has seen grow. [`witnessed`]: what a log has of them.
 //! - [`keys`]: the two signing keys. [`trust`]: the public keys, and which receipts they are for. [`rotation`]: how they were exchanged.
+//! - [`archive`]: a copy of a log that grows with it, elsewhere.
 //! - [`index`]: what each segment has, for who looks for something.
 //! - [`segment`]: the on-disk form. [`log`]: the one writer. [`source`]: where a log is read from. [`read`]: reading. [`verify`]: checking.
 //!
 //! Must never: know the kernel, the daemon or a clock; sign what is not durable; trust a byte it reads.
 
+pub mod archive;
 pub mod bundle;
 pub mod canonical;
 pub mod chain;

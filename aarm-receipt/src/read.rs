@@ -85,22 +85,24 @@ impl<'a> Reader<'a> {
 
     /// Opens a log to read from a receipt's index on, or from the first that was not pruned.
     pub fn open(log: impl Source + 'a, from: u64) -> Result<Self, ReadError> {
-        let mut opened = place(&log, from);
+        let origin = log
+            .read("origin", NOTE_MAX)
+            .map_err(|source| ReadError::Io { path: log.path("origin"), source })?;
+        let mut found = segments(&log, from);
         // Segments may be pruned between listing and opening them.
         for _ in 1..OPENINGS {
-            match &opened {
-                Err(ReadError::Segment { source, .. }) if source.is_gone() => opened = place(&log, from),
+            match &found {
+                Err(ReadError::Segment { source, .. }) if source.is_gone() => found = segments(&log, from),
                 _ => break,
             }
         }
-        let (origin, segments, index) = opened?;
-        let last = segments.last().map_or(0, |s| s.0);
+        let (segments, index) = found?;
         Ok(Self {
             log: Box::new(log),
-            origin,
+            origin: origin_hash(String::from_utf8_lossy(&origin).trim_end()),
+            last: segments.last().map_or(0, |s| s.0),
             segments: segments.into_iter(),
             current: None,
-            last,
             number: 0,
             index,
             from,
@@ -153,17 +155,12 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A log's origin, its segments from the one on that has a receipt, and the number of the first receipt in them.
-fn place(log: &dyn Source, from: u64) -> Result<(Hash, Vec<(u64, String)>, u64), ReadError> {
-    let io = |name: &str| {
-        let path = log.path(name);
-        move |source| ReadError::Io { path, source }
-    };
-    let origin = log.read("origin", NOTE_MAX).map_err(io("origin"))?;
-    let mut segments = segment::list(log).map_err(io(""))?;
-    let (skipped, index) = begin(log, &segments, from)?;
-    segments.drain(..skipped);
-    Ok((origin_hash(String::from_utf8_lossy(&origin).trim_end()), segments, index))
+/// A log's segments from the one on that has a receipt, and the number of the first receipt in them.
+fn segments(log: &dyn Source, from: u64) -> Result<(Vec<(u64, String)>, u64), ReadError> {
+    let mut all = segment::list(log).map_err(|source| ReadError::Io { path: log.path(""), source })?;
+    let (skipped, index) = begin(log, &all, from)?;
+    all.drain(..skipped);
+    Ok((all, index))
 }
 
 impl Iterator for Reader<'_> {

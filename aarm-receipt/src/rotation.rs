@@ -60,7 +60,7 @@ pub enum RotationError {
 }
 
 /// The file of an exchange.
-pub(crate) fn file(since: u64) -> String {
+fn file(since: u64) -> String {
     format!("{DIR}/{since}")
 }
 
@@ -72,7 +72,7 @@ pub(crate) fn place(dir: &Path, since: u64, proof: &Bundle) -> std::io::Result<(
 }
 
 /// Where the new keys begin, of each exchange that a log tells of.
-pub(crate) fn list(log: &dyn Source) -> Result<BTreeSet<u64>, RotationError> {
+fn list(log: &dyn Source) -> Result<BTreeSet<u64>, RotationError> {
     let names = match log.names(DIR) {
         Ok(names) => names,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(BTreeSet::new()),
@@ -89,10 +89,13 @@ pub(crate) fn list(log: &dyn Source) -> Result<BTreeSet<u64>, RotationError> {
     Ok(all)
 }
 
-fn read(log: &dyn Source, name: &str) -> Result<Bundle, RotationError> {
-    let path = || log.path(name);
-    let bytes = log.read(name, BUNDLE_MAX).map_err(|source| RotationError::Io { path: path(), source })?;
-    Bundle::parse(&bytes).map_err(|source| RotationError::Proof { path: path(), source })
+/// The file of an exchange, and what it proves, which is not checked here.
+pub(crate) fn proof(log: &dyn Source, since: u64) -> Result<(String, Bundle), RotationError> {
+    let name = file(since);
+    let path = || log.path(&name);
+    let bytes = log.read(&name, BUNDLE_MAX).map_err(|source| RotationError::Io { path: path(), source })?;
+    let proof = Bundle::parse(&bytes).map_err(|source| RotationError::Proof { path: path(), source })?;
+    Ok((name, proof))
 }
 
 /// The keys that a `keys` receipt names, for the receipts after it.
@@ -116,9 +119,8 @@ pub fn follow(log: &dyn Source, trusted: &TrustedKeys) -> Result<Followed, Rotat
     let mut keys = trusted.clone();
     let mut heads = Vec::new();
     for since in list(log)? {
-        let name = file(since);
+        let (name, proof) = proof(log, since)?;
         let path = log.path(&name);
-        let proof = read(log, &name)?;
         let proven =
             proof.verify(&keys).map_err(|source| RotationError::Proof { path: path.clone(), source })?;
         let other = || RotationError::Other(path.clone());

@@ -35,6 +35,8 @@ pub const HEADER: usize = 64;
 pub const RECORD_HEADER: usize = 8;
 /// Largest segment.
 pub const SEGMENT_MAX: u64 = 1 << 30;
+/// zstd's own default: what more costs in time saves little in room.
+pub(crate) const LEVEL: i32 = 3;
 /// Memory that decompressing may take, as a power of two: more than compressing ever asks for here.
 pub(crate) const WINDOW_LOG_MAX: u32 = 23;
 const MAGIC: &[u8; 8] = b"AARMSEG1";
@@ -184,6 +186,28 @@ pub fn first(log: impl Source, name: &str) -> Result<u64, SegmentError> {
         return Err(SegmentError::Header("not a segment's header"));
     }
     Ok(first)
+}
+
+/// Where a segment's records up to a receipt end, its own signature with it. What follows is not looked at: it may be half written.
+pub(crate) fn end_of(
+    log: impl Source,
+    name: &str,
+    first: u64,
+    origin: &Hash,
+    before: u64,
+) -> Result<u64, SegmentError> {
+    let mut scanner = Scanner::open(log, name, first, origin)?;
+    let mut at = first;
+    while at < before {
+        match scanner.next_record()? {
+            Some((Kind::Receipt, _)) => at += 1,
+            Some((Kind::Signature, _)) => {}
+            None => return Err(SegmentError::Record(scanner.offset())),
+        }
+    }
+    let end = scanner.offset();
+    let is_signed = matches!(scanner.next_record(), Ok(Some((Kind::Signature, _))));
+    Ok(if is_signed { scanner.offset() } else { end })
 }
 
 /// Reads one segment, record by record, in bounded memory.

@@ -51,9 +51,30 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    pub fn path(&self, log: &Path) -> PathBuf {
-        log.join(path(self.level, self.n, self.width))
+    pub fn name(&self) -> String {
+        path(self.level, self.n, self.width)
     }
+
+    pub fn path(&self, log: &Path) -> PathBuf {
+        log.join(self.name())
+    }
+}
+
+/// Whole tiles of a tree of `to` leaves that it had not when it had `from`.
+pub(crate) fn completed(from: u64, to: u64) -> impl Iterator<Item = Place> {
+    (0..LEVELS as u32 - 1).flat_map(move |level| {
+        let whole = |size: u64| size >> ((level + 1) * HEIGHT);
+        (whole(from)..whole(to)).map(move |n| Place { level, n, width: WIDTH })
+    })
+}
+
+/// Partial tiles of a tree of `size` leaves.
+pub(crate) fn partial(size: u64) -> impl Iterator<Item = Place> {
+    (0..LEVELS as u32).filter_map(move |level| {
+        let hashes = size >> (level * HEIGHT);
+        let width = (hashes % WIDTH as u64) as usize;
+        (width > 0).then_some(Place { level, n: hashes / WIDTH as u64, width })
+    })
 }
 
 /// One level's rightmost tile.
@@ -157,7 +178,7 @@ impl Growing {
 
 /// What is in a tile's file, if it is one of that width.
 pub(crate) fn read(log: impl Source, place: Place) -> Option<Vec<Hash>> {
-    let found = log.read(&path(place.level, place.n, place.width), place.width * size_of::<Hash>()).ok()?;
+    let found = log.read(&place.name(), place.width * size_of::<Hash>()).ok()?;
     let (hashes, rest) = found.as_chunks();
     (hashes.len() == place.width && rest.is_empty()).then(|| hashes.to_vec())
 }
@@ -303,8 +324,15 @@ mod tests {
         taken.append(tiles.whole());
         let whole = |level| taken.iter().filter(|(place, _)| place.level == level).count();
         assert_eq!((whole(0), whole(1), whole(2)), (273, 1, 0));
+        for at in [0, 255, 256, 65_535, 65_536, 69_999, 70_000] {
+            let planned = completed(0, at).chain(completed(at, 70_000));
+            assert!(
+                planned.count() == taken.len() && completed(0, at).all(|p| taken.iter().any(|t| t.0 == p))
+            );
+        }
         let widths: Vec<_> =
             tiles.partial().map(|(p, hashes)| (p.level, p.n, p.width, hashes.len())).collect();
         assert_eq!(widths, [(0, 273, 112, 112), (1, 1, 17, 17), (2, 0, 1, 1)]);
+        assert!(partial(70_000).eq(tiles.partial().map(|(p, _)| p)));
     }
 }

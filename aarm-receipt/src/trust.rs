@@ -90,6 +90,12 @@ impl TrustedKeys {
         right
     }
 
+    /// What was known of a log when it had so many receipts.
+    pub(crate) fn up_to(&self, size: u64) -> Self {
+        let epochs = self.epochs.iter().filter(|epoch| epoch.since <= size);
+        Self { epochs: epochs.cloned().collect(), until: None }
+    }
+
     /// Whether others say nothing else of the log's keys, though perhaps less.
     pub(crate) fn begins_with(&self, others: &Self) -> bool {
         self.epochs.starts_with(&others.epochs)

@@ -264,8 +264,8 @@ fn tampered(r: &mut Report, problem: String) {
 
 /// Holds tiles against those that there should be.
 fn check_tiles<'a>(log: &dyn Source, tiles: impl Iterator<Item = (Place, &'a [Hash])>, r: &mut Report) {
-    let name = |(place, hashes): (Place, &'a [Hash])| (tile::path(place.level, place.n, place.width), hashes);
-    let (names, tiles): (Vec<String>, Vec<&[Hash]>) = tiles.map(name).unzip();
+    let (names, tiles): (Vec<String>, Vec<&[Hash]>) =
+        tiles.map(|(place, hashes)| (place.name(), hashes)).unzip();
     let found = log.read_all(&names, tile::WIDTH * size_of::<Hash>());
     for ((name, hashes), found) in names.iter().zip(tiles).zip(found) {
         match found {

@@ -100,7 +100,17 @@ pub enum ReadError {
 
 fn name(witness: &CosignerKey) -> String {
     let id: String = witness.id.iter().map(|b| format!("{b:02x}")).collect();
+    file(&id)
+}
+
+/// The file of the witness whose key has this id.
+pub(crate) fn file(id: &str) -> String {
     format!("{DIR}/{id}")
+}
+
+/// Whether a file of the directory may have this name.
+pub(crate) fn is_id(name: &str) -> bool {
+    name.len() == 8 && name.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// The checkpoint that most witnesses have cosigned, of those with a receipt of this index and not more than so many; of several the newest. A
@@ -111,8 +121,8 @@ pub(crate) fn most(
     receipts: std::ops::Range<u64>,
 ) -> Option<(Checkpoint, String)> {
     let mut found: BTreeMap<u64, (Checkpoint, String, usize)> = BTreeMap::new();
-    for name in from.names(DIR).ok()?.iter().take(COSIGNERS_MAX) {
-        let note = from.read(&format!("{DIR}/{name}"), NOTE_MAX).ok();
+    for id in from.names(DIR).ok()?.iter().take(COSIGNERS_MAX) {
+        let note = from.read(&file(id), NOTE_MAX).ok();
         let Some(note) = note.and_then(|note| String::from_utf8(note).ok()) else { continue };
         let Ok(checkpoint) = log.open(note.as_bytes()) else { continue };
         if checkpoint.size <= receipts.start || checkpoint.size > receipts.end {

@@ -10,8 +10,6 @@ use super::files::{io, sync_dir};
 use super::{LogError, LogWriter};
 use crate::segment;
 
-/// zstd's own default: what more costs in time saves little in room.
-const LEVEL: i32 = 3;
 /// What is being written.
 const TEMPORARY: &str = "compressing.new";
 
@@ -27,7 +25,7 @@ pub fn compress(from: &Path) -> std::io::Result<Compressed> {
     let temporary = from.with_file_name(TEMPORARY);
     let read = File::open(from)?;
     let written = read.metadata()?.modified()?;
-    let mut encoder = zstd::Encoder::new(File::create(&temporary)?, LEVEL)?;
+    let mut encoder = zstd::Encoder::new(File::create(&temporary)?, segment::LEVEL)?;
     encoder.include_checksum(true)?;
     std::io::copy(&mut BufReader::with_capacity(1 << 18, read), &mut encoder)?;
     let file = encoder.finish()?;
