@@ -31,6 +31,11 @@ pub trait Source: Sync {
     fn read_all(&self, names: &[String], max: usize) -> Vec<io::Result<Vec<u8>>> {
         names.iter().map(|name| self.read(name, max)).collect()
     }
+
+    /// What kept something from being read, other than that it is not there: then what was read tells nothing about the log.
+    fn failure(&self) -> Option<String> {
+        None
+    }
 }
 
 impl Source for Path {
@@ -45,7 +50,21 @@ impl Source for Path {
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.join(name)
+        if name.is_empty() { self.to_path_buf() } else { self.join(name) }
+    }
+}
+
+impl Source for PathBuf {
+    fn names(&self, below: &str) -> io::Result<Vec<String>> {
+        self.as_path().names(below)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
+        self.as_path().open(name)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.as_path().path(name)
     }
 }
 
@@ -64,5 +83,9 @@ impl<S: Source + ?Sized> Source for &S {
 
     fn read_all(&self, names: &[String], max: usize) -> Vec<io::Result<Vec<u8>>> {
         (**self).read_all(names, max)
+    }
+
+    fn failure(&self) -> Option<String> {
+        (**self).failure()
     }
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use aarm_receipt::KeyError;
+use aarm_receipt::archive::ArchiveError;
 use aarm_receipt::bundle::ProveError;
 use aarm_receipt::history::WriteError as HistoryError;
 use aarm_receipt::witness::WitnessError;
@@ -15,6 +16,7 @@ use aarm_receipt::witness::WitnessError;
 use super::output::{Color, Output, style};
 use super::{count, escape};
 use crate::api::types::{Diagnostic, ErrorBody, ErrorCode};
+use crate::store::StoreError;
 
 /// An exit code of `aarm`. `aarm run` passes on the status of its command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +139,20 @@ pub enum CliError {
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A log is where it cannot be read.
+    #[error("cannot read {}: {why}", path.display())]
+    Unreached {
+        /// The log.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// A URL leads to no store.
+    #[error("no archive")]
+    Store(#[from] StoreError),
+    /// A log is not archived.
+    #[error("not archived")]
+    Archive(#[from] ArchiveError),
     /// A receipt cannot be proven.
     #[error("no proof")]
     Prove(#[from] ProveError),
@@ -203,6 +219,8 @@ impl CliError {
             Self::Policy { .. }
             | Self::Prove(ProveError::NotSigned { .. } | ProveError::Tampered)
             | Self::History(HistoryError::None(_)) => Exit::NEGATIVE,
+            Self::Store(StoreError::Url { .. }) => Exit::USAGE,
+            Self::Archive(e) if matches!(e.reason(), "disagrees" | "changed") => Exit::NEGATIVE,
             Self::Refused { body } => match body.error.code {
                 ErrorCode::NotFound | ErrorCode::UnknownPolicy | ErrorCode::PolicyInvalid => Exit::NEGATIVE,
                 ErrorCode::BadRequest => Exit::USAGE,
@@ -252,6 +270,13 @@ impl CliError {
             }
             Self::Log { .. } | Self::Prove(ProveError::Io { .. }) | Self::History(HistoryError::Read(_)) => {
                 "name the log's directory (the daemon's is /var/lib/aarm/log; reading it takes root)".into()
+            }
+            Self::Unreached { .. } | Self::Store(StoreError::Open { .. }) => {
+                "this says nothing of the log: see what the environment says of credentials, region and endpoint (`aarm archive --help`)"
+                    .into()
+            }
+            Self::Archive(ArchiveError::Store { .. }) => {
+                "begin it again when the store can be written to: it goes on where it was".into()
             }
             Self::Threads { .. } => "report this: it is a bug in aarm".into(),
             _ => return None,

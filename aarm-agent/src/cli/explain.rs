@@ -43,8 +43,8 @@ pub struct ExplainArgs {
     /// Where the host's policies are
     #[arg(long, value_name = "DIR", default_value = "/etc/aarm/policies", value_hint = clap::ValueHint::DirPath)]
     policies: PathBuf,
-    /// The log that an index is of
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/aarm/log", value_hint = clap::ValueHint::DirPath)]
+    /// The log that an index is of: a directory, or the URL of an archive
+    #[arg(long, value_name = "LOG", default_value = "/var/lib/aarm/log", value_hint = clap::ValueHint::DirPath)]
     log: PathBuf,
     /// As JSON
     #[arg(long)]
@@ -190,7 +190,8 @@ fn log_error(log: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sy
 
 /// Goes through the receipts of a log, oldest first, as long as `go_on`.
 fn each(log: &Path, mut go_on: impl FnMut(u64, &[u8]) -> Result<bool, CliError>) -> Result<(), CliError> {
-    for item in aarm_receipt::read::Reader::open(log, 0).map_err(|e| log_error(log, e))? {
+    let source = super::files::log(log)?;
+    for item in aarm_receipt::read::Reader::open(&*source, 0).map_err(|e| log_error(log, e))? {
         let (at, bytes) = item.map_err(|e| log_error(log, e))?;
         if !go_on(at, &bytes)? {
             break;

@@ -1,10 +1,13 @@
-//! Reading the files a user names, with a limit.
+//! Reading the files a user names, with a limit, and logs.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 
+use aarm_receipt::source::Source;
+
 use super::exit::CliError;
+use crate::store::Store;
 
 /// Reads a file of at most `limit` bytes; `-` is standard input.
 pub fn read(path: &Path, limit: usize) -> Result<Vec<u8>, CliError> {
@@ -43,6 +46,19 @@ pub fn write_with(
         let _ = std::fs::remove_file(&temporary);
     }
     filled
+}
+
+/// What a user calls a log that is no directory.
+pub fn url(log: &Path) -> Option<&str> {
+    log.to_str().filter(|text| text.contains("://"))
+}
+
+/// A log: a directory, or an archive by its URL.
+pub fn log(name: &Path) -> Result<Box<dyn Source>, CliError> {
+    Ok(match url(name) {
+        Some(url) => Box::new(Store::open(url)?),
+        None => Box::new(name.to_path_buf()),
+    })
 }
 
 /// Reads a policy document.

@@ -7,6 +7,7 @@
 //! outside a session ([`run`]). Must never: start a thread before `run` has forked.
 
 mod approvals;
+mod archive;
 mod client;
 mod completions;
 mod doctor;
@@ -82,6 +83,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     Prove(prove::ProveArgs),
     Verify(verify::VerifyArgs),
+    Archive(archive::ArchiveArgs),
     Keys(keys::KeysArgs),
     Witness(witness::WitnessArgs),
     Doctor(doctor::DoctorArgs),
@@ -124,6 +126,7 @@ fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Explain(args) => explain::run(&args, &mut out),
         Command::Prove(args) => prove::run(&args, &mut out),
         Command::Verify(args) => verify::run(&args, &mut out),
+        Command::Archive(args) => archive::run(&args, &mut out),
         Command::Keys(args) => keys::run(&args, &mut out),
         Command::Witness(args) => witness::run(&args, &mut out),
         Command::Doctor(args) => doctor::run(&args, global, &mut out),

@@ -3,6 +3,7 @@
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use aarm_receipt::source::Source;
 use aarm_receipt::{Bundle, TrustedKeys, history};
 use uuid::Uuid;
 
@@ -32,8 +33,8 @@ pub struct ProveArgs {
     /// All receipts of this session: its UUID
     #[arg(long, short, value_name = "UUID")]
     session: Option<Uuid>,
-    /// The log directory, or a copy of one
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/aarm/log", value_hint = clap::ValueHint::DirPath)]
+    /// The log directory, a copy of one, or the URL of an archive
+    #[arg(long, value_name = "LOG", default_value = "/var/lib/aarm/log", value_hint = clap::ValueHint::DirPath)]
     log: PathBuf,
     /// File with the public keys; without it those in the log are taken
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
@@ -45,23 +46,29 @@ pub struct ProveArgs {
 
 /// Runs it.
 pub fn run(args: &ProveArgs, out: &mut Output) -> Result<Exit, CliError> {
-    let trusted = verify::keys(args.key.as_deref().unwrap_or(&args.log.join("log.pub")))?;
+    let log = files::log(&args.log)?;
+    let trusted = verify::keys_of(args.key.as_deref(), &*log)?;
     match (args.index, args.session) {
         (Some(index), _) => {
-            let bundle = Bundle::make(args.log.as_path(), &trusted, index)?.to_string();
+            let bundle = Bundle::make(&*log, &trusted, index)?.to_string();
             match &args.output {
                 Some(path) => files::write(path, bundle.as_bytes())?,
                 None => bundle.lines().try_for_each(|line| out.line(line))?,
             }
         }
-        (None, Some(session)) => of_session(&args.log, &trusted, session, args.output.as_deref())?,
+        (None, Some(session)) => of_session(&*log, &trusted, session, args.output.as_deref())?,
         (None, None) => return Err(CliError::Usage("which receipt, or which --session?".into())),
     }
     Ok(Exit::OK)
 }
 
 /// Writes all receipts of a session: there may be more of them than memory has room for.
-fn of_session(log: &Path, trusted: &TrustedKeys, session: Uuid, to: Option<&Path>) -> Result<(), CliError> {
+fn of_session(
+    log: &dyn Source,
+    trusted: &TrustedKeys,
+    session: Uuid,
+    to: Option<&Path>,
+) -> Result<(), CliError> {
     let uuid = session.hyphenated().to_string();
     match to {
         Some(path) => files::write_with(path, |file| {

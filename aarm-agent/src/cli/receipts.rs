@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use aarm_common::Decision;
 use aarm_receipt::read::Reader;
+use aarm_receipt::source::Source;
 use jiff::Timestamp;
 
 use super::client::{Client, block_on};
@@ -14,7 +15,7 @@ use super::exit::{CliError, Exit};
 use super::following::{Following, unless_broken};
 use super::output::Output;
 use super::view::{Filter, Live};
-use super::{Global, count, sessions, sheet, time, verify, view};
+use super::{Global, count, files, sessions, sheet, time, verify, view};
 use crate::api::types::{RECEIPTS_MAX, ReceiptQuery, StreamLine, WatchQuery};
 
 /// List receipts
@@ -73,8 +74,8 @@ pub struct ReceiptsArgs {
     /// Go on with those that come, until ^C; of those before, the last ten are shown unless --limit or --since says otherwise
     #[arg(long, short)]
     follow: bool,
-    /// Read this log directory instead of asking the daemon
-    #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    /// Read this log directory, or the archive with this URL, instead of asking the daemon
+    #[arg(long, value_name = "LOG", value_hint = clap::ValueHint::DirPath)]
     log: Option<PathBuf>,
     /// As JSON, one object a line
     #[arg(long)]
@@ -150,10 +151,14 @@ pub fn run(args: &ReceiptsArgs, global: &Global, out: &mut Output) -> Result<Exi
         Form::Text => printer.live.head(printer.out)?,
     }
     match &args.log {
-        Some(dir) => {
-            let next = from_log(args, dir, 0, &mut printer)?;
+        Some(name) => {
+            if args.follow && files::url(name).is_some() {
+                return Err(CliError::Usage("--follow is for log directories and the daemon".into()));
+            }
+            let log = files::log(name)?;
+            let next = from_log(args, &*log, 0, &mut printer)?;
             if args.follow {
-                follow_log(args, dir, next, &mut printer)?;
+                follow_log(args, &*log, next, &mut printer)?;
             }
         }
         None => block_on(from_daemon(args, &global.socket, &mut printer))?,
@@ -303,36 +308,41 @@ const POLL: Duration = Duration::from_millis(200);
 /// Goes on with a log directory until somebody ends this process.
 fn follow_log(
     args: &ReceiptsArgs,
-    dir: &Path,
+    log: &dyn Source,
     mut next: u64,
     printer: &mut Printer<'_>,
 ) -> Result<(), CliError> {
     loop {
         printer.out.flush()?;
         std::thread::sleep(POLL);
-        next = from_log(args, dir, next, printer)?;
+        next = from_log(args, log, next, printer)?;
     }
 }
 
 /// Reads the log's files themselves, for root and for copies, from a place on. The place after the last.
-fn from_log(args: &ReceiptsArgs, dir: &Path, from: u64, printer: &mut Printer<'_>) -> Result<u64, CliError> {
+fn from_log(
+    args: &ReceiptsArgs,
+    log: &dyn Source,
+    from: u64,
+    printer: &mut Printer<'_>,
+) -> Result<u64, CliError> {
     let failed = |source: aarm_receipt::read::ReadError| CliError::Log {
-        path: dir.to_path_buf(),
+        path: log.path(""),
         source: Box::new(source),
     };
     let filter = args.filter();
     // Of those that come all are shown.
     let mut last = Last::new(args.limit().filter(|_| from == 0));
     let reader = match from {
-        0 => Reader::select(dir, &filter.wanted()),
-        _ => Reader::open(dir, from),
+        0 => Reader::select(log, &filter.wanted()),
+        _ => Reader::open(log, from),
     };
     let mut next = from;
     for item in reader.map_err(failed)? {
         let (index, bytes) = item.map_err(failed)?;
         next = index + 1;
         let receipt = serde_json::from_slice(&bytes)
-            .map_err(|e| CliError::Log { path: dir.to_path_buf(), source: Box::new(e) })?;
+            .map_err(|e| CliError::Log { path: log.path(""), source: Box::new(e) })?;
         if filter.passes(&receipt) {
             last.push(StreamLine::Receipt { index, receipt }, printer)?;
         }

@@ -1,4 +1,4 @@
-//! `aarm verify`: checks a receipt log, a copy of one, or the proof of one receipt, without daemon and without rights.
+//! `aarm verify`: checks a receipt log, a copy or an archive of one, or the proof of one receipt, without daemon and without rights.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
@@ -8,8 +8,9 @@ use aarm_receipt::bundle::BUNDLE_MAX;
 use aarm_receipt::cosign::{COSIGNERS_MAX, CosignerKey, cosigned};
 use aarm_receipt::history::{self, HistoryError};
 use aarm_receipt::note::{Checkpoint, NOTE_MAX};
+use aarm_receipt::source::Source;
 use aarm_receipt::trust::TEXT_MAX as KEYS_MAX;
-use aarm_receipt::verify::{How, Report, Verdict, Witnesses, verify_dir};
+use aarm_receipt::verify::{How, Report, Verdict, Witnesses, verify};
 use aarm_receipt::{Bundle, TrustedKeys};
 use jiff::Timestamp;
 use serde_json::json;
@@ -23,7 +24,7 @@ const WITNESSES_MAX: usize = COSIGNERS_MAX * 512;
 
 /// Verify a receipt log, or the proof of a receipt or a session
 ///
-/// Checks every byte of a log directory, or of a copy of one: framing, canonical form, the tree over all receipts
+/// Checks every byte of a log directory, of a copy of one, or of its archive: framing, canonical form, the tree over all receipts
 /// against the signed checkpoint, the signatures of single receipts, and that no event is missing. Of a file from `aarm prove`:
 /// that its receipt is in the log that was signed; of a session, that these are its receipts, and all there were. It needs nothing
 /// but the public keys.
@@ -34,6 +35,7 @@ Examples:
   aarm verify ./copied-log --key host.pub      # keys that were got by another way than with the log
   aarm verify ./copied-log --key host.pub --remember host.seen
   aarm verify ./copied-log --key host.pub --witnesses witnesses.pub --at-least 2 --max-age 10m
+  aarm verify s3://bucket/host --key host.pub  # its archive (see `aarm archive`); also over https://
   aarm verify 4711.tlog-proof --key host.pub
   aarm verify session.history --key host.pub
 
@@ -42,8 +44,8 @@ Who is root on the host can cut the end of its log off: --remember notices, if i
 taken: that finds damage and careless changes, but not a log that was replaced as a whole. Exit codes:
 0 intact, 1 tampered with, 3 genuine but incomplete, 4 genuine, but seen by too few witnesses or too long ago.")]
 pub struct VerifyArgs {
-    /// The log directory, or a file from `aarm prove`
-    #[arg(value_name = "PATH", value_hint = clap::ValueHint::AnyPath)]
+    /// The log directory, the URL of an archive, or a file from `aarm prove`
+    #[arg(value_name = "LOG", value_hint = clap::ValueHint::AnyPath)]
     log: PathBuf,
     /// File with the public keys (the log's log.pub, got by a way that can be trusted)
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
@@ -74,11 +76,24 @@ pub struct VerifyArgs {
 
 /// Reads the public keys of a log.
 pub(super) fn keys(path: &Path) -> Result<TrustedKeys, CliError> {
-    let bytes = files::read(path, KEYS_MAX)?;
-    std::str::from_utf8(&bytes)
+    parse(path, &files::read(path, KEYS_MAX)?)
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<TrustedKeys, CliError> {
+    std::str::from_utf8(bytes)
         .ok()
         .and_then(TrustedKeys::parse)
         .ok_or_else(|| CliError::Key(format!("{} does not hold the public keys of a log", path.display())))
+}
+
+/// The keys in a file, or else those that a log has itself.
+pub(super) fn keys_of(path: Option<&Path>, log: &dyn Source) -> Result<TrustedKeys, CliError> {
+    let Some(path) = path else {
+        let path = log.path("log.pub");
+        let bytes = log.read("log.pub", KEYS_MAX);
+        return parse(&path, &bytes.map_err(|source| CliError::Read { path: path.clone(), source })?);
+    };
+    parse(path, &files::read(path, KEYS_MAX)?)
 }
 
 /// The checkpoint that was seen before, if any was.
@@ -161,8 +176,8 @@ pub fn run(args: &VerifyArgs, out: &mut Output) -> Result<Exit, CliError> {
     if args.log.is_file() {
         return proof(args, out);
     }
-    let own = args.log.join("log.pub");
-    let trusted = keys(args.key.as_deref().unwrap_or(&own))?;
+    let log = files::log(&args.log)?;
+    let trusted = keys_of(args.key.as_deref(), &*log)?;
     let seen = args.remember.as_deref().map(|path| seen(path, &trusted)).transpose()?.flatten();
     let shown = !args.json && std::io::stderr().is_terminal();
     let known = args.witnesses.as_deref().map(witnesses).transpose()?;
@@ -173,7 +188,10 @@ pub fn run(args: &VerifyArgs, out: &mut Output) -> Result<Exit, CliError> {
         index: args.index,
         progress: shown.then_some(&progress),
     };
-    let report = verify_dir(&args.log, &trusted, how);
+    let report = verify(&*log, &trusted, how);
+    if let Some(why) = log.failure().filter(|_| report.verdict != Verdict::Intact) {
+        return Err(CliError::Unreached { path: args.log.clone(), why });
+    }
     if args.json {
         let from = if args.key.is_some() { "given" } else { "log" };
         out.json(&json!({ "report": report, "keys": from }))?;

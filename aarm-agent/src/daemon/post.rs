@@ -1,25 +1,16 @@
 //! Asking, and telling, others over HTTP: a POST, signed if there is a secret.
 //!
-//! Names are looked up by ourselves, as `/etc/resolv.conf` and `/etc/hosts` say: the binary is static, and the C library's lookups would
-//! load modules of another one. Must never: follow a redirection, which would send what was meant for one to another.
+//! Must never: follow a redirection, which would send what was meant for one to another.
 
-use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use hickory_resolver::TokioResolver;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode, Uri, header};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::connect::dns::Name;
-use hyper_util::rt::TokioExecutor;
+
+use crate::https::{self, Https, Reach};
 
 /// The header with the signature: `t=SECONDS,v1=HEX`, where HEX is HMAC-SHA256 of `SECONDS.BODY`.
 pub const SIGNATURE: &str = "aarm-signature";
@@ -30,14 +21,9 @@ pub enum PostError {
     /// The address is none.
     #[error("`{0}` is no http:// or https:// address")]
     Address(String),
-    /// Certificates or resolvers of this host cannot be read.
-    #[error("this host's {what}: {why}")]
-    Host {
-        /// Which.
-        what: &'static str,
-        /// Why.
-        why: String,
-    },
+    /// Nobody can be known.
+    #[error(transparent)]
+    Certificates(#[from] https::CertificatesError),
     /// The secret cannot be used.
     #[error("secret {path}: {why}")]
     Secret {
@@ -57,34 +43,6 @@ pub enum PostError {
     Body(String),
 }
 
-/// Looks names up for the client, as this host's settings say. They are read when there is a name to look up: an address needs none.
-#[derive(Clone)]
-struct Names;
-
-impl Names {
-    async fn look_up(name: &str) -> Result<Vec<SocketAddr>, Box<dyn std::error::Error + Send + Sync>> {
-        let resolver = TokioResolver::builder_tokio()?.build()?;
-        let found = resolver.lookup_ip(name).await?;
-        Ok(found.iter().map(|ip| SocketAddr::new(ip, 0)).collect())
-    }
-}
-
-impl tower::Service<Name> for Names {
-    type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, io::Error>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, name: Name) -> Self::Future {
-        Box::pin(
-            async move { Self::look_up(name.as_str()).await.map(Vec::into_iter).map_err(io::Error::other) },
-        )
-    }
-}
-
 /// An answer, whatever it says.
 pub struct Reply {
     /// Status.
@@ -96,7 +54,7 @@ pub struct Reply {
 /// Sends.
 #[derive(Clone)]
 pub struct Poster {
-    client: Client<HttpsConnector<HttpConnector<Names>>, Full<Bytes>>,
+    client: Client<Https, Full<Bytes>>,
 }
 
 /// Longest secret, in bytes, and the shortest that is one.
@@ -126,26 +84,10 @@ pub fn address(text: &str) -> Result<Uri, PostError> {
 }
 
 impl Poster {
-    /// One for this address. HTTPS trusts the certificates of this host; a host without any can do without them as long as nobody is
-    /// asked over HTTPS.
+    /// One for this address.
     pub fn to(address: &Uri) -> Result<Self, PostError> {
-        let mut http = HttpConnector::new_with_resolver(Names);
-        http.enforce_http(false);
-        let certificates = |why: String| PostError::Host { what: "certificates", why };
-        let provider = rustls::crypto::ring::default_provider();
-        let builder = HttpsConnectorBuilder::new();
-        let builder = if address.scheme_str() == Some("https") {
-            builder.with_provider_and_native_roots(provider).map_err(|e| certificates(e.to_string()))?
-        } else {
-            let nobody = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
-                .with_safe_default_protocol_versions()
-                .map_err(|e| certificates(e.to_string()))?
-                .with_root_certificates(rustls::RootCertStore::empty())
-                .with_no_client_auth();
-            builder.with_tls_config(nobody)
-        };
-        let https = builder.https_or_http().enable_http1().wrap_connector(http);
-        Ok(Self { client: Client::builder(TokioExecutor::new()).build(https) })
+        let reach = if address.scheme_str() == Some("https") { Reach::Https } else { Reach::Http };
+        Ok(Self { client: https::client(reach)? })
     }
 
     /// Posts JSON; the answer, of at most `max` bytes, if it is none of an error.
@@ -173,23 +115,15 @@ impl Poster {
             .method(Method::POST)
             .uri(address.clone())
             .header(header::CONTENT_TYPE, kind)
-            .header(header::USER_AGENT, concat!("aarm-agent/", env!("CARGO_PKG_VERSION")));
+            .header(header::USER_AGENT, https::USER_AGENT);
         if let Some(secret) = secret {
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
             request = request.header(SIGNATURE, signature(secret, now.as_secs(), &body));
         }
         let request =
             request.body(Full::new(Bytes::from(body))).map_err(|e| PostError::Unreached(e.to_string()))?;
-        let response = self.client.request(request).await.map_err(|e| {
-            // What went wrong is said by what it came from.
-            let mut why = e.to_string();
-            let mut source = std::error::Error::source(&e);
-            while let Some(e) = source {
-                why = format!("{why}: {e}");
-                source = e.source();
-            }
-            PostError::Unreached(why)
-        })?;
+        let response =
+            self.client.request(request).await.map_err(|e| PostError::Unreached(https::why(&e)))?;
         let status = response.status();
         let body = Limited::new(response.into_body(), max).collect().await;
         body.map(|b| Reply { status, body: b.to_bytes().to_vec() })
