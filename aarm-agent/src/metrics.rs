@@ -101,6 +101,9 @@ pub struct Metrics {
     witness_requests: IntCounterVec,
     witness_receipts: IntGaugeVec,
     witness_seen: IntGaugeVec,
+    archive_receipts: IntGaugeVec,
+    archive_success: IntGaugeVec,
+    archive_failures: IntCounterVec,
     health: Health,
 }
 
@@ -165,8 +168,16 @@ impl Metrics {
             &["witness", "result"],
         )?;
         registry.register(Box::new(witness_requests.clone()))?;
-        let of_each = |name: &str, help: &str| {
-            let g = IntGaugeVec::new(Opts::new(name, help), &["witness"])?;
+        let archive_failures = IntCounterVec::new(
+            Opts::new(
+                "aarm_archive_failures_total",
+                "Times that the log was not archived, by reason; `disagrees` (another history is archived) must stay 0",
+            ),
+            &["url", "reason"],
+        )?;
+        registry.register(Box::new(archive_failures.clone()))?;
+        let of_each = |name: &str, help: &str, label: &str| {
+            let g = IntGaugeVec::new(Opts::new(name, help), &[label])?;
             registry.register(Box::new(g.clone()))?;
             prometheus::Result::Ok(g)
         };
@@ -220,11 +231,23 @@ impl Metrics {
             answers,
             webhooks,
             witness_requests,
-            witness_receipts: of_each("aarm_witness_receipts", "Receipts that a witness has seen")?,
+            witness_receipts: of_each(
+                "aarm_witness_receipts",
+                "Receipts that a witness has seen",
+                "witness",
+            )?,
             witness_seen: of_each(
                 "aarm_witness_seen_timestamp_seconds",
                 "When a witness has seen the log last, by its clock",
+                "witness",
             )?,
+            archive_receipts: of_each("aarm_archive_receipts", "Receipts that are archived", "url")?,
+            archive_success: of_each(
+                "aarm_archive_success_timestamp_seconds",
+                "When the archive was where the log was last",
+                "url",
+            )?,
+            archive_failures,
             registry,
             health: Health::default(),
         }))
@@ -248,6 +271,17 @@ impl Metrics {
         self.witness_requests.with_label_values(&[name, result.name()]).inc();
         self.witness_receipts.with_label_values(&[name]).set(receipts as i64);
         self.witness_seen.with_label_values(&[name]).set(seconds.unwrap_or_default() as i64);
+    }
+
+    /// What is archived, and when that was so.
+    pub fn archived(&self, url: &str, receipts: u64, seconds: u64) {
+        self.archive_receipts.with_label_values(&[url]).set(receipts as i64);
+        self.archive_success.with_label_values(&[url]).set(seconds as i64);
+    }
+
+    /// Counts what kept something from being archived.
+    pub fn not_archived(&self, url: &str, reason: &str) {
+        self.archive_failures.with_label_values(&[url, reason]).inc();
     }
 
     /// Counts what became of a hold.

@@ -1,18 +1,31 @@
-//! An archive in an object store, as its operator makes it, and who verifies reads it.
+//! An archive in an object store, as its operator makes it, who verifies reads it, and the daemon keeps it.
 
 #[path = "fake/s3.rs"]
 mod s3;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
+use aarm_agent::daemon::archive::{Archiving, Board, begin};
+use aarm_agent::daemon::config;
+use aarm_agent::daemon::writer::Progress;
+use aarm_agent::metrics::Metrics;
 use aarm_receipt::canonical::Encoded;
-use aarm_receipt::{Body, Common, Keys, LogWriter, Options, encode};
+use aarm_receipt::{Body, Common, Keys, LogWriter, Options, TrustedKeys, encode};
 
 use s3::S3;
 
 const ORIGIN: &str = "host.test/log";
 const SEGMENT: u64 = 1 << 20;
+/// For everything that follows from something.
+const SETTLE: Duration = Duration::from_secs(60);
+
+fn trusted() -> TrustedKeys {
+    Keys::from_seeds([1; 32], [2; 32]).unwrap().trusted(ORIGIN)
+}
 
 fn open(dir: &Path, segment_bytes: u64) -> LogWriter {
     let keys = Keys::from_seeds([1; 32], [2; 32]).unwrap();
@@ -219,4 +232,56 @@ fn the_stores_of_others_keep_it_too() {
     let state = s3.state();
     let places = ["google/host%2Fcheckpoint", "azure/host/checkpoint"];
     assert!(places.iter().all(|path| state.objects.contains_key(*path)), "{:?}", state.objects.keys());
+}
+
+/// Waits for something that the daemon's archive shows.
+fn until(board: &Arc<Board>, what: &str, is: impl Fn(&aarm_agent::api::types::ArchiveStatus) -> bool) {
+    let began = Instant::now();
+    while !is(&board.status()) {
+        assert!(began.elapsed() < SETTLE, "{what}: {:?}", board.status());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn the_daemon_keeps_it_where_the_log_is_and_says_what_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, there) = (dir.path().join("log"), dir.path().join("there"));
+    std::fs::create_dir_all(&log).unwrap();
+    let url = format!("file://{}", there.display());
+    let (progress, metrics) = (Arc::new(Progress::default()), Metrics::new().unwrap());
+    let board = begin(Archiving {
+        to: config::Archive { url: url.clone(), every_s: 1, required: true },
+        log: log.clone(),
+        trusted: trusted(),
+        progress: Arc::clone(&progress),
+        metrics: Arc::clone(&metrics),
+    })
+    .unwrap();
+    write(&log, SEGMENT, 300, 9);
+    until(&board, "the first", |a| a.receipts == 300 && a.at.is_some() && a.problem.is_none());
+    write(&log, SEGMENT, 700, 9);
+    until(&board, "those that came", |a| a.receipts == 700);
+    assert_eq!(progress.archived.load(Ordering::Acquire), 700);
+    let text = || String::from_utf8(metrics.text()).unwrap();
+    assert!(text().contains(&format!("aarm_archive_receipts{{url=\"{url}\"}} 700")), "{}", text());
+    let report = aarm_receipt::verify::verify_dir(&log, &trusted(), Default::default());
+    assert_eq!(report.receipts, 700);
+    let s3 = S3::serve();
+    let (code, said) = told(&s3, &["verify", &url, "--key", log.join("log.pub").to_str().unwrap()]);
+    assert!(code == 0 && said.contains("700 receipts"), "{said}");
+    // Another history of this log.
+    let other = tempfile::tempdir().unwrap();
+    write(other.path(), SEGMENT, 1000, 10);
+    let (code, said) = told(&s3, &["archive", other.path().to_str().unwrap(), &url]);
+    assert!(code == 1 && said.contains("are not those of this log"), "{said}");
+    std::fs::write(there.join("origin"), "other.test/log\n").unwrap();
+    write(&log, SEGMENT, 800, 9);
+    until(&board, "a problem", |a| {
+        a.problem.as_ref().is_some_and(|p| p.contains("another log is archived there"))
+    });
+    assert!(text().contains("reason=\"disagrees\",url="), "{}", text());
+    assert_eq!((board.status().receipts, progress.archived.load(Ordering::Acquire)), (700, 700));
+    std::fs::write(there.join("origin"), format!("{ORIGIN}\n")).unwrap();
+    until(&board, "it is well again", |a| a.receipts == 800 && a.problem.is_none());
 }

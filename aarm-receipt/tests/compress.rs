@@ -13,7 +13,7 @@ use aarm_receipt::{Bundle, LogWriter};
 use common::{SEGMENT, intact, open, report, trusted, write_segments};
 
 /// Nothing is kept but what is written.
-const ALL: Retention = Retention { bytes: Some(SEGMENT), age: None, at_least: 0 };
+const ALL: Retention = Retention { bytes: Some(SEGMENT), age: None, at_least: 0, below: None };
 
 /// Compresses what there is to; how many segments.
 fn compress_all(w: &mut LogWriter) -> usize {

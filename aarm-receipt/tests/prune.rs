@@ -22,7 +22,7 @@ fn verdict(dir: &Path) -> Verdict {
     common::report(dir).verdict
 }
 
-const LARGE: Retention = Retention { bytes: Some(3 * SEGMENT), age: None, at_least: 0 };
+const LARGE: Retention = Retention { bytes: Some(3 * SEGMENT), age: None, at_least: 0, below: None };
 
 /// A log of five segments, of which the first two were pruned, and what was signed before they grew so many.
 fn pruned(dir: &Path) -> (Expired, Checkpoint) {

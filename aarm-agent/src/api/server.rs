@@ -24,6 +24,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::types::*;
+use crate::daemon::archive;
 use crate::daemon::batch::Batch;
 use crate::daemon::config::Config;
 use crate::daemon::core::{Choice, Command, RegisterError, Registration};
@@ -71,6 +72,8 @@ pub struct Api {
     pub adopted: bool,
     /// What witnesses have said of the log.
     pub witnesses: Arc<Board>,
+    /// What is archived of it, if it is.
+    pub archive: Option<Arc<archive::Board>>,
     /// Streams that may still be opened.
     pub streams: Arc<tokio::sync::Semaphore>,
 }
@@ -354,6 +357,7 @@ async fn status(State(api): State<Arc<Api>>) -> Answer<Json<Status>> {
             size: api.progress.durable.load(Ordering::Acquire),
             signed: api.progress.signed.load(Ordering::Acquire),
             witnesses: api.witnesses.all(),
+            archive: api.archive.as_ref().map(|board| board.status()),
         },
         ring: RingStatus { fill: n.fill, size: RING_BYTES.into(), received: n.received, lost: n.lost },
         counters: n.counters.into_iter().map(|(name, v)| (name.to_owned(), v)).collect(),

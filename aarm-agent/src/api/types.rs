@@ -175,6 +175,24 @@ pub struct LogStatus {
     /// Those who are asked to cosign its checkpoints.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub witnesses: Vec<WitnessStatus>,
+    /// Its archive, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveStatus>,
+}
+
+/// What is archived of the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveStatus {
+    /// Where.
+    pub url: String,
+    /// Receipts that are there, and were read back.
+    pub receipts: u64,
+    /// When that was so last, RFC 3339. None: not since the daemon started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+    /// Why nothing was archived when it was tried last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// What a witness has seen of the log.

@@ -89,11 +89,22 @@ fn print(s: &Status, out: &mut Output) -> std::io::Result<()> {
             }
             None => "has seen nothing yet".into(),
         };
-        let problem = w
-            .problem
-            .as_ref()
-            .map_or_else(String::new, |why| format!("; {}", out.paint(style::BAD, &escape::text(why))));
+        let problem = bad(out, w.problem.as_deref());
         out.line(&format!("{label} {} {seen}{problem}", escape::text(&w.name)))?;
     }
+    if let Some(a) = &s.log.archive {
+        let label = out.paint(style::HEAD, &format!("{:<9}", "archive"));
+        let has = match &a.at {
+            Some(at) => format!("had {} at {}", count(a.receipts as usize, "receipt"), clock.seconds(at)),
+            None => "was not reached yet".into(),
+        };
+        let problem = bad(out, a.problem.as_deref());
+        out.line(&format!("{label} {} {has}{problem}", escape::text(&a.url)))?;
+    }
     Ok(())
+}
+
+/// What is wrong, after what is not.
+fn bad(out: &Output, problem: Option<&str>) -> String {
+    problem.map_or_else(String::new, |why| format!("; {}", out.paint(style::BAD, &escape::text(why))))
 }

@@ -99,6 +99,31 @@ pub struct Config {
     pub answers: Answers,
     /// Who cosigns the log's checkpoints.
     pub witnesses: Vec<Witness>,
+    /// Where the log is archived. None: nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archive: Option<Archive>,
+}
+
+/// Where the log is archived.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Archive {
+    /// Bucket, container or directory, and what the names of all objects begin with.
+    pub url: String,
+    /// Seconds between the times that the archive is brought to where the log is.
+    #[serde(default = "minute")]
+    pub every_s: u64,
+    /// Whether receipts are kept until they are archived, whatever `receipts` says.
+    #[serde(default = "yes")]
+    pub required: bool,
+}
+
+fn minute() -> u64 {
+    60
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Somebody who has seen the log, and says so.
@@ -282,6 +307,7 @@ impl Default for Config {
             approver_keys: BTreeMap::new(),
             answers: Answers::default(),
             witnesses: Vec::new(),
+            archive: None,
         }
     }
 }
@@ -508,6 +534,14 @@ impl Config {
                 return wrong("witnesses", format!("`{}` is there twice", key.name));
             }
         }
+        if let Some(archive) = &self.archive {
+            if let Err(e) = crate::store::can_be_written(&archive.url) {
+                return wrong("archive.url", e.to_string());
+            }
+            if !(1..=EVERY_S_MAX).contains(&archive.every_s) {
+                return wrong("archive.every_s", format!("must be from 1 to {EVERY_S_MAX}"));
+            }
+        }
         if self.approver_keys.len() > KEYS_MAX {
             return wrong("approver_keys", format!("at most {KEYS_MAX}, not {}", self.approver_keys.len()));
         }
@@ -579,6 +613,8 @@ impl Resolver {
 
 /// Longest path of a unix socket (`sun_path` less its NUL).
 const SOCKET_PATH_MAX: usize = 107;
+/// A day.
+const EVERY_S_MAX: u64 = 86_400;
 /// A hundred years.
 const KEEP_HOURS_MAX: u64 = 876_600;
 

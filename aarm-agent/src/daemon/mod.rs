@@ -6,6 +6,7 @@
 //! ```
 //! Every arrow is bounded, and a full one pushes back to the ring, where a full ring refuses actions.
 
+pub mod archive;
 pub mod batch;
 mod cgroups;
 pub mod config;

@@ -12,6 +12,7 @@ use aarm_receipt::trust::Epoch;
 use aarm_receipt::{Body, Common, Keys, LogWriter, encode};
 use tokio::sync::{broadcast, mpsc, watch};
 
+use super::archive::Archiving;
 use super::batch::Pool;
 use super::config::{Config, ConfigError};
 use super::core::{COMMANDS, Command, Core, End, Parts};
@@ -23,7 +24,7 @@ use super::recorded::{self, Recorded};
 use super::retention::Keeping;
 use super::snapshot::{self, Snapshot, SnapshotError};
 use super::writer::{self, Intake, Progress, Rhythm, Writer};
-use super::{notify, program, record, resolve, webhooks, witnesses};
+use super::{archive, notify, program, record, resolve, webhooks, witnesses};
 use crate::api::server::{self, Api, SocketError};
 use crate::kernel::{Kernel, KernelError, KernelOptions};
 use crate::metrics::{self, Metrics};
@@ -234,8 +235,9 @@ fn serve(
     let mut kernel = Kernel::start(options)?;
     let adopted = kernel.adopted();
     let events = kernel.take_events().ok_or(KernelError::NoObject)?;
-    let shown = witnesses::Log { dir: config.log.clone(), keys: log.trusted().clone() };
-    let (origin, key) = (log.origin().to_owned(), log.trusted().latest().log.to_string());
+    let trusted = log.trusted().clone();
+    let shown = witnesses::Log { dir: config.log.clone(), keys: trusted.clone() };
+    let (origin, key) = (log.origin().to_owned(), trusted.latest().log.to_string());
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
 
     let ring = events.ring();
@@ -294,6 +296,10 @@ fn serve(
         heartbeat: config.receipts.heartbeat(),
     };
     let keep = Retention { at_least: recorded::TAIL, ..config.receipts.retention() };
+    let mut keeping = Keeping::new(keep, config.receipts.compress, Encoded::text(host().as_bytes()));
+    if config.archive.as_ref().is_some_and(|archive| archive.required) {
+        keeping = keeping.until_archived(Arc::clone(&progress));
+    }
     let (writer, mut writer_ended) = Writer::spawn(
         log,
         rhythm,
@@ -301,12 +307,13 @@ fn serve(
         Arc::clone(&progress),
         durable.clone(),
         pool,
-        Intake {
-            batches: to_write,
-            ring,
-            keeping: Keeping::new(keep, config.receipts.compress, Encoded::text(host().as_bytes())),
-        },
+        Intake { batches: to_write, ring, keeping },
     )?;
+    let archive = config.archive.clone().map(|to| {
+        let (log, progress, metrics) = (config.log.clone(), Arc::clone(&progress), Arc::clone(&metrics));
+        archive::begin(Archiving { to, log, trusted, progress, metrics })
+    });
+    let archive = archive.transpose()?;
     let (commands, asked) = mpsc::channel(COMMANDS);
     let rhythm =
         witnesses::Rhythm { every: config.receipts.witness(), heartbeat: config.receipts.heartbeat() };
@@ -326,6 +333,7 @@ fn serve(
         started: record::timestamp(record::Clock::now().unix(crate::kernel::boot_ns())),
         adopted,
         witnesses,
+        archive,
         streams: Arc::new(tokio::sync::Semaphore::new(server::STREAMS)),
     });
     let (stop, stopped) = watch::channel(false);

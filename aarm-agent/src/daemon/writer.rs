@@ -46,6 +46,8 @@ pub struct Progress {
     pub durable: AtomicU64,
     /// Receipts under a checkpoint.
     pub signed: AtomicU64,
+    /// Receipts that are archived, too.
+    pub archived: AtomicU64,
     /// Number of the last batch on disk.
     pub batches: AtomicU64,
     /// There is no room, be it only for a checkpoint.

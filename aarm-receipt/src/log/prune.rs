@@ -22,6 +22,8 @@ pub struct Retention {
     pub age: Option<Duration>,
     /// So many of the newest receipts stay in any case.
     pub at_least: u64,
+    /// Receipts from this index on stay in any case.
+    pub below: Option<u64>,
 }
 
 impl Retention {
@@ -79,6 +81,7 @@ impl LogWriter {
     /// What is to go by now, if anything is. Before it does, a receipt must say so, and be under a checkpoint.
     pub fn expired(&self, keep: &Retention, now: SystemTime) -> Result<Option<Expired>, LogError> {
         let most = self.signed.min(self.size().saturating_sub(keep.at_least));
+        let most = most.min(keep.below.unwrap_or(u64::MAX));
         let mut total = self.segment_bytes + self.sealed.iter().map(|segment| segment.bytes).sum::<u64>();
         let (mut before, mut segments, mut bytes, mut why) = (0, 0, 0, "");
         for segment in self.sealed.iter().take_while(|segment| segment.next <= most) {

@@ -29,7 +29,8 @@ fn every_field_comes_through() {
          risk: { http: \"https://r.example/x\", secret: /etc/s } }\n\
          webhooks: [{ url: \"http://h/x\", format: slack, secret: /s }]\nanswers: { listen: \"127.0.0.1:9466\" }\n\
          approver_keys: { mia: AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= }\n\
-         witnesses: [{ url: \"http://w/x/\", key: \"w.example/a+092f40f1+BAMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMD\" }]\n",
+         witnesses: [{ url: \"http://w/x/\", key: \"w.example/a+092f40f1+BAMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMD\" }]\n\
+         archive: { url: \"s3://bucket/host\", every_s: 30, required: false }\n",
     )
     .unwrap();
     assert_eq!(c.socket.mode, Mode(0o660));
@@ -41,6 +42,10 @@ fn every_field_comes_through() {
     assert_eq!(c.receipts.sync(), Duration::from_millis(5));
     assert_eq!(c.receipts.witness(), Duration::from_secs(3));
     assert_eq!(c.witnesses[0].address().unwrap(), "http://w/x/add-checkpoint");
+    let archive = c.archive.unwrap();
+    assert_eq!((archive.url.as_str(), archive.every_s, archive.required), ("s3://bucket/host", 30, false));
+    let archive = parse("archive: { url: \"file:///mnt/a\" }\n").unwrap().archive.unwrap();
+    assert_eq!((archive.every_s, archive.required), (60, true));
     assert_eq!(c.events.coalesce_ms, 0);
     assert_eq!(c.resolvers["rep"].command.as_deref(), Some(&["/bin/rep".to_owned(), "-q".into()][..]));
     assert_eq!((c.webhooks[0].format, c.answers.listen.0.is_some()), (Format::Slack, true));
@@ -89,6 +94,10 @@ fn values_out_of_bounds_are_refused() {
             "witnesses",
         ),
         ("webhooks: [{ url: \"http://x/\", secret: y }]\n", "webhooks"),
+        ("archive: { url: /mnt/a }\n", "archive.url"),
+        ("archive: { url: \"https://web.example/a\" }\n", "archive.url"),
+        ("archive: { url: \"s3://key:secret@bucket/a\" }\n", "archive.url"),
+        ("archive: { url: \"s3://bucket\", every_s: 0 }\n", "archive.every_s"),
         ("approver_keys: { mia: AAAA }\n", "approver_keys"),
         ("approver_keys: { \"a b\": AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= }\n", "approver_keys"),
         ("resolvers: { a: {} }\n", "resolvers"),
