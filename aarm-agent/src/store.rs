@@ -117,6 +117,10 @@ impl<'a> Place<'a> {
         }
     }
 
+    fn directory(&self) -> PathBuf {
+        format!("/{}", self.path).into()
+    }
+
     fn open(&self) -> object_store::Result<Arc<dyn ObjectStore>> {
         let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY, ..RetryConfig::default() };
         Ok(match self.kind {
@@ -150,9 +154,7 @@ impl<'a> Place<'a> {
                     .build()?,
             ),
             // What is archived may be pruned where it came from.
-            Kind::Directory => {
-                Arc::new(LocalFileSystem::new_with_prefix(format!("/{}", self.path))?.with_fsync(true))
-            }
+            Kind::Directory => Arc::new(LocalFileSystem::new_with_prefix(self.directory())?.with_fsync(true)),
         })
     }
 }
@@ -181,6 +183,9 @@ impl Store {
             .enable_all()
             .build()
             .map_err(|e| failed(e.to_string()))?;
+        if place.kind == Kind::Directory {
+            std::fs::metadata(place.directory()).map_err(|e| failed(e.to_string()))?;
+        }
         let objects = place.open().map_err(|e| failed(e.to_string()))?;
         let prefix = match place.kind {
             // It is the store's own.
@@ -197,7 +202,7 @@ impl Store {
         place.is_writable()?;
         if place.kind == Kind::Directory {
             let failed = |e: io::Error| StoreError::Open { url: url.to_owned(), why: e.to_string() };
-            std::fs::create_dir_all(format!("/{}", place.path)).map_err(failed)?;
+            std::fs::create_dir_all(place.directory()).map_err(failed)?;
         }
         Self::open(url)
     }

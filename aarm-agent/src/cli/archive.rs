@@ -9,7 +9,7 @@ use serde_json::json;
 use super::exit::{CliError, Exit};
 use super::output::Output;
 use super::{count, escape, verify};
-use crate::store::Store;
+use crate::store::{self, Store};
 
 /// Copy a log to an archive, or bring the archive to where the log is
 ///
@@ -43,6 +43,7 @@ pub struct ArchiveArgs {
 
 /// Runs it.
 pub fn run(args: &ArchiveArgs, out: &mut Output) -> Result<Exit, CliError> {
+    store::can_be_written(&args.url)?;
     let log = args.log.as_path();
     let trusted = verify::keys_of(args.key.as_deref(), &log)?;
     let to = Store::create(&args.url)?;
