@@ -3,7 +3,7 @@
 //! ```text
 //! <archive>/archive                     what it has, see `archive/list`
 //! <archive>/segment-<number>.aarm.zst   receipts, of the last one as far as the checkpoint goes
-//! <archive>/origin, log.pub, rotations/, edge, tile/, witnessed/, checkpoint    as in the log
+//! <archive>/origin, log.pub, rotations/, policies/, edge, tile/, witnessed/, checkpoint    as in the log
 //! ```
 //! The checkpoint is put last, when all that it covers was read back: so an archive can be verified at any moment. How far it is, it says
 //! itself; nothing is kept about it elsewhere, and what broke off is gone on with by beginning again. Must never: go on with another history
@@ -18,7 +18,7 @@ use std::path::PathBuf;
 pub use self::list::names;
 
 use self::copying::Copying;
-use self::list::{LIST, List};
+use self::list::{LIST, LIST_MAX, List};
 use crate::cosign::COSIGNERS_MAX;
 use crate::note::{Checkpoint, NOTE_MAX, NoteError};
 use crate::read::ReadError;
@@ -199,6 +199,7 @@ fn up_to(
             return Ok(());
         }
         copying.put_small("log.pub", keys(&copying.list).as_bytes())?;
+        copying.policies()?;
         let first = copying.segments(archived, signed.size, progress)?;
         copying.tiles(first, archived, signed.size, &partial)?;
         copying.notes(&seen)?;
@@ -257,7 +258,7 @@ struct There {
 
 impl There {
     fn look(to: &dyn Store, trusted: &TrustedKeys, origin: &[u8]) -> Result<Self, ArchiveError> {
-        let read = |name: &str| match to.read(name, NOTE_MAX) {
+        let read = |name: &str| match to.read(name, LIST_MAX) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             read => read.map(Some).map_err(|source| ArchiveError::Store { path: to.path(name), source }),
         };

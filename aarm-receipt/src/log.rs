@@ -3,6 +3,7 @@
 //! ```text
 //! <log>/origin                the log's name for ever
 //! <log>/log.pub               public keys, for verifiers
+//! <log>/policies/             texts of policies that receipts name, see `policies`
 //! <log>/rotations/            how they were exchanged, see `rotation`
 //! <log>/segment-*.aarm[.zst]  receipts, see `segment`
 //! <log>/next.segment          space reserved for the next segment

@@ -7,7 +7,7 @@ mod ahead;
 mod part;
 mod sequences;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -21,6 +21,7 @@ use crate::index;
 use crate::log::{edge, origin_hash};
 use crate::merkle::{Hash, Tree};
 use crate::note::{Checkpoint, NOTE_MAX};
+use crate::policies::{self, Name, POLICIES_MAX};
 use crate::receipt::Facts;
 use crate::receipt::schema::SCHEMAS;
 use crate::rotation::{self, Followed};
@@ -77,6 +78,10 @@ pub struct Report {
     pub keys_since: Vec<u64>,
     /// Tiles of the tree that are not there. They are derived: nothing is lost with them.
     pub tiles_missing: u64,
+    /// Policies that receipts name, and whose texts are there.
+    pub policies: u64,
+    /// Those whose texts are not.
+    pub policies_missing: u64,
     /// The keys that were trusted, and those that they lead to.
     #[serde(skip)]
     pub keys: TrustedKeys,
@@ -131,6 +136,9 @@ impl fmt::Display for Report {
                 f,
                 "  {n} tiles are missing; nothing is lost with them, but proofs take as long as the log is"
             )?;
+        }
+        if self.policies > 0 {
+            writeln!(f, "  {} policies are the texts that receipts name", self.policies)?;
         }
         writeln!(f, "  {} events without a receipt, {} of them declared", self.missing, self.declared)?;
         for (kind, n) in &self.kinds {
@@ -218,6 +226,8 @@ fn verify_once(log: &dyn Source, trusted: &TrustedKeys, how: How<'_>) -> Report 
         witnesses: Vec::new(),
         keys_since: Vec::new(),
         tiles_missing: 0,
+        policies: 0,
+        policies_missing: 0,
         keys: trusted.clone(),
         checkpoint: Vec::new(),
         problems: Vec::new(),
@@ -429,6 +439,7 @@ fn check(
     heads.compare(r)?;
     let mut said = 0;
     let mut chains = Chains::default();
+    let mut named = BTreeSet::new();
     let at_once = std::thread::available_parallelism().map_or(1, usize::from).min(AT_ONCE);
     let mut done = 0;
     let read = |(_, name): &(u64, String)| part::read(log, name, &hash, trusted);
@@ -457,6 +468,7 @@ fn check(
                 exchanged(trusted, index, checkpoint.size, r);
             }
         }
+        named.extend(part.policies);
         for (kind, n) in SCHEMAS.iter().zip(part.kinds).filter(|(_, n)| *n > 0) {
             *r.kinds.entry(kind.name).or_default() += n;
         }
@@ -473,6 +485,7 @@ fn check(
         }
         Ok(())
     })?;
+    check_policies(log, &named, r)?;
     if how.index {
         for (number, name) in segments {
             let right = index::is_right(log, *number, name).map_err(|e| e.to_string())?;
@@ -517,6 +530,30 @@ fn follow(chains: &mut Chains, facts: &Facts, leaf: Hash, r: &mut Report) {
         }
     }
     chains.take(facts.step(), leaf);
+}
+
+/// Holds the texts of policies against the hashes by which receipts name them.
+fn check_policies(log: &dyn Source, named: &BTreeSet<Name>, r: &mut Report) -> Result<(), String> {
+    if named.len() > POLICIES_MAX {
+        return Err(format!("receipts name {} policies, and a log has {POLICIES_MAX} at most", named.len()));
+    }
+    for name in named {
+        let file = policies::file(name);
+        match policies::is_kept(log, name).map_err(|e| format!("{file}: {e}"))? {
+            Some(true) => r.policies += 1,
+            Some(false) => tampered(r, format!("{file}: not the policy that receipts name")),
+            None => r.policies_missing += 1,
+        }
+    }
+    if r.policies_missing > 0 {
+        if r.verdict == Verdict::Intact {
+            r.verdict = Verdict::Incomplete;
+        }
+        let n = r.policies_missing;
+        r.problems
+            .push(format!("the texts of {n} policies that receipts name are not in {}/", policies::DIR));
+    }
+    Ok(())
 }
 
 /// Whether what a receipt says of an exchange of keys is proven. The last one that is signed may not be yet.

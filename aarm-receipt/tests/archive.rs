@@ -492,3 +492,20 @@ fn a_log_whose_keys_were_exchanged_is_archived_and_verifies_wherever_that_breaks
         }
     }
 }
+
+#[test]
+fn the_texts_of_policies_are_archived_before_the_receipts_that_name_them() {
+    let log = tempfile::tempdir().unwrap();
+    let mut w = open(log.path());
+    aarm_receipt::policies::place(log.path(), "{}").unwrap();
+    let hash = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
+    let policy = aarm_receipt::receipt::PolicyRef { name: "p", version: "1", hash };
+    append(&mut w, None, &Body::Policy { policy, file: b"/f", mode: "enforce", rules: 1 });
+    w.checkpoint().unwrap();
+    let to = Memory::default();
+    copy(log.path(), &to).unwrap();
+    assert_eq!(to.intact().policies, 1);
+    let puts = to.puts.lock().unwrap();
+    let at = |begin: &str| puts.iter().position(|name| name.starts_with(begin)).unwrap();
+    assert!(at("policies/") < at("segment-"));
+}

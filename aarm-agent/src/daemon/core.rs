@@ -313,6 +313,7 @@ impl Core {
                 moved += 1;
             }
         }
+        self.policies.all().iter().for_each(|l| self.keep_text(l));
         for generation in &changes.new {
             if let Some(l) = self.policies.generation(*generation).cloned() {
                 self.policy_receipt(&l);
@@ -321,6 +322,13 @@ impl Core {
         self.p.metrics.policies.set(self.policies.all().iter().filter(|l| !l.retired).count() as i64);
         self.dirty = true;
         Ok(moved)
+    }
+
+    /// Keeps the text of a policy beside the log, before receipts name it.
+    fn keep_text(&self, l: &Loaded) {
+        if let Some(Err(e)) = l.text.as_deref().map(|text| aarm_receipt::policies::place(&self.p.log, text)) {
+            tracing::error!("the text of policy {} is not kept with the log: {e}", l.label.name);
+        }
     }
 
     fn policy_receipt(&mut self, l: &Loaded) {

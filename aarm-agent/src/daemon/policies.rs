@@ -65,6 +65,8 @@ pub struct Loaded {
     pub terms: PolicyTerms,
     /// The policy itself, if programs are decided by it when they are about to run; of one that a former daemon loaded it is not known.
     pub source: Option<Arc<Policy>>,
+    /// Its canonical form, whose hash receipts name. None: a former daemon loaded it, and it was not read again.
+    pub text: Option<Arc<str>>,
     /// Agent selectors.
     pub agents: u32,
     /// New sessions do not get it.
@@ -95,6 +97,7 @@ impl Loaded {
                 .collect(),
             terms: PolicyTerms::new(policy, &compiled.rules),
             source: policy.asks_for_lines().then(|| Arc::new(policy.clone())),
+            text: Some(policy.canonical().into()),
             agents: policy.agents().len() as u32,
             retired: false,
             inputs: inputs(table),
@@ -346,6 +349,9 @@ impl Policies {
                 && *file == d.file
                 && (!force || self.keep(kernel, *slot, &d.policy, &env, c)?)
             {
+                if let Some(l) = self.loaded.iter_mut().find(|l| l.slot == *slot) {
+                    l.text.get_or_insert_with(|| d.policy.canonical().into());
+                }
                 changes.unchanged.push(name);
                 current.push((*slot, d.policy));
                 continue;

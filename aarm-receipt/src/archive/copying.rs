@@ -12,6 +12,7 @@ use super::list::{LIST, List};
 use super::{ArchiveError, Copied, Files, Store};
 use crate::log::{edge, origin_hash};
 use crate::merkle::Hash;
+use crate::policies::{self, POLICIES_MAX};
 use crate::read::ReadError;
 use crate::source::Source;
 use crate::{rotation, segment, tile};
@@ -162,6 +163,24 @@ impl Copying<'_> {
         let ids = notes.iter().filter_map(|(name, _)| name.rsplit('/').next());
         self.list.witnesses.extend(ids.map(str::to_owned));
         self.put_list()
+    }
+
+    /// Puts the texts of policies, which receipts name: so before those.
+    pub fn policies(&mut self) -> Result<(), ArchiveError> {
+        let log = self.log;
+        let all = policies::list(log);
+        let all = all.map_err(|source| ReadError::Io { path: log.path(policies::DIR), source })?;
+        for name in all {
+            if !self.list.policies.contains(&name) && self.list.policies.len() < POLICIES_MAX {
+                let file = policies::file(&name);
+                let text = log.read(&file, policies::TEXT_MAX);
+                let text = text.map_err(|source| ReadError::Io { path: log.path(&file), source })?;
+                self.put_small(&file, &text)?;
+                self.list.policies.insert(name);
+                self.put_list()?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts the proof of an exchange of keys.

@@ -5,6 +5,7 @@
 //! segments <number of the first> <how many>
 //! witness <id of a witness's key, hex>      one for each in witnessed/
 //! rotation <number of receipts>             one for each in rotations/
+//! policy <hash of a policy>                 one for each in policies/
 //! ```
 //! Must never: be believed. Who reads finds out what is not there, and verification what is missing.
 
@@ -13,6 +14,7 @@ use std::fmt;
 use std::io;
 
 use crate::cosign::COSIGNERS_MAX;
+use crate::policies::{self, Name, POLICIES_MAX};
 use crate::source::Source;
 use crate::trust::EPOCHS_MAX;
 use crate::{rotation, segment, witnessed};
@@ -20,7 +22,7 @@ use crate::{rotation, segment, witnessed};
 /// Its name.
 pub const LIST: &str = "archive";
 /// Largest list read, in bytes.
-const LIST_MAX: usize = 16 << 10;
+pub const LIST_MAX: usize = 512 << 10;
 const MAGIC: &str = "aarm-archive-v1";
 /// Most segments of an archive.
 const SEGMENTS_MAX: u64 = 1 << 20;
@@ -36,6 +38,8 @@ pub(super) struct List {
     pub witnesses: BTreeSet<String>,
     /// Where keys were exchanged.
     pub rotations: BTreeSet<u64>,
+    /// Policies whose texts it has.
+    pub policies: BTreeSet<Name>,
 }
 
 impl List {
@@ -52,10 +56,13 @@ impl List {
             match line.split_once(' ')? {
                 ("witness", id) if witnessed::is_id(id) => _ = list.witnesses.insert(id.to_owned()),
                 ("rotation", since) => _ = list.rotations.insert(since.parse().ok()?),
+                ("policy", hash) => _ = list.policies.insert(policies::name(hash.as_bytes())?),
                 _ => return None,
             }
         }
-        let bounded = list.witnesses.len() <= COSIGNERS_MAX && list.rotations.len() < EPOCHS_MAX;
+        let bounded = list.witnesses.len() <= COSIGNERS_MAX
+            && list.rotations.len() < EPOCHS_MAX
+            && list.policies.len() <= POLICIES_MAX;
         (bounded && list.to_string() == whole).then_some(list)
     }
 
@@ -69,7 +76,8 @@ impl fmt::Display for List {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{MAGIC}\nsegments {} {}", self.first, self.segments)?;
         self.witnesses.iter().try_for_each(|id| writeln!(f, "witness {id}"))?;
-        self.rotations.iter().try_for_each(|since| writeln!(f, "rotation {since}"))
+        self.rotations.iter().try_for_each(|since| writeln!(f, "rotation {since}"))?;
+        self.policies.iter().try_for_each(|name| writeln!(f, "policy {}", String::from_utf8_lossy(name)))
     }
 }
 
@@ -81,6 +89,9 @@ pub fn names(archive: &dyn Source, below: &str) -> io::Result<Vec<String>> {
         "" => (list.first..list.end()).map(segment::compressed_name).collect(),
         witnessed::DIR => list.witnesses.into_iter().collect(),
         rotation::DIR => list.rotations.iter().map(u64::to_string).collect(),
+        policies::DIR => {
+            list.policies.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+        }
         _ => Vec::new(),
     })
 }
@@ -92,7 +103,13 @@ mod tests {
     #[test]
     fn a_list_has_one_form() {
         let witnesses = ["0a0b0c0d".into(), "ffffffff".into()].into();
-        let list = List { first: 7, segments: 3, witnesses, rotations: [3, 20].into() };
+        let list = List {
+            first: 7,
+            segments: 3,
+            witnesses,
+            rotations: [3, 20].into(),
+            policies: [[b'a'; 64]].into(),
+        };
         let text = list.to_string();
         assert_eq!(List::parse(text.as_bytes()), Some(list));
         assert_eq!(List::parse(b"aarm-archive-v1\nsegments 0 0\n"), Some(List::default()));

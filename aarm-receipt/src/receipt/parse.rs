@@ -6,7 +6,7 @@ use super::encode::family_number;
 use super::schema::{COMMON, Member, Presence, SCHEMAS, Signed, Type};
 use super::{MAX_RECEIPT, SCHEMA, Seq};
 use crate::merkle::Hash;
-use crate::{canonical, chain};
+use crate::{canonical, chain, policies};
 
 /// Why bytes are not a receipt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +40,8 @@ pub struct Facts {
     pub adopted: bool,
     /// Whether it weighs: then it must have a signature of its own.
     pub weighs: bool,
+    /// Where its policy's hash is, if it has one of 64 bytes.
+    pub policy: Option<u32>,
     /// Its session, by the id in the kernel.
     pub session: Option<u64>,
     /// Of a session's receipt: what it says came before, see [`chain`].
@@ -47,6 +49,11 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// The hash of its policy, if it names one. `bytes`: the receipt.
+    pub(crate) fn policy_in(self, bytes: &[u8]) -> Option<&policies::Name> {
+        bytes.get(self.policy? as usize..)?.first_chunk()
+    }
+
     /// Its kind.
     pub fn kind(&self) -> &'static str {
         SCHEMAS[self.kind].name
@@ -281,6 +288,10 @@ impl<'a> Walk<'a> {
                     "method" => self.met.method = text,
                     "id" => self.met.session = text,
                     "prev" => self.met.prev = text,
+                    // Before the quote that ends it.
+                    "hash" if text.len() == size_of::<policies::Name>() => {
+                        self.facts.policy = Some((self.at - 1 - text.len()) as u32);
+                    }
                     // Bytes that are not text are percent-encoded, `/` never is.
                     "cgroup" if text.len() < 2 || !text.starts_with(b"/") || text.ends_with(b"/") => {
                         return None;

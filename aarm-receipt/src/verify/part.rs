@@ -1,8 +1,11 @@
 //! One segment, checked by itself: what it takes to check the next is added up elsewhere, so that several are read at once.
 
+use std::collections::BTreeSet;
+
 use super::PROBLEMS_MAX;
 use crate::merkle::{self, Hash};
 use crate::note::VerifierKey;
+use crate::policies::{self, Name};
 use crate::receipt::schema::SCHEMAS;
 use crate::receipt::{self, Facts};
 use crate::segment::{self, Kind, Scanner, SegmentError};
@@ -20,6 +23,8 @@ pub(super) struct Part {
     pub facts: Vec<Facts>,
     /// How many there are of each kind, by its place in [`SCHEMAS`].
     pub kinds: [u64; SCHEMAS.len()],
+    /// The policies that they name.
+    pub policies: BTreeSet<Name>,
     /// Signatures of single receipts that are right.
     pub signatures: u64,
     /// What is wrong; the first ones of many.
@@ -41,6 +46,8 @@ impl Part {
         // The receipt that a signature would belong to; none after one.
         let mut before = Vec::new();
         let mut key = None;
+        // The same as the one before, mostly.
+        let mut policy = None;
         // Which receipt must be followed by one, and where that is.
         let mut weighs = None;
         loop {
@@ -74,6 +81,10 @@ impl Part {
                 Ok(facts) => {
                     weighs = facts.weighs.then_some((index, at));
                     self.kinds[facts.kind] += 1;
+                    if let Some(named) = facts.policy_in(bytes).filter(|named| policy != Some(**named)) {
+                        policy = Some(*named);
+                        self.policies.extend(policies::name(named));
+                    }
                     self.facts.push(facts);
                 }
                 Err(e) => {

@@ -155,6 +155,7 @@ impl Core {
             Choice::Text(file, text) => {
                 let placed = self.policies.load_text(&mut *self.p.kernel, file, text.as_bytes())?;
                 if let Some(l) = self.policies.generation(placed.1).cloned() {
+                    self.keep_text(&l);
                     self.policy_receipt(&l);
                 }
                 placed
