@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aarm_receipt::canonical::Encoded;
-use aarm_receipt::log::compress;
+use aarm_receipt::log::{Signing, compress};
 use aarm_receipt::note::Checkpoint;
 use aarm_receipt::receipt::{Action, Decided, FileId, Identity, PolicyRef, Seen, Seq, SessionRef};
 use aarm_receipt::verify::{How, verify_dir};
@@ -141,13 +141,15 @@ fn latency(r: &Repeated, mut log: LogWriter, per_second: f64) -> f64 {
     let mut bytes = Vec::new();
     let mut late = Vec::new();
     let (began, mut signed) = (Instant::now(), Instant::now());
+    let mut placing: Option<std::thread::JoinHandle<Signing>> = None;
     let mut waiting: Vec<(Instant, u64)> = Vec::new();
     let mut n = 0;
     while began.elapsed() < span() {
         // What has come since.
         let due = (began.elapsed().as_secs_f64() * per_second) as u64;
         if due > n {
-            waiting.push((Instant::now(), due - n));
+            // When the first of them came, whatever was done here then.
+            waiting.push((began + Duration::from_secs_f64((n + 1) as f64 / per_second), due - n));
             for i in n..due {
                 bytes.clear();
                 receipt(r, i, &mut bytes);
@@ -164,9 +166,17 @@ fn latency(r: &Repeated, mut log: LogWriter, per_second: f64) -> f64 {
         } else {
             std::thread::sleep(Duration::from_micros(200));
         }
-        if signed.elapsed() > Duration::from_secs(1) {
-            log.checkpoint().expect("signing");
+        // As the daemon does it: another thread places it.
+        if signed.elapsed() > Duration::from_secs(1) && placing.is_none() {
+            let mut signing = log.begin_checkpoint().expect("signing").expect("there is something new");
+            placing = Some(std::thread::spawn(move || {
+                signing.place().expect("placing");
+                signing
+            }));
             signed = Instant::now();
+        }
+        if let Some(placed) = placing.take_if(|placing| placing.is_finished()) {
+            log.signed_by(placed.join().expect("it ended well"));
         }
     }
     late.sort_unstable();

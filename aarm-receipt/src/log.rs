@@ -25,6 +25,7 @@ mod files;
 mod prune;
 mod recover;
 mod rotate;
+mod signing;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -33,6 +34,7 @@ use std::path::{Path, PathBuf};
 
 pub use self::compress::{Compressed, compress};
 pub use self::prune::{Expired, Retention};
+pub use self::signing::Signing;
 
 use self::files::{allocate, clear, io, no_room, place, reserve, sync_dir};
 use self::prune::Sealed;
@@ -43,7 +45,6 @@ use crate::chain::{self, Chains, Step};
 use crate::index;
 use crate::keys::{KeyError, Keys};
 use crate::merkle::{self, Hash, Tree};
-use crate::note::Checkpoint;
 use crate::read::{ReadError, Reader};
 use crate::receipt::MAX_RECEIPT;
 use crate::rotation::{self, RotationError};
@@ -389,45 +390,6 @@ impl LogWriter {
             Ok(()) | Err(LogError::NoSpace { .. }) => Ok(()),
             Err(e) => Err(e),
         }
-    }
-
-    /// Signs the whole log, made durable first, and places the checkpoint.
-    pub fn checkpoint(&mut self) -> Result<Checkpoint, LogError> {
-        self.sync()?;
-        let c = Checkpoint { origin: self.origin().to_owned(), size: self.durable, root: self.tree.root() };
-        if c.size > 0 && c.size == self.trusted.latest().since {
-            // It is signed by the keys before and by these.
-            return Ok(c);
-        }
-        self.place_all_tiles()?;
-        if let Some(chains) = self.chains.as_ref().filter(|_| self.chains_kept != c.size) {
-            chains::write(&self.dir, c.size, chains)?;
-            self.chains_kept = c.size;
-        }
-        place(&self.dir, "checkpoint", c.sign(&self.keys.log).as_bytes())?;
-        (self.signed, self.root) = (c.size, c.root);
-        Ok(c)
-    }
-
-    /// Places what whoever reads the next checkpoint needs.
-    fn place_all_tiles(&mut self) -> Result<(), LogError> {
-        place_tiles(&self.dir, self.tiles.whole())?;
-        let parts: Vec<_> = self.tiles.partial().collect();
-        if parts.iter().map(|(part, _)| part).eq(&self.parts[0]) {
-            return Ok(());
-        }
-        for (part, hashes) in &parts {
-            place_tile(&self.dir, *part, hashes)?;
-        }
-        let now = parts.into_iter().map(|(part, _)| part).collect();
-        let before = std::mem::replace(&mut self.parts[0], now);
-        for gone in std::mem::replace(&mut self.parts[1], before) {
-            if !self.parts.iter().any(|parts| parts.contains(&gone)) {
-                // Where it stays, it only takes room.
-                let _ = std::fs::remove_file(gone.path(&self.dir));
-            }
-        }
-        Ok(())
     }
 
     /// The oldest segment that has no index and may have one, by its number and name.

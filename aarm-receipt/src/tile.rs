@@ -22,8 +22,8 @@ pub const WIDTH: usize = 256;
 const HEIGHT: u32 = WIDTH.trailing_zeros();
 /// Levels of tiles.
 const LEVELS: usize = (u64::BITS / HEIGHT) as usize;
-/// Most tiles that wait to be written before more is added: 2 MiB. One leaf may complete one of each level.
-const WAITING_MAX: usize = 256;
+/// Most tiles that wait to be written before more is added: 16 MiB, of half a million receipts. One leaf may complete one of each level.
+const WAITING_MAX: usize = 2048;
 
 /// The directory.
 pub const DIR: &str = "tile";

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use aarm_receipt::log::Signing;
 use aarm_receipt::{LogError, LogWriter};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 
@@ -23,6 +24,8 @@ pub const QUEUE: usize = 16;
 pub const WATCH_QUEUE: usize = 256;
 /// So many receipts are appended without waiting for more.
 const MANY: usize = 64;
+/// How often it is looked whether a checkpoint is placed.
+const PLACED: Duration = Duration::from_millis(10);
 /// How often a full disk is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -92,7 +95,12 @@ pub struct Writer {
     /// Since when the oldest of both waits; there is one while there are any.
     oldest: Option<Instant>,
     signed_at: Instant,
+    /// A checkpoint that is being placed.
+    placing: Option<Placing>,
 }
+
+/// Places a checkpoint, and gives it back with what became of it.
+type Placing = std::thread::JoinHandle<(Signing, Result<(), LogError>)>;
 
 impl Writer {
     /// Starts the thread. It ends when all senders are gone, after a last sync and checkpoint. Events are released
@@ -121,12 +129,15 @@ impl Writer {
             waiting: Vec::new(),
             oldest: None,
             signed_at: Instant::now(),
+            placing: None,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let (running, ended) = oneshot::channel();
         let thread = std::thread::Builder::new().name("aarm-log".into()).spawn(move || {
             let _running = running;
-            writer.run(&runtime, intake.batches)
+            let ended = writer.run(&runtime, intake.batches);
+            // None is placed any more once another writer may have the log.
+            ended.and(writer.placed(true))
         })?;
         Ok((thread, ended))
     }
@@ -167,14 +178,14 @@ impl Writer {
             }
             // A log is never without a checkpoint once something durable is in it.
             let first = self.log.signed() == 0 && self.log.durable() > 0;
-            if first || self.signed_at.elapsed() >= self.pause() {
+            self.placed(false)?;
+            if first || self.placing.is_none() && self.signed_at.elapsed() >= self.pause() {
                 self.sign()?;
             }
             self.prune()?;
         }
         self.append_taken(&batches)?;
-        self.sync()?;
-        self.sign()
+        self.sign_now()
     }
 
     fn append_taken(&mut self, more: &mpsc::Receiver<Batch>) -> Result<(), LogError> {
@@ -184,7 +195,10 @@ impl Writer {
     /// How long there is nothing to do.
     fn wait(&self) -> Duration {
         let sync = self.oldest.map(|t| self.rhythm.sync.saturating_sub(t.elapsed()));
-        let sign = self.pause().saturating_sub(self.signed_at.elapsed());
+        let sign = match self.placing {
+            Some(_) => PLACED,
+            None => self.pause().saturating_sub(self.signed_at.elapsed()),
+        };
         [sync, Some(self.keeping.pause())].into_iter().flatten().fold(sign, Duration::min)
     }
 
@@ -199,7 +213,7 @@ impl Writer {
             }
             Err(e) => return Err(e),
         };
-        self.sign()?;
+        self.sign_now()?;
         if self.log.signed() <= index {
             return Ok(());
         }
@@ -249,7 +263,7 @@ impl Writer {
                         // ring, and the next daemon finds what this batch has in the log already.
                         if more.is_closed() {
                             self.log.sync()?;
-                            self.sign()?;
+                            self.sign_now()?;
                             return Err(e);
                         }
                         waited = true;
@@ -306,24 +320,51 @@ impl Writer {
         Ok(())
     }
 
+    /// Begins a checkpoint, which another thread places: nobody waits for it.
     fn sign(&mut self) -> Result<(), LogError> {
+        self.placed(true)?;
         self.sync()?;
-        let c = match self.log.checkpoint() {
-            Ok(c) => c,
+        self.signed_at = Instant::now();
+        let Some(mut signing) = self.log.begin_checkpoint()? else { return Ok(()) };
+        let place = move || {
+            let placed = signing.place();
+            (signing, placed)
+        };
+        let thread = std::thread::Builder::new().name("aarm-checkpoint".into()).spawn(place);
+        self.placing =
+            Some(thread.map_err(|source| LogError::Io { path: self.log.dir().to_owned(), source })?);
+        Ok(())
+    }
+
+    /// The same, and waits.
+    fn sign_now(&mut self) -> Result<(), LogError> {
+        self.sign()?;
+        self.placed(true)
+    }
+
+    /// Takes up a checkpoint that was placed. `wait`: one that is not yet.
+    fn placed(&mut self, wait: bool) -> Result<(), LogError> {
+        let Some(thread) = self.placing.take_if(|placing| wait || placing.is_finished()) else {
+            return Ok(());
+        };
+        let (signing, placed) = thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e));
+        match placed {
+            Ok(()) => {
+                let c = self.log.signed_by(signing);
+                self.has_room();
+                self.progress.durable.fetch_max(c.size, Ordering::AcqRel);
+                self.progress.signed.store(c.size, Ordering::Release);
+                self.metrics.checkpoints.inc();
+                Ok(())
+            }
             // What is durable stays so, and is signed when there is room.
             Err(e @ LogError::NoSpace { .. }) => {
+                self.log.give_back(signing);
                 self.is_full(&e);
-                self.signed_at = Instant::now();
-                return Ok(());
+                Ok(())
             }
-            Err(e) => return Err(e),
-        };
-        self.has_room();
-        self.progress.durable.store(c.size, Ordering::Release);
-        self.progress.signed.store(c.size, Ordering::Release);
-        self.metrics.checkpoints.inc();
-        self.signed_at = Instant::now();
-        Ok(())
+            Err(e) => Err(e),
+        }
     }
 
     /// There is no room: said once.

@@ -8,7 +8,6 @@ use super::files::place;
 use super::{LogError, LogWriter};
 use crate::bundle::{Bundle, ProveError};
 use crate::keys::Keys;
-use crate::note::Checkpoint;
 use crate::read::Reader;
 use crate::rotation;
 use crate::trust::{Epoch, TrustedKeys};
@@ -38,16 +37,13 @@ impl LogWriter {
         if !self.ends_with(&named)? {
             self.append(&mut receipt(&named), true)?;
         }
-        self.sync()?;
-        self.place_all_tiles()?;
-        let since = self.tree.size();
-        let head = Checkpoint { origin: self.origin().to_owned(), size: since, root: self.tree.root() };
-        let mut note = head.sign(&self.keys.log);
+        let mut signing = self.begin_checkpoint()?.ok_or(LogError::Keys)?;
         if let Some(next) = self.keys.next() {
-            head.sign_also(&mut note, &next.log);
+            signing.sign_also(&next.log);
         }
-        place(&self.dir, "checkpoint", note.as_bytes())?;
-        (self.signed, self.root) = (since, head.root);
+        let note = signing.note().to_owned();
+        let head = self.place_checkpoint(signing)?;
+        let since = head.size;
         let proof =
             Bundle::under(&self.dir.as_path(), self.origin(), since - 1, &head, note).map_err(failed)?;
         rotation::place(&self.dir, since, &proof).map_err(super::files::io(&self.dir))?;
