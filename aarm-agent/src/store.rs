@@ -58,6 +58,11 @@ pub enum StoreError {
     },
 }
 
+/// What a URL is for one log: the log's name is where `{origin}` is.
+pub fn of_log(url: &str, origin: &str) -> String {
+    url.replace("{origin}", origin)
+}
+
 /// Whether a store that this URL names could be written to.
 pub fn can_be_written(url: &str) -> Result<(), StoreError> {
     Place::parse(url)?.is_writable()

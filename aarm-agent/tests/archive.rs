@@ -248,10 +248,12 @@ fn the_daemon_keeps_it_where_the_log_is_and_says_what_is_wrong() {
     let dir = tempfile::tempdir().unwrap();
     let (log, there) = (dir.path().join("log"), dir.path().join("there"));
     std::fs::create_dir_all(&log).unwrap();
+    let there = there.join(ORIGIN);
+    let of_all = format!("file://{}/there/{{origin}}", dir.path().display());
     let url = format!("file://{}", there.display());
     let (progress, metrics) = (Arc::new(Progress::default()), Metrics::new().unwrap());
     let board = begin(Archiving {
-        to: config::Archive { url: url.clone(), every_s: 1, required: true },
+        to: config::Archive { url: of_all.clone(), every_s: 1, required: true },
         log: log.clone(),
         trusted: trusted(),
         progress: Arc::clone(&progress),
@@ -273,7 +275,7 @@ fn the_daemon_keeps_it_where_the_log_is_and_says_what_is_wrong() {
     // Another history of this log.
     let other = tempfile::tempdir().unwrap();
     write(other.path(), SEGMENT, 1000, 10);
-    let (code, said) = told(&s3, &["archive", other.path().to_str().unwrap(), &url]);
+    let (code, said) = told(&s3, &["archive", other.path().to_str().unwrap(), &of_all]);
     assert!(code == 1 && said.contains("are not those of this log"), "{said}");
     std::fs::write(there.join("origin"), "other.test/log\n").unwrap();
     write(&log, SEGMENT, 800, 9);

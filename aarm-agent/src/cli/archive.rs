@@ -30,7 +30,7 @@ pub struct ArchiveArgs {
     /// The log directory, or a copy of one
     #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     log: PathBuf,
-    /// Where to
+    /// Where to; `{origin}` in it is the log's name
     #[arg(value_name = "URL")]
     url: String,
     /// File with the public keys; without it those in the log are taken
@@ -46,7 +46,8 @@ pub fn run(args: &ArchiveArgs, out: &mut Output) -> Result<Exit, CliError> {
     store::can_be_written(&args.url)?;
     let log = args.log.as_path();
     let trusted = verify::keys_of(args.key.as_deref(), &log)?;
-    let to = Store::create(&args.url)?;
+    let url = store::of_log(&args.url, trusted.origin());
+    let to = Store::create(&url)?;
     let shown = !args.json && std::io::stderr().is_terminal();
     let progress = |done, all| {
         if shown {
@@ -55,12 +56,12 @@ pub fn run(args: &ArchiveArgs, out: &mut Output) -> Result<Exit, CliError> {
     };
     let copied = copy(&log, &to, &trusted, &progress)?;
     if args.json {
-        out.json(&json!({ "origin": trusted.origin(), "url": args.url, "copied": copied }))?;
+        out.json(&json!({ "origin": trusted.origin(), "url": url, "copied": copied }))?;
         return Ok(Exit::OK);
     }
     out.line(&format!(
         "{}: {} of {} are archived",
-        escape::text(&args.url),
+        escape::text(&url),
         count(copied.receipts as usize, "receipt"),
         escape::text(trusted.origin())
     ))?;

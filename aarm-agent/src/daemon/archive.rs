@@ -17,7 +17,7 @@ use super::retention::give_way;
 use super::writer::Progress;
 use crate::api::types::ArchiveStatus;
 use crate::metrics::Metrics;
-use crate::store::{Store, StoreError};
+use crate::store::{self, Store, StoreError};
 
 /// So often the time until the next try is doubled while they fail.
 const DOUBLINGS: u32 = 3;
@@ -69,7 +69,8 @@ pub struct Archiving {
 }
 
 /// Archives until the process ends. The configuration was checked.
-pub fn begin(archiving: Archiving) -> std::io::Result<Arc<Board>> {
+pub fn begin(mut archiving: Archiving) -> std::io::Result<Arc<Board>> {
+    archiving.to.url = store::of_log(&archiving.to.url, archiving.trusted.origin());
     let status = ArchiveStatus { url: archiving.to.url.clone(), ..ArchiveStatus::default() };
     let board = Arc::new(Board(Mutex::new(status)));
     let shown = Arc::clone(&board);

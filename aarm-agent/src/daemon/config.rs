@@ -108,7 +108,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Archive {
-    /// Bucket, container or directory, and what the names of all objects begin with.
+    /// Bucket, container or directory, and what the names of all objects begin with; `{origin}` in it is the log's name.
     pub url: String,
     /// Seconds between the times that the archive is brought to where the log is.
     #[serde(default = "minute")]
