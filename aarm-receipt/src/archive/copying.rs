@@ -155,14 +155,12 @@ impl Copying<'_> {
         self.put_all(partial)
     }
 
-    /// Puts what witnesses have said.
+    /// Puts what witnesses have said. The list first: what is there and not in it would not be put again.
     pub fn notes(&mut self, notes: &Files) -> Result<(), ArchiveError> {
-        for (name, note) in notes {
-            self.put_small(name, note)?;
-        }
         let ids = notes.iter().filter_map(|(name, _)| name.rsplit('/').next());
         self.list.witnesses.extend(ids.map(str::to_owned));
-        self.put_list()
+        self.put_list()?;
+        notes.iter().try_for_each(|(name, note)| self.put_small(name, note))
     }
 
     /// Puts the texts of policies, which receipts name: so before those.
