@@ -5,14 +5,14 @@
 
 mod ahead;
 mod part;
+mod report;
 mod sequences;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use serde::Serialize;
+pub use self::report::{Report, Seen, Verdict};
 
 use self::sequences::Sequences;
 use crate::chain::{self, Chains};
@@ -31,125 +31,6 @@ use crate::tile::{self, Growing, Place, Tiles};
 use crate::trust::{self, TrustedKeys};
 use crate::witnessed::Witnessed;
 
-/// The one-word result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// Every byte is what was signed.
-    Intact,
-    /// What is there is genuine, but receipts are missing without an explanation in the log.
-    Incomplete,
-    /// What is there is genuine, but fewer witnesses than asked for have seen it, or not lately enough: what came after may have been cut off.
-    TooOld,
-    /// Something is not what was signed, or was never signed.
-    Tampered,
-}
-
-/// What verification found.
-#[derive(Clone, Debug, Serialize)]
-pub struct Report {
-    /// The result.
-    pub verdict: Verdict,
-    /// The log's name.
-    pub origin: String,
-    /// Receipts that the log has had.
-    pub receipts: u64,
-    /// How many of them, from the first on, were pruned: they are not there any more, as a receipt says.
-    pub pruned: u64,
-    /// Receipts under the checkpoint.
-    pub signed: u64,
-    /// Receipts after it: written, not signed yet.
-    pub unsigned: u64,
-    /// Receipts with a signature of their own, checked.
-    pub signatures: u64,
-    /// Kernel events that have no receipt.
-    pub missing: u64,
-    /// How many of them the log itself declares.
-    pub declared: u64,
-    /// Receipts of each kind.
-    pub kinds: BTreeMap<&'static str, u64>,
-    /// Receipts under a checkpoint that the caller saw before, with which the log begins.
-    pub seen: Option<u64>,
-    /// Receipts that as many witnesses as asked for have seen.
-    pub witnessed: Option<u64>,
-    /// What each of them has seen.
-    pub witnesses: Vec<Seen>,
-    /// The first receipt by each of the log's keys.
-    pub keys_since: Vec<u64>,
-    /// Tiles of the tree that are not there. They are derived: nothing is lost with them.
-    pub tiles_missing: u64,
-    /// Policies that receipts name, and whose texts are there.
-    pub policies: u64,
-    /// Those whose texts are not.
-    pub policies_missing: u64,
-    /// The keys that were trusted, and those that they lead to.
-    #[serde(skip)]
-    pub keys: TrustedKeys,
-    /// The signed note that it was held against, if there is one to believe.
-    #[serde(skip)]
-    pub checkpoint: Vec<u8>,
-    /// What is wrong, first things first.
-    pub problems: Vec<String>,
-}
-
-/// What a witness has seen of a log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Seen {
-    /// The witness.
-    pub name: String,
-    /// Receipts.
-    pub receipts: u64,
-    /// When, in seconds since 1970, by its clock.
-    pub seconds: u64,
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = match self.verdict {
-            Verdict::Intact => "intact",
-            Verdict::Incomplete => "INCOMPLETE",
-            Verdict::TooOld => "TOO OLD",
-            Verdict::Tampered => "TAMPERED",
-        };
-        writeln!(f, "{}: {verdict}", self.origin)?;
-        writeln!(
-            f,
-            "  {} receipts, {} signed, {} not signed yet",
-            self.receipts, self.signed, self.unsigned
-        )?;
-        if self.pruned > 0 {
-            writeln!(f, "  the first {} were pruned", self.pruned)?;
-        }
-        writeln!(f, "  {} signatures of single receipts checked", self.signatures)?;
-        if let Some(since) = self.keys_since.last().filter(|since| **since > 0) {
-            writeln!(f, "  its keys were exchanged, last before receipt {since}")?;
-        }
-        if let Some(seen) = self.seen {
-            writeln!(f, "  begins with the {seen} receipts of the checkpoint seen before")?;
-        }
-        if let Some(receipts) = self.witnessed {
-            writeln!(f, "  the first {receipts} receipts were seen by the witnesses asked for")?;
-        }
-        if self.tiles_missing > 0 {
-            let n = self.tiles_missing;
-            writeln!(
-                f,
-                "  {n} tiles are missing; nothing is lost with them, but proofs take as long as the log is"
-            )?;
-        }
-        if self.policies > 0 {
-            writeln!(f, "  {} policies are the texts that receipts name", self.policies)?;
-        }
-        writeln!(f, "  {} events without a receipt, {} of them declared", self.missing, self.declared)?;
-        for (kind, n) in &self.kinds {
-            writeln!(f, "  {n:>10} {kind}")?;
-        }
-        self.problems.iter().try_for_each(|p| writeln!(f, "  problem: {p}"))
-    }
-}
-
-/// Most problems listed.
-const PROBLEMS_MAX: usize = 20;
 /// Most segments read at once.
 const AT_ONCE: usize = 16;
 
@@ -210,36 +91,15 @@ pub fn verify(log: &dyn Source, trusted: &TrustedKeys, how: How<'_>) -> Report {
 }
 
 fn verify_once(log: &dyn Source, trusted: &TrustedKeys, how: How<'_>) -> Report {
-    let mut r = Report {
-        verdict: Verdict::Intact,
-        origin: trusted.origin().to_owned(),
-        receipts: 0,
-        pruned: 0,
-        signed: 0,
-        unsigned: 0,
-        signatures: 0,
-        missing: 0,
-        declared: 0,
-        kinds: BTreeMap::new(),
-        seen: None,
-        witnessed: None,
-        witnesses: Vec::new(),
-        keys_since: Vec::new(),
-        tiles_missing: 0,
-        policies: 0,
-        policies_missing: 0,
-        keys: trusted.clone(),
-        checkpoint: Vec::new(),
-        problems: Vec::new(),
-    };
+    let mut r = Report::new(trusted);
     let mut sequences = Sequences::default();
     if let Err(problem) = check(log, trusted, how, &mut r, &mut sequences) {
-        tampered(&mut r, problem);
+        r.tampered(problem);
     }
     sequences.close();
     (r.missing, r.declared) = (sequences.missing, sequences.declared);
     if sequences.repeated {
-        tampered(&mut r, "an event number occurs twice".into());
+        r.tampered("an event number occurs twice".into());
     }
     if r.verdict == Verdict::Intact && r.missing > r.declared {
         r.verdict = Verdict::Incomplete;
@@ -265,13 +125,6 @@ fn hear(r: &mut Report, asked: Witnesses<'_>) {
     }
 }
 
-fn tampered(r: &mut Report, problem: String) {
-    r.verdict = Verdict::Tampered;
-    if r.problems.len() < PROBLEMS_MAX {
-        r.problems.push(problem);
-    }
-}
-
 /// Holds tiles against those that there should be.
 fn check_tiles<'a>(log: &dyn Source, tiles: impl Iterator<Item = (Place, &'a [Hash])>, r: &mut Report) {
     let (names, tiles): (Vec<String>, Vec<&[Hash]>) =
@@ -284,7 +137,7 @@ fn check_tiles<'a>(log: &dyn Source, tiles: impl Iterator<Item = (Place, &'a [Ha
             Err(e) if e.kind() == ErrorKind::NotFound => {
                 r.tiles_missing += u64::from(hashes.len() == tile::WIDTH);
             }
-            _ => tampered(r, format!("{name}: not the tree's hashes")),
+            _ => r.tampered(format!("{name}: not the tree's hashes")),
         }
     }
 }
@@ -410,7 +263,7 @@ fn check(
     let own = std::str::from_utf8(&text).ok().and_then(TrustedKeys::parse);
     // It has fewer while they are exchanged.
     if !own.is_some_and(|own| own.to_string().as_bytes() == text && trusted.begins_with(&own)) {
-        tampered(r, "log.pub holds other keys than the trusted ones, or those that they lead to".into());
+        r.tampered("log.pub holds other keys than the trusted ones, or those that they lead to".into());
     }
     let note = log.read("checkpoint", NOTE_MAX).map_err(|e| format!("checkpoint: {e}"))?;
     let checkpoint = trusted.open(&note).map_err(|e| format!("checkpoint: {e}"))?;
@@ -460,7 +313,7 @@ fn check(
             }
         }
         part.leaves.into_iter().try_for_each(|leaf| heads.push(leaf, r))?;
-        part.problems.into_iter().for_each(|problem| tampered(r, problem));
+        part.problems.into_iter().for_each(|problem| r.tampered(problem));
         for (index, facts) in (part.first..).zip(&part.facts) {
             said = said.max(facts.before);
             sequences.note(facts);
@@ -490,10 +343,10 @@ fn check(
         for (number, name) in segments {
             let right = index::is_right(log, *number, name).map_err(|e| e.to_string())?;
             if right == Some(false) {
-                tampered(
-                    r,
-                    format!("the index of {} is not what its receipts say", segment::file_name(*number)),
-                );
+                r.tampered(format!(
+                    "the index of {} is not what its receipts say",
+                    segment::file_name(*number)
+                ));
             }
         }
     }
@@ -526,7 +379,7 @@ fn follow(chains: &mut Chains, facts: &Facts, leaf: Hash, r: &mut Report) {
             None => facts.prev == chain::NONE || r.pruned > 0,
         };
         if !right {
-            tampered(r, format!("a receipt of session {session:016x} does not name the one before"));
+            r.tampered(format!("a receipt of session {session:016x} does not name the one before"));
         }
     }
     chains.take(facts.step(), leaf);
@@ -541,7 +394,7 @@ fn check_policies(log: &dyn Source, named: &BTreeSet<Name>, r: &mut Report) -> R
         let file = policies::file(name);
         match policies::is_kept(log, name).map_err(|e| format!("{file}: {e}"))? {
             Some(true) => r.policies += 1,
-            Some(false) => tampered(r, format!("{file}: not the policy that receipts name")),
+            Some(false) => r.tampered(format!("{file}: not the policy that receipts name")),
             None => r.policies_missing += 1,
         }
     }
@@ -561,10 +414,10 @@ fn exchanged(trusted: &TrustedKeys, index: u64, signed: u64, r: &mut Report) {
     let since = index.saturating_add(1);
     let proven = trusted.epochs().iter().any(|epoch| epoch.since == since);
     if !proven && since < signed {
-        tampered(
-            r,
-            format!("receipt {index} exchanges the keys, and {}/{since} does not prove it", rotation::DIR),
-        );
+        r.tampered(format!(
+            "receipt {index} exchanges the keys, and {}/{since} does not prove it",
+            rotation::DIR
+        ));
     }
 }
 
@@ -610,7 +463,7 @@ fn compare_pruned(log: &dyn Source, old: &Checkpoint, signed: &Checkpoint) -> Op
 /// A tail beyond everything signed may be half written; anywhere else it is damage.
 fn unfinished(r: &mut Report, tail: bool, problem: String) {
     if !tail {
-        tampered(r, problem);
+        r.tampered(problem);
         return;
     }
     if r.verdict == Verdict::Intact {

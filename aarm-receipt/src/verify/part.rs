@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::PROBLEMS_MAX;
+use super::report::PROBLEMS_MAX;
 use crate::merkle::{self, Hash};
 use crate::note::VerifierKey;
 use crate::policies::{self, Name};
