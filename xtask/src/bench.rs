@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-use crate::build;
+use crate::build::{self, Profile};
 use crate::cache;
 use crate::vm::{self, Spec};
 
@@ -51,7 +51,7 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
             continue;
         }
         crate::setup::run(false)?;
-        let built = build::all(true, false)?;
+        let built = build::all(Profile::Release, false)?;
         let program = if what == What::Daemon { build::daemon_bench(name)? } else { built.bin(name) };
         let path = format!("/usr/local/bin/{name}");
         let mut spec = Spec::new(&args.kernel, &[&path]);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 
-use crate::build::{self, Built};
+use crate::build::{self, Built, Profile};
 use crate::cache;
 use crate::vm::{self, Root, Spec};
 
@@ -34,7 +34,7 @@ fn why_not_here(built: &Built) -> Option<String> {
 /// Runs it. The exit status.
 pub fn run(args: &DemoArgs) -> Result<u8> {
     crate::setup::run(false)?;
-    let built = build::all(true, false)?;
+    let built = build::all(Profile::Release, false)?;
     let reason = if args.vm { Some("asked for".to_owned()) } else { why_not_here(&built) };
     let Some(reason) = reason else {
         println!("running on this host: it can enforce");

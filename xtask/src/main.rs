@@ -77,7 +77,10 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Setup { check } => setup::run(check),
-        Task::Build { release, debug_log } => build::all(release, debug_log).map(|_| 0),
+        Task::Build { release, debug_log } => {
+            let profile = if release { build::Profile::Release } else { build::Profile::Debug };
+            build::all(profile, debug_log).map(|_| 0)
+        }
         Task::Vm(args) => vm::command(args),
         Task::Test(args) => test::run(&args),
         Task::Escapes(args) => escapes::run(&args),

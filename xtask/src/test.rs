@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::build::{self, Built};
+use crate::build::{self, Built, Profile};
 use crate::cache;
 use crate::command::run as run_command;
 use crate::cuts;
@@ -130,7 +130,7 @@ pub fn run(args: &TestArgs) -> Result<u8> {
     if args.unit {
         return Ok(0);
     }
-    let built = build::all(true, false)?;
+    let built = build::all(Profile::Suites, false)?;
     let mut total = Tally::default();
     let kernels: Vec<_> =
         MATRIX.iter().map(|k| k.series).filter(|s| args.kernel.as_deref().is_none_or(|k| k == *s)).collect();

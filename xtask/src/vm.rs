@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::build::{self, Built};
+use crate::build::{self, Built, Profile};
 use crate::cache;
 use crate::image::Image;
 use crate::setup;
@@ -350,7 +350,7 @@ fn tail(console: &std::path::Path) -> String {
 
 /// `cargo xtask vm`.
 pub fn command(args: VmArgs) -> Result<u8> {
-    let built = build::all(true, args.debug_log)?;
+    let built = build::all(Profile::Suites, args.debug_log)?;
     let add = args
         .add
         .iter()
