@@ -252,6 +252,11 @@ impl LogWriter {
                     allocate(&file, dir, options.segment_bytes.max(offset + opened.bytes_cut))?;
                     clear(&file, offset, opened.bytes_cut).map_err(io(&path))?;
                 }
+                if scan.tree.size() > opened.signed {
+                    // Whoever wrote what is not signed may have been killed before it was durable.
+                    file.sync_all().map_err(io(&path))?;
+                    sync_dir(dir)?;
+                }
                 (file, path, number, offset)
             }
             None => {
