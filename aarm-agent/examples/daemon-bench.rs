@@ -17,7 +17,7 @@ use aarm_agent::daemon::recorded::Recorded;
 use aarm_agent::daemon::retention::Keeping;
 use aarm_agent::daemon::snapshot::Snapshot;
 use aarm_agent::daemon::writer::{self, Intake, Progress, Rhythm, Writer};
-use aarm_agent::kernel::{KernelError, Linked, boot_ns};
+use aarm_agent::kernel::{KernelError, Linked, Waited, boot_ns};
 use aarm_agent::metrics::Metrics;
 use aarm_common::event::{Cause, EventHeader, HEADER_BYTES, Kind, NO_RULE};
 use aarm_common::hold::{Grant, GrantKey, Hold, Lines};
@@ -141,16 +141,16 @@ impl KernelPort for Kernel {
         Vec::new()
     }
 
-    fn answer(&mut self, _: u64, _: u64, _: bool) -> Result<bool, KernelError> {
-        Ok(false)
+    fn answer(&mut self, _: u64, _: u64, _: bool) -> Result<Waited, KernelError> {
+        Ok(Waited::Gone)
     }
 
     fn is_unanswered(&self, _: u64, _: u64) -> bool {
         false
     }
 
-    fn again(&mut self, _: u64, _: u64) -> Result<bool, KernelError> {
-        Ok(false)
+    fn again(&mut self, _: u64, _: u64) -> Result<Waited, KernelError> {
+        Ok(Waited::Gone)
     }
 
     fn learn(&mut self, _: HostKey, _: &str, _: u64) -> Result<(), KernelError> {

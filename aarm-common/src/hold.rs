@@ -13,7 +13,7 @@ use crate::op::{Decision, OPERATIONS, Operation};
 use crate::policy::Bits;
 use crate::state::ObjectId;
 
-/// The thread was told to stop: whoever decides must let it go on.
+/// The thread was told to stop: whoever decides must let it go on. Without it, it looks for the answer by itself.
 pub const HOLD_STOPPED: u32 = 1;
 
 /// Most rules, besides the one that decides, that ask about one action. An action that more ask about is refused at once.

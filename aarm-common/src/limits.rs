@@ -92,9 +92,12 @@ pub const GRANTS_MAX: u32 = 8192;
 /// For so long, in nanoseconds, an image whose command line decides looks for its decision before it stops: whoever waits for
 /// stopped children (a shell with job control) is told of a stop.
 pub const LINE_LOOK_NS: u64 = 30_000_000;
-/// It looks for so long without a pause, in nanoseconds: between two looks the kernel may run others. Not on one CPU, where whoever decides
-/// is one of them.
-pub const LINE_TURN_NS: u32 = 100_000;
+/// For so long, in microseconds, a call that is deferred looks for its answer before its thread stops, unless the host's settings say otherwise:
+/// what rules and resolvers know already is answered meanwhile, without a signal. An image looks for so long without a pause, between which the
+/// kernel may run others. Not on one CPU, where whoever decides is one of them.
+pub const SPIN_US: u32 = 100;
+/// The longest that settings may say.
+pub const SPIN_US_MAX: u32 = 10_000;
 /// System calls whose actions can wait are numbered below this.
 pub const SYSCALLS: usize = 512;
 /// Tasks of which something is kept because a copy of them is being made, or was not completed. One more is killed.

@@ -385,8 +385,8 @@ pub struct Config {
     pub generations: [u32; POLICY_SLOTS],
     /// Links of programs that were pinned: with fewer, some do not decide any more.
     pub links: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// For so long, in nanoseconds, whoever waits looks for the answer without a pause: see [`crate::limits::SPIN_US`].
+    pub spin_ns: u32,
 }
 
 /// A connection, or a datagram, that goes somewhere else.

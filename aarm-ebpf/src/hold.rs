@@ -6,8 +6,12 @@
 //! decided: the action is known again by a keyed hash over all that it is, so one that differs in anything is asked
 //! about by itself.
 //!
-//! Must never: let an error that only the kernel understands reach a program. So the signal that stops the thread is sent
-//! first, and where the system call cannot be begun anew nothing waits.
+//! What is deferred is often decided at once, by the daemon alone. So its thread looks for the answer for a moment before it stops
+//! ([`spin`]), and then nobody sees that it waited: no signal, no second try.
+//!
+//! Must never: let an error that only the kernel understands reach a program. So that error is returned only after a signal was sent, and where
+//! the system call cannot be begun anew nothing waits. Must never: leave a thread stopped that was answered. So whoever stops looks for
+//! the answer once more ([`stop`]), and whoever answers continues what was marked as stopped.
 
 use aarm_common::event::*;
 use aarm_common::hold::{self, ALSO, Asks, Grant, GrantKey, HOLD_STOPPED, Hold, Syscalls};
@@ -21,7 +25,7 @@ use aya_ebpf::helpers::generated::{bpf_loop, bpf_send_signal_thread, bpf_task_pt
 use core::ffi::c_void;
 
 use crate::decide::{Verdict, WAITS};
-use crate::emit::{aarm_emit, has_room};
+use crate::emit::{aarm_emit, has_room, now};
 use crate::kernel::*;
 use crate::maps::*;
 use crate::scratch::{ASKED, CONNECTING, END, MADE, Scratch};
@@ -120,7 +124,7 @@ pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u3
         // First what was asked: its answer may be a grant as well.
         if let Some(hold) = HOLDS.get_ptr_mut(key) {
             (*h).hold = key;
-            return waits_still(task, hold, key, (*s).call);
+            return waits_still(task, hold, key, (*s).call, h);
         }
         let already = (*s).already;
         if already == CONNECTING && ((*task).passed == key || (*task).passed == action) {
@@ -175,21 +179,17 @@ pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u3
             pid: (thread >> 32) as u32,
             tid: thread as u32,
             policy: (*p).generation,
-            flags: HOLD_STOPPED,
+            flags: 0,
             rule: rule as u16,
             op: what as u8,
             decision: (what >> 16) as u8,
-            stops: 1,
+            stops: 0,
         };
         if HOLDS.insert(key, &(*s).waits, BPF_NOEXIST as u64).is_err() {
             count(Stat::NoMemory);
             return NO_ROOM;
         }
-        if !signal(SIGSTOP) {
-            let _ = HOLDS.remove(key);
-            count(Stat::CannotWait);
-            return settled::CANNOT as u32;
-        }
+        let since = (*h).time_ns;
         (*h).kind = Kind::Action as u8;
         (*h).op = what as u8;
         (*h).facet = (what >> 8) as u8;
@@ -200,14 +200,22 @@ pub extern "C" fn aarm_hold(scratch: u32, slot: u32, what: u32, rule: u32) -> u3
         (*h).policy = (*p).generation;
         (*h).adds = 0;
         (*h).flags |= FLAG_HELD;
-        if aarm_emit(scratch) != 0 {
-            // Nobody would ever be asked. Continuing takes back the stop that has not happened yet.
+        let told = aarm_emit(scratch) == 0;
+        (*h).flags &= !FLAG_HELD;
+        if !told {
+            // Nobody would ever be asked.
             let _ = HOLDS.remove(key);
-            signal(SIGCONT);
             return settled::UNTOLD as u32;
         }
-        keep(task, what as u8, (*s).call);
-        settled::WAITS as u32
+        // People take longer.
+        if (what >> 16) as u8 == Decision::Defer as u8 {
+            spin(key, since);
+        }
+        let Some(hold) = HOLDS.get_ptr_mut(key) else {
+            // It is to be decided anew: the kernel begins the call again for a signal that stops nobody.
+            return if signal(SIGSTOP) && signal(SIGCONT) { settled::WAITS } else { settled::CANNOT } as u32;
+        };
+        waits_still(task, hold, key, (*s).call, h)
     }
 }
 
@@ -277,9 +285,9 @@ unsafe fn others(s: *mut Scratch, first: u16) -> bool {
     }
 }
 
-/// An action that was asked about before, and that the thread does again.
+/// An action that was asked about: just now, or before, and the thread does it again.
 #[inline(always)]
-unsafe fn waits_still(task: *mut Task, hold: *mut Hold, key: u64, call: u64) -> u32 {
+unsafe fn waits_still(task: *mut Task, hold: *mut Hold, key: u64, call: u64, h: *mut EventHeader) -> u32 {
     // SAFETY: valid map values.
     unsafe {
         let since = core::ptr::read_volatile(&raw const (*hold).since_ns);
@@ -292,21 +300,74 @@ unsafe fn waits_still(task: *mut Task, hold: *mut Hold, key: u64, call: u64) -> 
             // What the same system call was allowed before is over and done with.
             passed(task, if allow { key } else { 0 }, op, call);
             (*task).kept = 0;
+            // What is told next happens now.
+            (*h).time_ns = now();
             return settled::ANSWERED as u32 | if allow { ALLOW } else { 0 };
         }
-        (*hold).stops = (*hold).stops.wrapping_add(1);
-        if !signal(SIGSTOP) {
+        let op = (*hold).op;
+        if !stop(hold, key, since) {
             // Nobody waits any more: the daemon sees that it is gone.
             let _ = HOLDS.remove(key);
             count(Stat::CannotWait);
             return settled::CANNOT as u32;
         }
-        // Answered just now, and told to go on before it was stopped: it must not stop.
-        if answer(key, since) != NONE {
+        keep(task, op, call);
+        settled::WAITS as u32
+    }
+}
+
+/// Stops the thread, unless it is answered meanwhile; either way there is a signal, for which the kernel leaves the system call. Whether
+/// that could be done.
+#[inline(always)]
+pub unsafe fn stop(hold: *mut Hold, key: u64, since: u64) -> bool {
+    // SAFETY: a valid map value.
+    unsafe {
+        (*hold).stops = (*hold).stops.wrapping_add(1);
+        core::ptr::write_volatile(&raw mut (*hold).flags, HOLD_STOPPED);
+        // The second signal is none, but it can be sent only when the first one is there: see `signal`.
+        if !signal(SIGSTOP) || !signal(0) {
+            return false;
+        }
+        // Whoever has answered, or has taken the hold away to have it decided anew, may have looked for the mark, or have continued the thread,
+        // before. Then it must not stop. Otherwise he does that from now on.
+        if answer(key, since) != NONE || HOLDS.get_ptr(key).is_none() {
             signal(SIGCONT);
         }
-        keep(task, (*hold).op, call);
-        settled::WAITS as u32
+        true
+    }
+}
+
+/// What the callback of `bpf_loop` needs.
+#[repr(C)]
+struct Look {
+    key: u64,
+    since: u64,
+    until: u64,
+}
+
+/// Looks for an answer, without a pause, for as long as settings say.
+#[inline(always)]
+pub unsafe fn spin(key: u64, since: u64) {
+    let Some(config) = CONFIG.get_ptr(0) else { return };
+    // SAFETY: a valid map value; the callback has this type, and its context outlives the call.
+    unsafe {
+        let mut ctx = Look { key, since, until: now().wrapping_add((*config).spin_ns as u64) };
+        bpf_loop(LOOKS, look_once as *mut c_void, (&raw mut ctx).cast(), 0);
+    }
+}
+
+/// More looks than there is time for.
+const LOOKS: u32 = 1 << 20;
+
+/// One look.
+#[inline(never)]
+extern "C" fn look_once(_index: u32, ctx: *mut Look) -> i64 {
+    // SAFETY: the context is the caller's.
+    unsafe {
+        if now() > (*ctx).until || answer((*ctx).key, (*ctx).since) != NONE {
+            return 1;
+        }
+        0
     }
 }
 

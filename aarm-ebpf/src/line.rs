@@ -17,7 +17,6 @@ use aarm_common::policy::MODE_AUDIT;
 use aarm_common::state::{ObjectId, Stat, Task, session_slot};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use aya_ebpf::helpers::generated::bpf_loop;
 use core::ffi::c_void;
 
 use crate::decide::{Shape, matching};
@@ -190,11 +189,14 @@ pub unsafe fn tell(s: *mut Scratch, scratch: u32, slot: u32, task: *mut Task) {
             }
         }
         if held {
-            let Some(hold) = HOLDS.get_ptr(key) else { return };
+            let Some(hold) = HOLDS.get_ptr_mut(key) else { return };
             (*h).time_ns = (*hold).since_ns;
             (*h).flags |= FLAG_HELD;
             if traced {
                 (*h).flags |= FLAG_TRACED;
+            } else {
+                // The stop is taken back below, and `watch` looks for the decision before the next one.
+                core::ptr::write_volatile(&raw mut (*hold).flags, 0);
             }
         } else {
             (*h).flags |= FLAG_AUDIT;
@@ -223,43 +225,6 @@ pub unsafe fn tell(s: *mut Scratch, scratch: u32, slot: u32, task: *mut Task) {
                 kill(task);
             }
         }
-    }
-}
-
-/// What the callback of `bpf_loop` needs.
-#[repr(C)]
-struct Look {
-    key: u64,
-    since: u64,
-    until: u64,
-}
-
-/// For so long, in nanoseconds, it looks without a pause: `LINE_TURN_NS`, but on one CPU nobody decides meanwhile. The daemon sets it.
-#[unsafe(no_mangle)]
-pub static LINE_TURN: u32 = 0;
-
-/// Looks for a decision for a while.
-#[inline(always)]
-unsafe fn look(key: u64, since: u64) {
-    // SAFETY: a number that is there for as long as the program.
-    let turn = unsafe { core::ptr::read_volatile(&raw const LINE_TURN) } as u64;
-    let mut ctx = Look { key, since, until: now().wrapping_add(turn) };
-    // SAFETY: the callback has this type, and its context outlives the call.
-    unsafe { bpf_loop(LOOKS, look_once as *mut c_void, (&raw mut ctx).cast(), 0) };
-}
-
-/// More looks than there is time for.
-const LOOKS: u32 = 1 << 16;
-
-/// One look.
-#[inline(never)]
-extern "C" fn look_once(_index: u32, ctx: *mut Look) -> i64 {
-    // SAFETY: the context is the caller's.
-    unsafe {
-        if now() > (*ctx).until || hold::answer((*ctx).key, (*ctx).since) != hold::NONE {
-            return 1;
-        }
-        0
     }
 }
 
@@ -294,19 +259,14 @@ pub fn watch() {
             }
             _ => {
                 if now().wrapping_sub(since) < LINE_LOOK_NS {
-                    look(key, since);
+                    hold::spin(key, since);
                     // Both signals are of no consequence, but the kernel asks for signals once more, and so comes back here.
                     if signal(SIGSTOP) && signal(SIGCONT) {
                         return;
                     }
                 }
-                (*hold).stops = (*hold).stops.wrapping_add(1);
-                if !signal(SIGSTOP) {
-                    return kill(task);
-                }
-                // Decided just now, and continued before it was stopped: it must not stop.
-                if hold::answer(key, since) != hold::NONE {
-                    signal(SIGCONT);
+                if !hold::stop(hold, key, since) {
+                    kill(task);
                 }
             }
         }

@@ -29,6 +29,35 @@ pub(crate) fn open(path: &str, flags: i32) -> Result<i32, i32> {
     check(unsafe { libc::syscall(libc::SYS_openat, libc::AT_FDCWD, c(path).as_ptr(), flags, 0o644) })
 }
 
+/// How often this process was continued.
+static CONTINUED: AtomicI32 = AtomicI32::new(0);
+
+extern "C" fn continued(_: i32) {
+    CONTINUED.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Connects again and again, and says how often that was refused, and how often it was stopped for it, which it is told when it is continued.
+fn calls(to: &str, times: &str) -> Result<i32, i32> {
+    let times: usize = times.parse().map_err(|_| libc::EINVAL)?;
+    // SAFETY: the handler only counts.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = continued as *const () as usize;
+        action.sa_flags = libc::SA_RESTART;
+        check(libc::sigaction(libc::SIGCONT, &action, std::ptr::null_mut()).into())?;
+    }
+    let mut refused = 0;
+    for _ in 0..times {
+        match connect(to, libc::SOCK_DGRAM) {
+            Err(libc::EPERM) => refused += 1,
+            Err(other) => return Err(other),
+            Ok(_) => {}
+        }
+    }
+    println!("refused {refused}\ncontinued {}", CONTINUED.load(Ordering::Relaxed));
+    Ok(0)
+}
+
 /// Connects again and again in many threads at once, and says how often that was allowed and refused. Any other errno is one that a
 /// program must never see.
 fn hold_many(to: &str, threads: &str, times: &str) -> Result<i32, i32> {
@@ -610,6 +639,7 @@ fn attempt(args: &[String]) -> Option<Result<i32, i32>> {
         "say" => race::say(),
         "meddle" => meddle::meddle(rest),
         "storm" => storm::storm(a(0)?, a(1)?),
+        "calls" => calls(a(0)?, a(1)?),
         "hold-many" => hold_many(a(0)?, a(1)?, a(2)?),
         "bind" => bind(a(0)?, false),
         "listen" => bind(a(0)?, true),

@@ -9,14 +9,14 @@ use anyhow::{Result, bail};
 const AGENT: &str = "/usr/local/bin/aarm-agent";
 const AARM: &str = "/usr/local/bin/aarm";
 
-/// Starts one, with the policies in `dir/policies`, and waits until it serves: five minutes at most, because loading programs takes long
+/// Starts one, with the policies in `dir/policies` and further lines of settings, and waits until it serves: five minutes at most, because loading programs takes long
 /// on an emulated machine.
-pub fn daemon(dir: &Path) -> Result<Child> {
+pub fn daemon(dir: &Path, settings: &str) -> Result<Child> {
     let at = dir.display();
     let config = dir.join("agent.yaml");
     std::fs::write(
         &config,
-        format!("policies: {at}/policies\nlog: {at}/log\nkeys: {at}/keys\nstate: {at}/state\n"),
+        format!("policies: {at}/policies\nlog: {at}/log\nkeys: {at}/keys\nstate: {at}/state\n{settings}"),
     )?;
     let path = dir.join("daemon.log");
     let log = std::fs::File::create(&path)?;

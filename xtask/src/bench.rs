@@ -32,7 +32,7 @@ enum What {
     Kernel,
     /// The daemon alone, counted in a VM: instructions for each event, and while idle.
     Daemon,
-    /// What waits for the daemon's decision, against a pipe: instructions counted in a VM.
+    /// What waits for the daemon's decision, against a pipe, in two VMs: where it stops, counted; where it looks, timed.
     Waits,
     /// 10,000 actions that wait, on this machine: the daemon's memory for each, and the time to list them.
     Holds,
@@ -44,9 +44,14 @@ enum What {
 pub fn run(args: &BenchArgs) -> Result<u8> {
     let mut code = 0;
     let wanted = |what| args.what.is_none_or(|w| w == what);
-    let in_vms =
-        [(What::Kernel, "aarm-vm-bench"), (What::Daemon, "daemon-bench"), (What::Waits, "aarm-vm-waits")];
-    for (what, name) in in_vms {
+    // What, its program and what that is told, and whether instructions are counted.
+    let in_vms = [
+        (What::Kernel, "aarm-vm-bench", None, true),
+        (What::Daemon, "daemon-bench", None, true),
+        (What::Waits, "aarm-vm-waits", Some("stop"), true),
+        (What::Waits, "aarm-vm-waits", Some("spin"), false),
+    ];
+    for (what, name, told, counted) in in_vms {
         if !wanted(what) {
             continue;
         }
@@ -55,6 +60,7 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
         let program = if what == What::Daemon { build::daemon_bench(name)? } else { built.bin(name) };
         let path = format!("/usr/local/bin/{name}");
         let mut spec = Spec::new(&args.kernel, &[&path]);
+        spec.command.extend(told.map(str::to_owned));
         if args.quick && what == What::Kernel {
             spec.command.push("--quick".into());
         }
@@ -62,7 +68,7 @@ pub fn run(args: &BenchArgs) -> Result<u8> {
             spec.command.push("--json".into());
         }
         spec.agent = false;
-        spec.icount = true;
+        spec.icount = counted;
         spec.add = vec![(program, path)];
         spec.timeout = Duration::from_secs(3000);
         code = code.max(vm::run(&mut spec, &built)?);

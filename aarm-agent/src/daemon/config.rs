@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use aarm_common::limits::{SPIN_US, SPIN_US_MAX};
 use aarm_receipt::cosign::CosignerKey;
 use aarm_receipt::log::{Retention, SEGMENT_MAX, SEGMENT_MIN};
 use serde::de::{self, Deserializer, Visitor};
@@ -89,6 +90,8 @@ pub struct Config {
     pub receipts: Receipts,
     /// How events are read.
     pub events: Events,
+    /// How calls wait.
+    pub holds: Holds,
     /// Who can be asked about deferred actions, by the name that policies use.
     pub resolvers: BTreeMap<String, Resolver>,
     /// Who is told what waits, and what became of it.
@@ -279,6 +282,21 @@ pub struct Receipts {
     pub keep_hours: Option<u64>,
 }
 
+/// How calls wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Holds {
+    /// Microseconds that a deferred call looks for its answer before its thread stops: what the daemon decides by itself is decided by then,
+    /// and nobody sees a stop. It keeps a processor busy meanwhile. 0: it stops at once, as on hosts with one processor.
+    pub spin_us: u32,
+}
+
+impl Default for Holds {
+    fn default() -> Self {
+        Self { spin_us: SPIN_US }
+    }
+}
+
 /// How events are read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -302,6 +320,7 @@ impl Default for Config {
             run: Run::default(),
             receipts: Receipts::default(),
             events: Events::default(),
+            holds: Holds::default(),
             resolvers: BTreeMap::new(),
             webhooks: Vec::new(),
             approver_keys: BTreeMap::new(),
@@ -565,6 +584,7 @@ impl Config {
             ("receipts.witness_s", self.receipts.witness_s, 1, 86_400),
             ("receipts.segment_mib", self.receipts.segment_mib, SEGMENT_MIN >> 20, SEGMENT_MAX >> 20),
             ("events.coalesce_ms", self.events.coalesce_ms, 0, 100),
+            ("holds.spin_us", self.holds.spin_us.into(), 0, SPIN_US_MAX.into()),
         ] {
             if value < low || value > high {
                 return wrong(field, format!("must be from {low} to {high}, not {value}"));

@@ -9,7 +9,7 @@ use aarm_common::limits::POLICY_SLOTS;
 use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{Given, HostKey, Redirect, STATS, Session};
 
-use crate::kernel::{EventSource, Kernel, KernelError, Linked, Ring};
+use crate::kernel::{EventSource, Kernel, KernelError, Linked, Ring, Waited};
 
 /// Tables, sessions and counters.
 pub trait KernelPort: Send {
@@ -46,11 +46,11 @@ pub trait KernelPort: Send {
     /// See [`Kernel::holds`].
     fn holds(&self) -> Vec<(u64, Hold)>;
     /// See [`Kernel::answer`].
-    fn answer(&mut self, key: u64, since_ns: u64, allow: bool) -> Result<bool, KernelError>;
+    fn answer(&mut self, key: u64, since_ns: u64, allow: bool) -> Result<Waited, KernelError>;
     /// Whether something still waits, and was not answered.
     fn is_unanswered(&self, key: u64, since_ns: u64) -> bool;
     /// See [`Kernel::again`].
-    fn again(&mut self, key: u64, since_ns: u64) -> Result<bool, KernelError>;
+    fn again(&mut self, key: u64, since_ns: u64) -> Result<Waited, KernelError>;
     /// See [`Kernel::learn`].
     fn learn(&mut self, key: HostKey, name: &str, until_ns: u64) -> Result<(), KernelError>;
     /// See [`Kernel::forget_hold`].
@@ -158,7 +158,7 @@ impl KernelPort for Kernel {
         Self::holds(self)
     }
 
-    fn answer(&mut self, key: u64, since_ns: u64, allow: bool) -> Result<bool, KernelError> {
+    fn answer(&mut self, key: u64, since_ns: u64, allow: bool) -> Result<Waited, KernelError> {
         Self::answer(self, key, since_ns, allow)
     }
 
@@ -170,7 +170,7 @@ impl KernelPort for Kernel {
         Self::is_unanswered(self, key, since_ns)
     }
 
-    fn again(&mut self, key: u64, since_ns: u64) -> Result<bool, KernelError> {
+    fn again(&mut self, key: u64, since_ns: u64) -> Result<Waited, KernelError> {
         Self::again(self, key, since_ns)
     }
 

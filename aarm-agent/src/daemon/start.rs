@@ -154,8 +154,12 @@ pub fn run(config: Config) -> Result<(), StartError> {
         );
     }
     let snapshot = former(&config.state);
-    let options =
-        KernelOptions { bpffs: config.bpffs.clone(), progress: notify::loading, ..KernelOptions::default() };
+    let options = KernelOptions {
+        bpffs: config.bpffs.clone(),
+        progress: notify::loading,
+        spin_us: config.holds.spin_us,
+        ..KernelOptions::default()
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let listener = {
         let _context = runtime.enter();

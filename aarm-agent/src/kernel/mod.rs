@@ -24,7 +24,7 @@ use std::path::PathBuf;
 
 use aarm_common::ABI_VERSION;
 use aarm_common::hold::{Grant, GrantKey, HOLD_STOPPED, Hold, Lines, Verdict};
-use aarm_common::limits::{HOLDS_MAX, LINE_TURN_NS, POLICY_SLOTS, SESSIONS};
+use aarm_common::limits::{HOLDS_MAX, POLICY_SLOTS, SESSIONS, SPIN_US, SPIN_US_MAX};
 use aarm_common::op::Decision;
 use aarm_common::policy::{Hits, Policy};
 use aarm_common::state::{
@@ -54,12 +54,30 @@ pub struct KernelOptions {
     /// Told of each program before the kernel verifies it: how many are in force, of how many, and its name. All
     /// of them take a second or two, but minutes on a machine that is emulated.
     pub progress: fn(usize, usize, &str),
+    /// For so long, in microseconds, a deferred call looks for its answer before its thread stops; not on one CPU.
+    pub spin_us: u32,
 }
 
 impl Default for KernelOptions {
     fn default() -> Self {
-        Self { bpffs: PathBuf::from("/sys/fs/bpf"), object: crate::object::OBJECT, progress: |_, _, _| {} }
+        Self {
+            bpffs: PathBuf::from("/sys/fs/bpf"),
+            object: crate::object::OBJECT,
+            progress: |_, _, _| {},
+            spin_us: SPIN_US,
+        }
     }
+}
+
+/// How somebody waited who was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// He did not any more.
+    Gone,
+    /// He was looking for the answer: no signal was needed.
+    Looking,
+    /// He was stopped, and was continued.
+    Stopped,
 }
 
 /// A file with several links.
@@ -203,7 +221,7 @@ impl Kernel {
             given: found.filter(|_| ready).map_or_else(Given::default, |c| c.given),
             generations: found.filter(|_| ready).map_or([0; POLICY_SLOTS], |c| c.generations),
             links: pins.count_links(),
-            reserved: 0,
+            spin_ns: if online_cpus() > 1 { options.spin_us.min(SPIN_US_MAX) * 1000 } else { 0 },
         };
         kernel.config.set(0, config, 0).map_err(map_error("CONFIG"))?;
         Ok(kernel)
@@ -392,26 +410,32 @@ impl Kernel {
         self.holds.get(&key, 0).ok()
     }
 
-    /// Answers what waits under `key` since `since_ns`, and lets it go on. Whether it still waited.
-    pub fn answer(&mut self, key: u64, since_ns: u64, allow: bool) -> Result<bool, KernelError> {
+    /// Answers what waits under `key` since `since_ns`, and lets it go on. How it waited.
+    pub fn answer(&mut self, key: u64, since_ns: u64, allow: bool) -> Result<Waited, KernelError> {
         let still = |k: &Self| k.hold(key).filter(|h| h.since_ns == since_ns);
         if still(self).is_none() {
-            return Ok(false);
+            return Ok(Waited::Gone);
         }
         let decision = if allow { Decision::Allow } else { Decision::Deny };
         let verdict = Verdict { since_ns, decision: decision as u32, reserved: 0 };
         self.verdicts.insert(key, verdict, 0).map_err(map_error("VERDICTS"))?;
         // The program marks the hold as stopped, sends the signal, and then looks for a verdict once more: whichever of
         // us comes first, the thread goes on.
-        match still(self) {
-            Some(hold) if hold.flags & HOLD_STOPPED != 0 => go_on(hold.pid),
-            Some(_) => {}
+        let waited = match still(self) {
+            Some(hold) if hold.flags & HOLD_STOPPED != 0 => {
+                go_on(hold.pid);
+                Waited::Stopped
+            }
+            Some(_) => Waited::Looking,
             // Taken, and with it the verdict; or the thread died in between.
-            None => drop(self.verdicts.remove(&key)),
-        }
+            None => {
+                drop(self.verdicts.remove(&key));
+                Waited::Looking
+            }
+        };
         // What it was decided by; whoever waited does not wait for that.
         drop(self.lines.remove(&key));
-        Ok(true)
+        Ok(waited)
     }
 
     /// Whether what waits under `key` since `since_ns` still does, and was not answered: it may not have come for its answer yet.
@@ -420,14 +444,13 @@ impl Kernel {
         !answered && self.hold(key).is_some_and(|h| h.since_ns == since_ns)
     }
 
-    /// Lets what waits under `key` since `since_ns` go on without an answer, so that it is decided again. Whether it still waited.
-    pub fn again(&mut self, key: u64, since_ns: u64) -> Result<bool, KernelError> {
-        let Some(hold) = self.hold(key).filter(|h| h.since_ns == since_ns) else { return Ok(false) };
+    /// Lets what waits under `key` since `since_ns` go on without an answer, so that it is decided again. How it waited.
+    pub fn again(&mut self, key: u64, since_ns: u64) -> Result<Waited, KernelError> {
+        let Some(hold) = self.hold(key).filter(|h| h.since_ns == since_ns) else { return Ok(Waited::Gone) };
         self.holds.remove(&key).map_err(map_error("HOLDS"))?;
-        if hold.flags & HOLD_STOPPED != 0 {
-            go_on(hold.pid);
-        }
-        Ok(true)
+        // It may have been marked as stopped since, and nobody can see that any more.
+        go_on(hold.pid);
+        Ok(Waited::Stopped)
     }
 
     /// Lets a session know an address by a name until then.
@@ -543,8 +566,6 @@ fn load(pins: &Pins, object: &[u8], types: &btf::Btf) -> Result<aya::Ebpf, Kerne
     for (global, offset) in &offsets {
         loader.override_global(global, offset, true);
     }
-    let turn = if online_cpus() > 1 { LINE_TURN_NS } else { 0 };
-    loader.override_global("LINE_TURN", &turn, true);
     Ok(loader.load(object)?)
 }
 

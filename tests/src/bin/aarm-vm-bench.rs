@@ -238,7 +238,7 @@ fn start_daemon() -> Result<Child> {
         let counted = policy(&format!("counted{n}"), n, "  record: { read: summary }\n");
         std::fs::write(format!("{DIR}/policies/counted{n}.yaml"), counted)?;
     }
-    aarm_vm_tests::measured::daemon(Path::new(DIR))
+    aarm_vm_tests::measured::daemon(Path::new(DIR), "")
 }
 
 /// The files that are opened.

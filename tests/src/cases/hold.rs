@@ -26,6 +26,7 @@ pub const CASES: &[Case] = &[
     ("a_call_that_is_asked_about_twice_is_asked_about_once_for_each", twice),
     ("who_answers_for_one_rule_does_not_for_another", several),
     ("many_threads_wait_and_none_is_lost", many),
+    ("what_is_decided_at_once_is_not_stopped", at_once),
 ];
 
 const EPERM: i32 = 1;
@@ -516,6 +517,43 @@ fn several() -> Result<()> {
     ensure!(a.errno() == EPERM && Path::new("/tmp/h/from/3").exists(), "{}", a.tell());
     ensure!(a.receipts.iter().all(|r| r["kind"] != "resolution"), "it was asked about\n{}", a.tell());
     h.verified()
+}
+
+/// Calls that are decided at once.
+const CALLS: usize = 50;
+
+fn at_once() -> Result<()> {
+    // While one is deferred, the daemon refuses what comes.
+    let rules =
+        "- { id: asks, match: { operation: connect, port: [4001, 4002] }, decision: DEFER, timeout: 1h }";
+    let policy = policy(rules) + "  hold: { cascade: 1 }\n";
+    let command = format!(
+        "{ME} actor udp 127.0.0.1:4001 & sleep 2; {ME} actor calls 127.0.0.1:4002 {CALLS}; code=$?; kill -9 $!; exit $code"
+    );
+    for (settings, looks) in [("holds: { spin_us: 10000 }\n", true), ("holds: { spin_us: 0 }\n", false)] {
+        let h = Host::with(&[("test.yaml", &policy)], settings)?;
+        let a = h.run(&[], &["/bin/sh", "-c", &command])?;
+        ensure!(a.status == 0, "status {}\n{}", a.status, a.tell());
+        let of = |name: &str| -> Option<usize> {
+            a.output.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok())
+        };
+        let (refused, continued) =
+            (of("refused").context("no output")?, of("continued").context("no output")?);
+        println!("hold: {continued} of {CALLS} were stopped; looks: {looks}");
+        ensure!(refused == CALLS, "{refused} refused\n{}", a.tell());
+        // One processor may be busy otherwise; mostly it is not.
+        let fits = if looks { continued <= CALLS / 2 } else { continued > CALLS / 2 };
+        ensure!(fits, "{continued} of {CALLS} were stopped, though it looks: {looks}");
+        // Either way each is asked about once, answered once, and done once.
+        let asked = |r: &&Value| r["action"]["network"]["port"] == 4002 && r["decision"]["result"] == "DEFER";
+        let count = |is: &dyn Fn(&Value) -> bool| a.receipts.iter().filter(|r| is(r)).count();
+        let holds = count(&|r| asked(&r));
+        let answers = count(&|r| r["detail"]["method"] == "cascade" && r["detail"]["answer"] == "DENY");
+        let done = count(&|r| r["action"]["network"]["port"] == 4002 && r["decision"]["cause"] == "answered");
+        ensure!((holds, answers, done) == (CALLS, CALLS, CALLS), "{holds} {answers} {done}\n{}", a.tell());
+        h.verified()?;
+    }
+    Ok(())
 }
 
 /// Threads that wait at once, and how often each does.

@@ -8,8 +8,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use aarm_common::hold::{Grant, GrantKey};
-use aarm_common::limits::LINE_LOOK_NS;
-use aarm_common::op::{Decision, Operation};
+use aarm_common::op::Decision;
 use aarm_policy::Changed;
 use aarm_receipt::canonical::Encoded;
 use aarm_receipt::receipt::{Identity, Modified, Resolution, Seq};
@@ -23,6 +22,7 @@ use crate::daemon::record::Clock;
 use crate::daemon::resolve::dns::Learnt;
 use crate::daemon::sessions::Session;
 use crate::daemon::webhooks::{Told, What};
+use crate::kernel::Waited;
 
 /// What becomes of what waited.
 pub(super) enum Answer {
@@ -255,17 +255,13 @@ impl Core {
             }
         };
         match done {
+            Ok(Waited::Looking) => {}
             Ok(waited) => {
-                if !waited {
+                if waited == Waited::Gone {
                     tracing::debug!("hold {key:016x} ended before its answer");
                 }
                 let waited_ns = crate::kernel::boot_ns().saturating_sub(since_ns);
-                // An image looks for its decision for a while before it stops.
-                let looked =
-                    g.waiting.about.operation == Operation::ExecArgs.name() && waited_ns < LINE_LOOK_NS;
-                if !looked {
-                    self.look_above(&g.waiting, Duration::from_nanos(waited_ns));
-                }
+                self.look_above(&g.waiting, Duration::from_nanos(waited_ns));
             }
             Err(e) => {
                 tracing::error!("hold {:016x} cannot be answered, and goes on waiting: {e}", g.waiting.key);

@@ -32,15 +32,13 @@ impl Core {
         self.gaps.note(e.header.cpu, e.header.seq, e.header.time_ns);
         let waits = e.kind == EventKind::Action && e.header.flags & FLAG_HELD != 0;
         let line = e.kind == EventKind::Action && e.op == Operation::ExecArgs;
-        if waits && !line {
-            // Also of one that a former daemon has recorded: it still has to be answered.
-            self.held(&e);
+        // Before its receipt, which whoever looks for his answer should not wait for. Also of one that a former daemon has recorded: it
+        // still has to be answered.
+        if waits {
+            if line { self.line(&e) } else { self.held(&e) }
         }
         if self.p.recorded.take(e.header.cpu, e.header.seq) {
             // Recorded by a daemon that ended before it could release it.
-            if waits && line {
-                self.line(&e);
-            }
             return;
         }
         match e.kind {
@@ -51,7 +49,7 @@ impl Core {
             EventKind::SessionEnd => self.ended(e.header.session, Some(&e)),
             EventKind::Name => self.named(&e),
         }
-        if line {
+        if line && !waits {
             self.line(&e);
         }
     }

@@ -17,7 +17,7 @@ use super::*;
 use crate::api::approvals::Approval;
 use crate::daemon::holds::{Unread, Waiting};
 use crate::daemon::writer::QUEUE;
-use crate::kernel::{KernelError, Linked};
+use crate::kernel::{KernelError, Linked, Waited};
 
 /// A kernel with one session that is under way, under the policy in slot 1.
 #[derive(Clone, Default)]
@@ -53,18 +53,19 @@ impl KernelPort for Kernel {
         Vec::new()
     }
 
-    fn answer(&mut self, key: u64, since_ns: u64, allow: bool) -> Result<bool, KernelError> {
+    fn answer(&mut self, key: u64, since_ns: u64, allow: bool) -> Result<Waited, KernelError> {
         let mut n = self.0.lock().unwrap();
         n.answers.push((key, allow));
-        Ok(n.waits.extract_if(.., |w| *w == (key, since_ns)).count() > 0)
+        let waited = n.waits.extract_if(.., |w| *w == (key, since_ns)).count() > 0;
+        Ok(if waited { Waited::Stopped } else { Waited::Gone })
     }
 
     fn is_unanswered(&self, key: u64, since_ns: u64) -> bool {
         self.0.lock().unwrap().waits.contains(&(key, since_ns))
     }
 
-    fn again(&mut self, _: u64, _: u64) -> Result<bool, KernelError> {
-        Ok(false)
+    fn again(&mut self, _: u64, _: u64) -> Result<Waited, KernelError> {
+        Ok(Waited::Gone)
     }
 
     fn learn(&mut self, _: HostKey, _: &str, _: u64) -> Result<(), KernelError> {
