@@ -32,12 +32,16 @@ const KERNEL_ONLY: std::ops::RangeInclusive<i32> = 512..=516;
 
 const RULES: &str = "
 - { id: short, match: { operation: [open_read, open_write, create, mkdir, symlink, unlink, rename, truncate],
-    path: '/tmp/s/held/short/**' }, decision: STEP_UP, timeout: 3s }
-- { id: short-net, match: { operation: [connect, send], port: [4010-4019] }, decision: STEP_UP, timeout: 3s }
+    path: '/tmp/s/held/short/**' }, decision: DEFER, timeout: 3s }
+- { id: short-net, match: { operation: [connect, send], port: [4010-4019] }, decision: DEFER, timeout: 3s }
 - { id: asks, match: { operation: [open_read, open_write, create, mkdir, symlink, unlink, rename, truncate],
     path: '/tmp/s/held/**' }, decision: STEP_UP, timeout: 24h }
 - { id: asks-net, match: { operation: [connect, send], port: [4000-4009] }, decision: STEP_UP, timeout: 24h }
 ";
+
+/// What is deferred beyond that the daemon refuses at once: some while they look for their answer.
+const CASCADE: &str = "  hold: { cascade: 6 }\n";
+const LOOKS: &str = "holds: { spin_us: 2000 }\n";
 
 /// What people say: of what waits for a short time only, often nothing.
 fn judge(seed: u64, asked: &Value) -> Option<bool> {
@@ -57,7 +61,7 @@ fn storm() -> Result<()> {
     for needed in deeds.iter().flatten().filter_map(Deed::needs) {
         file(needed, "content")?;
     }
-    let mut h = Host::start(&policy(RULES))?;
+    let mut h = Host::with(&[("test.yaml", &(policy(RULES) + CASCADE))], LOOKS)?;
     let began = Instant::now();
     let out = std::fs::File::create(h.path("storm"))?;
     let mut run = Command::new("/usr/local/bin/aarm")
@@ -270,7 +274,7 @@ impl Holds {
                 if !all.iter().any(|known| known == id) {
                     all.push(id.to_owned());
                 }
-                if result == "STEP_UP" {
+                if result == "STEP_UP" || result == "DEFER" {
                     hold.asked += 1;
                 } else {
                     hold.done.push((at, result == "ALLOW"));
