@@ -27,6 +27,7 @@ use aarm_common::state::{Given, HostKey, ObjectId, Redirect, STATS, Session, ses
 use aarm_common::{ABI_VERSION, Decision, Operation};
 use aarm_receipt::canonical::Encoded;
 use aarm_receipt::log::Retention;
+use aarm_receipt::redact::sidecar::Sidecar;
 use aarm_receipt::{Keys, LogWriter, Options};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -330,6 +331,7 @@ fn measure(dir: &Path, rules: usize, events: u64, all: bool) -> Result<Figures, 
         batches: to_write,
         ring: Arc::clone(&ring) as Arc<dyn ReleasePort>,
         keeping: Keeping::new(Retention::default(), false, Encoded::text(b"h")),
+        sidecar: Sidecar::at(&dir.join("redacted")),
     };
     let (writer, _) =
         Writer::spawn(log, rhythm, Arc::clone(&metrics), Arc::clone(&progress), durable, pool, intake)?;

@@ -88,6 +88,8 @@ pub struct Metrics {
     pub checkpoints: IntCounter,
     /// Receipts taken out of the log because they were too old, or too many.
     pub pruned: IntCounter,
+    /// Redacted values that could not be kept.
+    pub withheld_lost: IntCounter,
     /// Turns in which the core could not hand receipts on, and left events in the ring.
     pub backpressure: IntCounter,
     /// Streams that were cut off because their client was too slow.
@@ -214,6 +216,7 @@ impl Metrics {
             receipt_bytes: counter("aarm_receipt_bytes_total", "Bytes of receipts made durable")?,
             syncs: counter("aarm_log_syncs_total", "Syncs of the receipt log")?,
             checkpoints: counter("aarm_log_checkpoints_total", "Checkpoints signed")?,
+            withheld_lost: counter("aarm_redacted_lost_total", "Redacted values that could not be kept")?,
             pruned: counter(
                 "aarm_log_pruned_receipts_total",
                 "Receipts taken out of the log, as its retention says",

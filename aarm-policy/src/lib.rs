@@ -61,7 +61,7 @@ pub use hold::{
 pub use host::{Host, HostError, MAX_HOST, name as host_name};
 pub use model::{
     API_VERSION, AgentSelector, Classification, DEFAULT_RULE, Expect, Given, KIND, Match, Mode,
-    OperationName, Policy, Range, Record, Rule, TestCase, built_in_default,
+    OperationName, Policy, Range, Record, Redact, Rule, TestCase, built_in_default,
 };
 pub use modify::{Changed, MAX_CHANGES, Modify, Replace, Resource};
 pub use parse::{MAX_ID, MAX_LABEL, MAX_TESTS};

@@ -67,6 +67,8 @@ pub(crate) struct Spec {
     pub resolvers: Vec<IpNet>,
     #[serde(skip_serializing_if = "is_unsaid")]
     pub hold: HoldDefaults,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub redact: Vec<Redact>,
     pub rules: Vec<Rule>,
 }
 
@@ -102,6 +104,38 @@ pub enum Record {
     /// A number: how many there were. An action that adds a label, or that a condition counts, has a receipt
     /// all the same.
     Summary,
+}
+
+/// What receipts do not show of sessions under a policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Redact {
+    /// Command lines.
+    Arguments,
+    /// Addresses and names of hosts.
+    Hosts,
+    /// On whose behalf.
+    Human,
+    /// Names of files and programs.
+    Paths,
+    /// What people and agents have said.
+    Texts,
+}
+
+impl Redact {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Arguments, Self::Hosts, Self::Human, Self::Paths, Self::Texts];
+
+    /// Its name in policies.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Arguments => "arguments",
+            Self::Hosts => "hosts",
+            Self::Human => "human",
+            Self::Paths => "paths",
+            Self::Texts => "texts",
+        }
+    }
 }
 
 /// Processes that become sessions when they exec. All that is given must hold; at least one thing is.
@@ -477,6 +511,11 @@ impl Policy {
     /// The labels of `spec.data`, each once, in the order of their first entries. A label's place is its bit.
     pub fn labels(&self) -> Vec<Label> {
         self.spec.labels()
+    }
+
+    /// What receipts do not show, each once, sorted.
+    pub fn redact(&self) -> &[Redact] {
+        &self.spec.redact
     }
 
     /// What is kept of an allowed action of this operation: what is said of the operation, or else of its

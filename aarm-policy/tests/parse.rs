@@ -1,7 +1,7 @@
 //! What the loader accepts, and what each bad input gets: an error with its place, all at once.
 
 use aarm_common::{Decision, Family, Operation};
-use aarm_policy::{Code, Diagnostic, MAX_DOCUMENT, Mode, OperationName, Policy, Severity};
+use aarm_policy::{Code, Diagnostic, MAX_DOCUMENT, Mode, OperationName, Policy, Redact, Severity};
 
 const HEAD: &str = "\
 apiVersion: aarm.dev/v1alpha1
@@ -241,6 +241,22 @@ fn later_parts_of_the_language_are_not_supported_yet() {
         (with_spec("  defaults: {tool: DENY}"), "a default for the family `tool`"),
     ] {
         refused(&text, Code::NotSupportedYet, &format!("{what} is not supported yet"));
+    }
+}
+
+#[test]
+fn what_receipts_do_not_show_is_said_once_and_changes_the_hash() {
+    let p = ok(&with_spec("  redact: [paths, arguments, paths]"));
+    assert_eq!(p.redact(), [Redact::Arguments, Redact::Paths]);
+    assert_ne!(p.hash(), ok(&with_spec("  mode: enforce")).hash());
+    assert_eq!(ok(&with_spec("  redact: human")).redact(), [Redact::Human]);
+    assert!(ok(&with_spec("  mode: enforce")).redact().is_empty());
+    for (text, code, shown) in [
+        ("  redact: [argments]", Code::BadValue, "(did you mean \"arguments\"?)"),
+        ("  redact: [everything]", Code::BadValue, "there are arguments, hosts, human, paths, texts"),
+        ("  redact: {paths: true}", Code::WrongType, "parts of receipts"),
+    ] {
+        refused(&with_spec(text), code, shown);
     }
 }
 

@@ -80,6 +80,11 @@ pub fn unlink(receipt: &mut [u8]) {
     }
 }
 
+/// A hash as receipts have it.
+pub(crate) fn text(hash: &Hash) -> String {
+    BASE64.encode(hash)
+}
+
 /// What a text in a receipt says came before. `None`: it is no hash.
 pub(crate) fn parse(text: &[u8]) -> Option<Hash> {
     // It may want room for more than it needs.

@@ -9,7 +9,7 @@
 //! - [`note`]: C2SP signed notes and checkpoints.
 //! - [`cosign`]: cosignatures of checkpoints. [`witness`]: who gives them to logs that he has seen grow. [`witnessed`]: what a log has of them.
 //! - [`keys`]: the two signing keys. [`trust`]: the public keys, and which receipts they are for. [`rotation`]: how they were exchanged.
-//! - [`policies`]: the texts of policies that receipts name.
+//! - [`policies`]: the texts of policies that receipts name. [`redact`]: what receipts do not show.
 //! - [`archive`]: a copy of a log that grows with it, elsewhere.
 //! - [`index`]: what each segment has, for who looks for something.
 //! - [`segment`]: the on-disk form. [`log`]: the one writer. [`source`]: where a log is read from. [`read`]: reading. [`verify`]: checking.
@@ -32,6 +32,7 @@ pub mod policies;
 pub mod proof;
 pub mod read;
 pub mod receipt;
+pub mod redact;
 pub mod rotation;
 pub mod segment;
 pub mod source;

@@ -21,6 +21,7 @@ use crate::canonical::{Encoded, Object};
 use crate::key;
 
 pub use encode::{cut, encode, family_number, time_text};
+pub(crate) use parse::spans;
 pub use parse::{Facts, ParseError, check, parse};
 pub use reference::{json_schema, receipts_md};
 
@@ -439,6 +440,15 @@ pub enum Body<'a> {
         kernel: &'a str,
         /// It took over kernel state of a former daemon; otherwise event numbers begin anew.
         adopted: bool,
+    },
+    /// What was redacted of a session is erased.
+    Erasure {
+        /// The session: its UUID, or its number.
+        session: &'a str,
+        /// How many values.
+        values: u64,
+        /// Who asked for it.
+        by: &'a str,
     },
     /// The daemon ended in good order.
     Stop {

@@ -147,7 +147,7 @@ impl Host {
         // The room for two segments is cleared at each start, here in memory.
         let receipts = if settings.contains("receipts:") { "" } else { "receipts: { segment_mib: 4 }\n" };
         let config = format!(
-            "policies: {0}/policies\nlog: {0}/log\nkeys: {0}/keys\nstate: {0}/state\n{receipts}{settings}",
+            "policies: {0}/policies\nlog: {0}/log\nkeys: {0}/keys\nstate: {0}/state\nredacted: {0}/redacted\n{receipts}{settings}",
             host.dir.path().display()
         );
         std::fs::write(host.path("agent.yaml"), config)?;

@@ -16,7 +16,9 @@ pub fn daemon(dir: &Path, settings: &str) -> Result<Child> {
     let config = dir.join("agent.yaml");
     std::fs::write(
         &config,
-        format!("policies: {at}/policies\nlog: {at}/log\nkeys: {at}/keys\nstate: {at}/state\n{settings}"),
+        format!(
+            "policies: {at}/policies\nlog: {at}/log\nkeys: {at}/keys\nstate: {at}/state\nredacted: {at}/redacted\n{settings}"
+        ),
     )?;
     let path = dir.join("daemon.log");
     let log = std::fs::File::create(&path)?;

@@ -2,6 +2,7 @@
 
 pub mod approvals;
 pub mod feed;
+pub mod redacted;
 pub mod redirects;
 pub mod server;
 pub mod signed;

@@ -17,7 +17,7 @@ use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Extension, Path as UrlPath, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
@@ -299,7 +299,8 @@ impl Api {
     }
 }
 
-fn root(peer: &Peer) -> Answer<()> {
+/// Refuses a peer that is not root.
+pub fn root(peer: &Peer) -> Answer<()> {
     if peer.uid == 0 {
         return Ok(());
     }
@@ -511,6 +512,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/v1/answers", post(super::signed::answer))
         .route("/v1/feed", post(super::feed::say))
         .route("/v1/redirects", get(super::redirects::original))
+        .route("/v1/redacted/{session}", delete(super::redacted::erase))
         .route("/v1/watch", get(super::streams::watch))
         .route("/v1/receipts", get(super::streams::receipts))
         .route("/v1/policies", get(list_policies))

@@ -88,6 +88,12 @@ impl Client {
         self.whole(response).await
     }
 
+    /// `DELETE`.
+    pub async fn delete<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, CliError> {
+        let response = self.send(Method::DELETE, path.to_owned(), None).await?;
+        self.whole(response).await
+    }
+
     /// `GET` of a stream.
     pub async fn stream(mut self, path: &str, query: &impl Serialize) -> Result<Lines, CliError> {
         let target = self.target(path, query)?;

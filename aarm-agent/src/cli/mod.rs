@@ -23,6 +23,7 @@ mod output;
 mod policy;
 mod prove;
 mod receipts;
+mod redacted;
 mod replay;
 mod run;
 mod sessions;
@@ -85,6 +86,7 @@ enum Command {
     Verify(verify::VerifyArgs),
     Archive(archive::ArchiveArgs),
     Keys(keys::KeysArgs),
+    Redacted(redacted::RedactedArgs),
     Witness(witness::WitnessArgs),
     Doctor(doctor::DoctorArgs),
     Policy(policy::PolicyArgs),
@@ -128,6 +130,7 @@ fn dispatch(cli: Cli) -> Result<Exit, CliError> {
         Command::Verify(args) => verify::run(&args, &mut out),
         Command::Archive(args) => archive::run(&args, &mut out),
         Command::Keys(args) => keys::run(&args, &mut out),
+        Command::Redacted(args) => redacted::run(&args, global, &mut out),
         Command::Witness(args) => witness::run(&args, &mut out),
         Command::Doctor(args) => doctor::run(&args, global, &mut out),
         Command::Policy(args) => policy::run(&args, global, &mut out),

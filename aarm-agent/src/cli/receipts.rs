@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use aarm_common::Decision;
 use aarm_receipt::read::Reader;
+use aarm_receipt::redact::reveal;
+use aarm_receipt::redact::sidecar::Known;
 use aarm_receipt::source::Source;
 use jiff::Timestamp;
 
@@ -15,7 +17,7 @@ use super::exit::{CliError, Exit};
 use super::following::{Following, unless_broken};
 use super::output::Output;
 use super::view::{Filter, Live};
-use super::{Global, count, files, sessions, sheet, time, verify, view};
+use super::{Global, count, files, redacted, sessions, sheet, time, verify, view};
 use crate::api::types::{RECEIPTS_MAX, ReceiptQuery, StreamLine, WatchQuery};
 
 /// List receipts
@@ -34,6 +36,7 @@ Examples:
   aarm receipts --since 1d --csv > receipts.csv
   aarm receipts --follow --rule no-egress
   sudo aarm receipts --log /var/lib/aarm/log --limit 100
+  sudo aarm receipts --session 0199f3c2-5b1e-7d3a-9c41-2f6a8d0e7b55 --reveal
   sudo aarm receipts rebuild-index
 
 What each file of the log has is in an index, so that only those are read that may have what is asked for."
@@ -77,6 +80,12 @@ pub struct ReceiptsArgs {
     /// Read this log directory, or the archive with this URL, instead of asking the daemon
     #[arg(long, value_name = "LOG", value_hint = clap::ValueHint::DirPath)]
     log: Option<PathBuf>,
+    /// Show what policies have redacted, where it is kept; filters do not see it. For root
+    #[arg(long)]
+    reveal: bool,
+    /// Where it is kept: `redacted` in the daemon's settings
+    #[arg(long, value_name = "DIR", default_value = redacted::DIR, requires = "reveal", value_hint = clap::ValueHint::DirPath)]
+    redacted: PathBuf,
     /// As JSON, one object a line
     #[arg(long)]
     json: bool,
@@ -144,7 +153,9 @@ pub fn run(args: &ReceiptsArgs, global: &Global, out: &mut Output) -> Result<Exi
         (_, true) => Form::Csv,
         _ => Form::Text,
     };
-    let mut printer = Printer { live: Live::new(out), out, form };
+    let session = args.session.as_deref();
+    let known = args.reveal.then(|| redacted::known(&args.redacted, session)).transpose()?;
+    let mut printer = Printer { live: Live::new(out), out, form, known };
     match form {
         Form::Json => {}
         Form::Csv => sheet::head(printer.out)?,
@@ -192,10 +203,19 @@ struct Printer<'a> {
     live: Live,
     out: &'a mut Output,
     form: Form,
+    /// What was redacted, if it is to be shown.
+    known: Option<Known>,
 }
 
 impl Printer<'_> {
     fn print(&mut self, line: &StreamLine) -> Result<(), CliError> {
+        let mut revealed = None;
+        if let (Some(known), StreamLine::Receipt { index, receipt }) = (&self.known, line) {
+            let mut receipt = receipt.clone();
+            reveal(&mut receipt, &|commitment| known.value(commitment));
+            revealed = Some(StreamLine::Receipt { index: *index, receipt });
+        }
+        let line = revealed.as_ref().unwrap_or(line);
         match (self.form, line) {
             (Form::Json, _) => self.out.json_line(line)?,
             (Form::Csv, StreamLine::Receipt { index, receipt }) => sheet::receipt(self.out, *index, receipt)?,

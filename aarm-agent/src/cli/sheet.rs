@@ -4,6 +4,8 @@
 
 use serde_json::Value;
 
+use aarm_receipt::redact::commitment;
+
 use super::exit::CliError;
 use super::output::Output;
 
@@ -55,6 +57,7 @@ pub fn receipt(out: &mut Output, index: u64, receipt: &Value) -> Result<(), CliE
         let value = place.iter().fold(receipt, |value, name| &value[*name]);
         match value {
             Value::Null => "".into(),
+            value if commitment(value).is_some() => "(redacted)".into(),
             Value::String(text) if text.starts_with(['=', '+', '-', '@']) => format!("'{text}").into(),
             Value::String(text) => text.as_str().into(),
             other => other.to_string().into(),

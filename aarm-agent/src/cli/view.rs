@@ -6,6 +6,7 @@ use serde_json::Value;
 use aarm_common::{Decision, Family, Operation};
 use aarm_receipt::index::Wanted;
 use aarm_receipt::receipt::time_text;
+use aarm_receipt::redact::commitment;
 
 use super::escape;
 use super::output::{Output, style};
@@ -168,8 +169,14 @@ pub struct Live {
     columns: Option<usize>,
 }
 
+/// What stands for a value that a policy has redacted.
+const REDACTED: &str = "(redacted)";
+
 /// Text of a receipt, safe to print, or a dash.
 fn text(v: &Value) -> String {
+    if commitment(v).is_some() {
+        return REDACTED.to_owned();
+    }
     v.as_str().map_or_else(|| "-".to_owned(), |t| escape::value(t).into_owned())
 }
 
@@ -236,6 +243,9 @@ fn object(r: &Value) -> String {
     let d = &r["detail"];
     match r["kind"].as_str().unwrap_or_default() {
         "action" => {
+            if commitment(&a["network"]["addr"]).is_some() {
+                return format!("{REDACTED}:{}", a["network"]["port"]);
+            }
             if let Some(addr) = a["network"]["addr"].as_str() {
                 let port = a["network"]["port"].as_u64().unwrap_or(0);
                 let addr = escape::value(addr);
@@ -251,20 +261,24 @@ fn object(r: &Value) -> String {
             {
                 what = escape::value(family).into_owned();
             }
+            if commitment(&a["argv"]).is_some() {
+                what = REDACTED.to_owned();
+            }
             if let Some(words) = a["argv"].as_array() {
                 let words: Vec<_> = words.iter().map(text).collect();
                 what = words.join(" ");
             }
-            if a["path2"].is_string() {
+            if !a["path2"].is_null() {
                 what.push_str(" -> ");
                 what.push_str(&text(&a["path2"]));
             }
-            if a["target"].is_string() {
+            if !a["target"].is_null() {
                 what.push_str(" -> ");
                 what.push_str(&text(&a["target"]));
             }
             what
         }
+        "outcome" if commitment(&d["argv"]).is_some() => REDACTED.to_owned(),
         "outcome" => {
             let words: Vec<String> = d["argv"].as_array().into_iter().flatten().map(text).collect();
             words.join(" ")

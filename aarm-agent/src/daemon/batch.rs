@@ -5,7 +5,11 @@
 
 use std::sync::{Arc, Mutex};
 
+use aarm_receipt::redact::{Classes, Withheld, redact};
 use tokio::sync::oneshot;
+
+use super::policies::Policies;
+use super::sessions::Session;
 
 /// Receipts in one batch.
 pub const BATCH_RECEIPTS: usize = 256;
@@ -16,6 +20,40 @@ pub const BATCH_BYTES: usize = 256 << 10;
 const POOL_MAX: usize = 40;
 /// [`Entry::owner`] of a receipt that belongs to no session: only root sees it.
 pub const NO_OWNER: u32 = u32::MAX;
+
+/// Whose receipt it is, and what of it is not shown.
+#[derive(Clone, Copy, Debug)]
+pub struct Whose<'a> {
+    /// See [`Entry::owner`].
+    pub owner: u32,
+    /// See [`Entry::session`].
+    pub session: u64,
+    /// The session's UUID; empty: it has none that is known.
+    pub uuid: &'a str,
+    /// What its policy redacts.
+    pub redact: Classes,
+}
+
+impl<'a> Whose<'a> {
+    /// The daemon's own.
+    pub const NOBODY: Whose<'static> = Whose { owner: NO_OWNER, session: 0, uuid: "", redact: Classes::NONE };
+
+    /// A session's, of which nothing else may be known.
+    #[inline]
+    pub fn of(session: Option<&'a Session>, id: u64, policies: &Policies) -> Self {
+        Whose {
+            owner: session.map_or(NO_OWNER, |s| s.uid),
+            session: id,
+            uuid: session.map_or("", |s| &s.uuid_text),
+            redact: policies.redacts(session.map(|s| s.generation)),
+        }
+    }
+
+    /// By what name redacted values are kept.
+    fn name(&self) -> String {
+        if self.uuid.is_empty() { format!("{:016x}", self.session) } else { self.uuid.to_owned() }
+    }
+}
 
 /// What is known of a receipt without parsing it.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +96,8 @@ pub enum Kind {
 pub struct Batch {
     bytes: Vec<u8>,
     entries: Vec<Entry>,
+    /// What its receipts do not show, by session.
+    pub withheld: Vec<(String, Vec<Withheld>)>,
     /// Counts batches from 1; set by the core.
     pub number: u64,
     /// Place of the first receipt in the log; set by the writer.
@@ -75,16 +115,33 @@ impl Batch {
     #[inline]
     pub fn push(
         &mut self,
-        owner: u32,
-        session: u64,
+        whose: Whose<'_>,
         time_ns: u64,
         decision: u8,
         kind: Kind,
         encode: impl FnOnce(&mut Vec<u8>),
     ) {
+        let start = self.bytes.len();
         encode(&mut self.bytes);
+        if !whose.redact.is_none() {
+            self.redact(start, whose);
+        }
+        let Whose { owner, session, .. } = whose;
         let end = self.bytes.len() as u32;
         self.entries.push(Entry { end, owner, session, time_ns, decision, kind });
+    }
+
+    /// Takes out of a receipt what it must not show.
+    #[cold]
+    fn redact(&mut self, start: usize, whose: Whose<'_>) {
+        let name = whose.name();
+        if self.withheld.last().is_none_or(|(last, _)| *last != name) {
+            self.withheld.push((name, Vec::new()));
+        }
+        let Some((_, withheld)) = self.withheld.last_mut() else { return };
+        let done = redact(&mut self.bytes, start, whose.redact, withheld);
+        // It is a receipt, and a system without random bytes has no keys either.
+        assert!(done.is_ok(), "a receipt that cannot be redacted is not written: {done:?}");
     }
 
     /// The bytes of the receipt appended last.
@@ -140,6 +197,7 @@ impl Batch {
     fn clear(&mut self) {
         self.bytes.clear();
         self.entries.clear();
+        self.withheld.clear();
         self.waiters.clear();
         self.urgent = false;
         self.number = 0;
@@ -190,9 +248,8 @@ mod tests {
         let mut batch = pool.take();
         assert!(batch.is_empty());
         for i in 0..3u8 {
-            batch.push(7, u64::from(i), 0, 0, Kind::Action, |b| {
-                b.extend(std::iter::repeat_n(b'0' + i, i.into()))
-            });
+            let whose = Whose { owner: 7, session: u64::from(i), ..Whose::NOBODY };
+            batch.push(whose, 0, 0, Kind::Action, |b| b.extend(std::iter::repeat_n(b'0' + i, i.into())));
         }
         let all: Vec<_> = batch.iter().map(|(e, bytes)| (e.session, bytes.to_vec())).collect();
         assert_eq!(all, [(0, vec![]), (1, b"1".to_vec()), (2, b"22".to_vec())]);
@@ -211,7 +268,7 @@ mod tests {
         let mut batch = Batch::default();
         for _ in 0..BATCH_RECEIPTS {
             assert!(!batch.is_full());
-            batch.push(0, 0, 0, 0, Kind::Process, |b| b.push(0));
+            batch.push(Whose::NOBODY, 0, 0, Kind::Process, |b| b.push(0));
         }
         assert!(batch.is_full());
     }

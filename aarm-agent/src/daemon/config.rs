@@ -76,6 +76,8 @@ pub struct Config {
     pub keys: PathBuf,
     /// Directory of the state kept between starts.
     pub state: PathBuf,
+    /// Directory of what policies redact, which is root's only.
+    pub redacted: PathBuf,
     /// Directory of the lock and other files of this boot.
     pub run_dir: PathBuf,
     /// The BPF filesystem.
@@ -313,6 +315,7 @@ impl Default for Config {
             log: "/var/lib/aarm/log".into(),
             keys: "/var/lib/aarm/keys".into(),
             state: "/var/lib/aarm/state".into(),
+            redacted: "/var/lib/aarm/redacted".into(),
             run_dir: "/run/aarm".into(),
             bpffs: "/sys/fs/bpf".into(),
             socket: Socket::default(),
@@ -510,6 +513,7 @@ impl Config {
             ("log", &self.log),
             ("keys", &self.keys),
             ("state", &self.state),
+            ("redacted", &self.redacted),
             ("run_dir", &self.run_dir),
             ("bpffs", &self.bpffs),
             ("socket.path", &self.socket.path),

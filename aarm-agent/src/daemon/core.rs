@@ -36,7 +36,7 @@ use aarm_receipt::{Body, Common};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::batch::{BATCH_RECEIPTS, Batch, Kind, NO_OWNER, Pool};
+use super::batch::{BATCH_RECEIPTS, Batch, Kind, NO_OWNER, Pool, Whose};
 use super::cgroups::Cgroups;
 use super::gaps::GapTracker;
 use super::holds::Holds;
@@ -294,7 +294,7 @@ impl Core {
             seq: None,
         };
         self.batch
-            .push(NO_OWNER, 0, boot_ns, 0, Kind::System, |out| aarm_receipt::encode(&common, body, out));
+            .push(Whose::NOBODY, boot_ns, 0, Kind::System, |out| aarm_receipt::encode(&common, body, out));
         boot_ns
     }
 
@@ -372,7 +372,8 @@ impl Core {
             identity,
         };
         let uid = s.uid;
-        self.batch.push(uid, id, boot_ns, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
+        let whose = Whose::of(Some(s), id, &self.policies);
+        self.batch.push(whose, boot_ns, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
         if event.is_none() {
             self.note_untold(uid, id, boot_ns);
         }

@@ -28,6 +28,7 @@ pub mod program;
 mod quiet;
 pub mod record;
 pub mod recorded;
+pub mod redacted;
 pub mod resolve;
 pub mod retention;
 pub mod sessions;

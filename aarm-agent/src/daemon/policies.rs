@@ -16,8 +16,9 @@ use aarm_common::Decision;
 use aarm_common::event::Cause;
 use aarm_common::limits::{AGENT_SELECTORS, AGENTS_SLOT, MAX_LABELS, POLICY_SLOTS};
 use aarm_common::policy::Policy as Table;
-use aarm_policy::{AgentEntry, CASCADE, Compiled, Env, Mode, Policy, compile, compile_agents};
+use aarm_policy::{AgentEntry, CASCADE, Compiled, Env, Mode, Policy, Redact, compile, compile_agents};
 use aarm_receipt::canonical::Encoded;
+use aarm_receipt::redact::Classes;
 
 pub use documents::{PolicyError, check};
 use documents::{diagnostics, environment, parse, rootless};
@@ -67,6 +68,8 @@ pub struct Loaded {
     pub source: Option<Arc<Policy>>,
     /// Its canonical form, whose hash receipts name. None: a former daemon loaded it, and it was not read again.
     pub text: Option<Arc<str>>,
+    /// What receipts do not show.
+    pub redact: Classes,
     /// Agent selectors.
     pub agents: u32,
     /// New sessions do not get it.
@@ -98,6 +101,7 @@ impl Loaded {
             terms: PolicyTerms::new(policy, &compiled.rules),
             source: policy.asks_for_lines().then(|| Arc::new(policy.clone())),
             text: Some(policy.canonical().into()),
+            redact: redacted(policy),
             agents: policy.agents().len() as u32,
             retired: false,
             inputs: inputs(table),
@@ -165,7 +169,25 @@ fn inputs(table: &Table) -> [u8; 32] {
     hash
 }
 
+/// What a policy redacts.
+fn redacted(policy: &Policy) -> Classes {
+    let known = |redact: &Redact| Classes::named(redact.name());
+    policy.redact().iter().filter_map(known).fold(Classes::NONE, Classes::and)
+}
+
 impl Policies {
+    /// What is redacted of receipts under a policy; under one that nobody knows, what any does.
+    #[inline]
+    pub fn redacts(&self, generation: Option<u32>) -> Classes {
+        let loaded = generation.and_then(|generation| self.generation(generation));
+        // What a former daemon loaded, and left no word of, has no hash.
+        let known = loaded.filter(|l| !l.label.hash.is_empty());
+        known.map_or_else(
+            || self.loaded.iter().map(|l| l.redact).fold(Classes::NONE, Classes::and),
+            |l| l.redact,
+        )
+    }
+
     /// What a policy says of waiting for this decision.
     pub fn terms(&self, generation: u32, rule: Option<u16>, decision: Decision, cause: Cause) -> Terms {
         match self.generation(generation) {

@@ -20,7 +20,7 @@ use bincode::{Decode, Encode};
 /// Largest payload, in bytes. A thousand sessions with the longest texts fit.
 pub const SNAPSHOT_MAX: usize = 32 << 20;
 /// Version of the payload.
-pub const SNAPSHOT_VERSION: u32 = 5;
+pub const SNAPSHOT_VERSION: u32 = 6;
 const MAGIC: &[u8; 8] = b"AARMSNAP";
 const HEADER: usize = 20;
 const FILE: &str = "snapshot";
@@ -170,6 +170,8 @@ pub struct PolicyRecord {
     pub retired: bool,
     /// What it says of waiting: `holds::PolicyTerms` as JSON.
     pub terms: Vec<u8>,
+    /// What its receipts do not show: `redact::Classes`.
+    pub redact: u8,
     /// Agent selectors.
     pub agents: u32,
     /// Rule ids and reasons by the kernel's index.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use aarm_receipt::canonical::Encoded;
 use aarm_receipt::log::Retention;
+use aarm_receipt::redact::sidecar::Sidecar;
 use aarm_receipt::trust::Epoch;
 use aarm_receipt::{Body, Common, Keys, LogWriter, encode};
 use tokio::sync::{broadcast, mpsc, watch};
@@ -311,7 +312,7 @@ fn serve(
         Arc::clone(&progress),
         durable.clone(),
         pool,
-        Intake { batches: to_write, ring, keeping },
+        Intake { batches: to_write, ring, keeping, sidecar: Sidecar::at(&config.redacted) },
     )?;
     let archive = config.archive.clone().map(|to| {
         let (log, progress, metrics) = (config.log.clone(), Arc::clone(&progress), Arc::clone(&metrics));

@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aarm_receipt::log::Signing;
+use aarm_receipt::redact::sidecar::Sidecar;
 use aarm_receipt::{LogError, LogWriter};
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 
 use super::batch::{Batch, Kind, Pool};
 use super::port::ReleasePort;
 use super::record::is_weighty;
+use super::redacted::Redacted;
 use super::retention::Keeping;
 use crate::metrics::Metrics;
 
@@ -69,6 +71,8 @@ pub struct Intake {
     pub ring: Arc<dyn ReleasePort>,
     /// What is kept.
     pub keeping: Keeping,
+    /// Where what receipts do not show is kept.
+    pub sidecar: Sidecar,
 }
 
 fn receipts(batches: &[Batch]) -> usize {
@@ -88,6 +92,7 @@ pub struct Writer {
     pool: Pool,
     ring: Arc<dyn ReleasePort>,
     keeping: Keeping,
+    redacted: Redacted,
     /// Not appended yet.
     taken: Vec<Batch>,
     /// Appended, not durable yet.
@@ -117,6 +122,7 @@ impl Writer {
         progress.durable.store(log.durable(), Ordering::Release);
         progress.signed.store(log.signed(), Ordering::Release);
         let mut writer = Self {
+            redacted: Redacted::new(intake.sidecar, Arc::clone(&metrics)),
             log,
             rhythm,
             metrics,
@@ -221,6 +227,7 @@ impl Writer {
         match self.log.prune(&gone) {
             Ok(()) => {
                 let receipts = gone.before - before;
+                self.redacted.prune(&self.log);
                 self.metrics.pruned.inc_by(receipts);
                 tracing::info!(
                     "{receipts} receipts ({} segments, {} bytes) were pruned, by {}",
@@ -240,6 +247,7 @@ impl Writer {
     }
 
     fn append(&mut self, mut batch: Batch, more: &mpsc::Receiver<Batch>) -> Result<(), LogError> {
+        self.redacted.keep(&batch);
         batch.first_index = self.log.size();
         for (entry, bytes) in batch.iter_mut() {
             let weighty = match entry.kind {
@@ -386,7 +394,10 @@ impl Writer {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::daemon::batch::Whose;
     use aarm_receipt::canonical::Encoded;
     use aarm_receipt::log::Retention;
     use aarm_receipt::verify::{How, Verdict, verify_dir};
@@ -410,7 +421,7 @@ mod tests {
         let common = Common { time_ns: 1, boot_ns: 1, host: &Encoded::text(b"h"), session: None, seq: None };
         for _ in 0..receipts {
             let stop = Body::Stop { version: "1" };
-            batch.push(0, 0, 1, 0, Kind::System, |out| encode(&common, &stop, out));
+            batch.push(Whose::NOBODY, 1, 0, Kind::System, |out| encode(&common, &stop, out));
         }
         batch
     }
@@ -423,7 +434,8 @@ mod tests {
         keeping: Keeping,
     ) -> (mpsc::Sender<Batch>, Thread) {
         let (batches, to_write) = mpsc::channel(QUEUE);
-        let intake = Intake { batches: to_write, ring: Arc::new(Nothing), keeping };
+        let sidecar = Sidecar::at(Path::new("/nonexistent"));
+        let intake = Intake { batches: to_write, ring: Arc::new(Nothing), keeping, sidecar };
         let (metrics, progress) = (Arc::clone(metrics), Arc::clone(progress));
         let durable = broadcast::channel(1).0;
         let spawned = Writer::spawn(log, RHYTHM, metrics, progress, durable, Pool::default(), intake);

@@ -1,4 +1,4 @@
-//! Reading `data` and `record`.
+//! Reading `data`, `record` and `redact`.
 
 use aarm_common::limits::{MAX_DATA, MAX_LABELS};
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use super::rule::address_predicates;
 use super::scalars;
 use crate::data::{DataEntry, Label, Level, On};
 use crate::diagnostic::{Code, Diagnostic, Place, Sink, nearest};
-use crate::model::{Match, OperationName, Record};
+use crate::model::{Match, OperationName, Record, Redact};
 use crate::yaml::{Key, Node, Value, shown};
 
 /// Longest name of a label.
@@ -160,6 +160,25 @@ pub(crate) fn record(node: &Node, sink: &mut Sink) -> Vec<(OperationName, Record
     }
     out.sort_by_key(|(name, _)| name.name());
     out
+}
+
+/// One word of `redact`.
+pub(crate) fn redacted(node: &Node, sink: &mut Sink) -> Option<Redact> {
+    let Some(word) = node.text() else {
+        sink.push(wrong_type(node, "a part of receipts, as text"));
+        return None;
+    };
+    let found = Redact::ALL.into_iter().find(|redact| redact.name() == word);
+    if found.is_none() {
+        let names = Redact::ALL.map(Redact::name);
+        let message = format!("\"{}\" is no part of receipts that can be redacted", shown(word));
+        let error = Diagnostic::error(node.place, Code::BadValue, message);
+        sink.push(match nearest(word, names) {
+            Some(near) => error.help(format!("did you mean \"{near}\"?")),
+            None => error.help(format!("there are {}", names.join(", "))),
+        });
+    }
+    found
 }
 
 fn record_name(key: &Key, sink: &mut Sink) -> Option<OperationName> {

@@ -48,7 +48,7 @@ const METADATA: Shape =
 
 const SPEC: Shape = Shape {
     what: "`spec`",
-    known: &["mode", "agents", "defaults", "data", "record", "resolvers", "hold", "rules"],
+    known: &["mode", "agents", "defaults", "data", "record", "resolvers", "hold", "redact", "rules"],
     later: &["fail", "extends", "drift", "identity"],
 };
 
@@ -146,8 +146,19 @@ fn spec(node: &Node, named: &mut Named, sink: &mut Sink) -> Option<Spec> {
     let record = fields.get("record").map(|n| data::record(n, sink)).unwrap_or_default();
     let resolvers = fields.get("resolvers").map(|n| resolvers(n, sink)).unwrap_or_default();
     let hold = fields.get("hold").map(|n| hold::defaults(n, sink)).unwrap_or_default();
-    let mut spec =
-        Spec { mode: Mode::Enforce, agents, defaults, data, record, resolvers, hold, rules: Vec::new() };
+    let mut redact = each(fields.get("redact"), "parts of receipts", sink, data::redacted);
+    redact.sort_unstable();
+    let mut spec = Spec {
+        mode: Mode::Enforce,
+        agents,
+        defaults,
+        data,
+        record,
+        resolvers,
+        hold,
+        redact,
+        rules: Vec::new(),
+    };
     let (rules, found) = fields.get("rules").map(|n| rule::rules(n, &labels, sink)).unwrap_or_default();
     *named = Named { rules: found, labels };
     spec.rules = rules;

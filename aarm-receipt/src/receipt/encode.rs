@@ -184,6 +184,7 @@ pub fn encode(c: &Common<'_>, body: &Body<'_>, out: &mut Vec<u8>) {
         Body::Recovery { .. } => ("recovery", None),
         Body::Policy { .. } => ("policy", None),
         Body::Start { .. } => ("start", None),
+        Body::Erasure { .. } => ("erasure", None),
         Body::Stop { .. } => ("stop", None),
     };
     o.number(key!("boot_ns"), c.boot_ns);
@@ -363,6 +364,11 @@ fn detail(o: &mut Object<'_>, body: &Body<'_>) {
             o.name(key!("mode"), mode(*audit));
             policy(o, p);
             o.bytes_if_any(key!("program"), program);
+        }
+        Body::Erasure { session, values, by } => {
+            o.bytes(key!("by"), cut(by.as_bytes()));
+            o.bytes(key!("session"), cut(session.as_bytes()));
+            o.number(key!("values"), *values);
         }
         Body::SessionClose { allowed, denied, audited, refused } => {
             o.number(key!("allowed"), *allowed);

@@ -2,10 +2,13 @@
 //!
 //! One pass over the bytes, along the table of members, which allocates nothing: a verifier reads millions.
 
+use std::ops::Range;
+
 use super::encode::family_number;
 use super::schema::{COMMON, Member, Presence, SCHEMAS, Signed, Type};
 use super::{MAX_RECEIPT, SCHEMA, Seq};
 use crate::merkle::Hash;
+use crate::redact::{self, Classes};
 use crate::{canonical, chain, policies};
 
 /// Why bytes are not a receipt.
@@ -131,6 +134,9 @@ struct Walk<'a> {
     at: usize,
     met: Met<'a>,
     facts: Facts,
+    /// What to find the values of, and where they are.
+    classes: Classes,
+    spans: Vec<Range<usize>>,
 }
 
 impl<'a> Walk<'a> {
@@ -275,7 +281,22 @@ impl<'a> Walk<'a> {
         Some(n)
     }
 
+    /// What stands in a value's place.
+    #[cold]
+    fn commitment(&mut self) -> Option<()> {
+        self.eat(b'{')?;
+        self.eat(b'"')?;
+        self.word(redact::MEMBER.as_bytes())?;
+        self.word(b"\":")?;
+        chain::parse(self.text()?)?;
+        self.eat(b'}')
+    }
+
     fn value(&mut self, member: &Member) -> Option<()> {
+        let begin = self.at;
+        if !member.class.is_none() && self.peek() == b'{' {
+            return self.commitment();
+        }
         // How much there is of it: nothing where there must be something is an error.
         let size = match member.ty {
             Type::Text => {
@@ -341,6 +362,9 @@ impl<'a> Walk<'a> {
             Type::Objects(members) => self.list(|walk| walk.object(members).map(drop))?,
             Type::Counts => self.counts()?,
         };
+        if self.classes.has(member.class) {
+            self.spans.push(begin..self.at);
+        }
         let filled = matches!(member.presence, Presence::Filled | Presence::IfAny);
         (size > 0 || !filled).then_some(())
     }
@@ -357,11 +381,21 @@ fn kind_of(bytes: &[u8]) -> Option<usize> {
 
 /// Checks that bytes are a receipt: its one encoding, the members of its kind and no others.
 pub fn check(bytes: &[u8]) -> Result<Facts, ParseError> {
+    walk(bytes, Classes::NONE).map(|(facts, _)| facts)
+}
+
+/// Where a receipt has values of these classes, in their order.
+pub(crate) fn spans(bytes: &[u8], classes: Classes) -> Result<Vec<Range<usize>>, ParseError> {
+    walk(bytes, classes).map(|(_, spans)| spans)
+}
+
+fn walk(bytes: &[u8], classes: Classes) -> Result<(Facts, Vec<Range<usize>>), ParseError> {
     if bytes.len() > MAX_RECEIPT {
         return Err(ParseError::TooLong);
     }
     let kind = kind_of(bytes).ok_or(ParseError::Kind)?;
-    let mut walk = Walk { bytes, at: 0, met: Met::default(), facts: Facts { kind, ..Facts::default() } };
+    let facts = Facts { kind, ..Facts::default() };
+    let mut walk = Walk { bytes, at: 0, met: Met::default(), facts, classes, spans: Vec::new() };
     let (members, n) = &MEMBERS[kind];
     let whole = walk.object(members[..*n].iter().flatten());
     let met = &walk.met;
@@ -385,7 +419,7 @@ pub fn check(bytes: &[u8]) -> Result<Facts, ParseError> {
         Signed::Decided => met.result != b"ALLOW" && met.operation != b"exec_args",
         Signed::Answered => met.answer != b"ALLOW" || met.method != b"policy",
     };
-    Ok(Facts { weighs, session, prev, ..walk.facts })
+    Ok((Facts { weighs, session, prev, ..walk.facts }, walk.spans))
 }
 
 /// A session's id, as receipts have it: 16 hexadecimal digits.

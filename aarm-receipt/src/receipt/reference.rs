@@ -5,7 +5,12 @@ use std::fmt::Write;
 use serde_json::{Map, Value, json};
 
 use super::SCHEMA;
+use crate::redact::{self, Classes};
+
 use super::schema::{COMMON, Member, Presence, SCHEMAS, Signed, Type};
+
+/// A hash: 32 bytes in base64.
+const HASH: &str = "^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$";
 
 /// `docs/receipts.md`: every member of every kind of receipt, with its type, when it is there, and where it comes from.
 pub fn receipts_md() -> String {
@@ -16,7 +21,8 @@ pub fn receipts_md() -> String {
          larger ones as text. Bytes of paths and arguments that are not printable ASCII, and `%`, stand as `%` and two hexadecimal \
          digits. Each receipt has one encoding: what has no value is left out, as is what would repeat another member \
          (`decision.facet` that is `action.operation`, `identity.tid` that is `identity.pid`); anything else is refused when a log is \
-         verified. A receipt has both `session` and `prev`, or neither. How receipts become a log that anyone can check: [logs.md](logs.md).\n\n\
+         verified. A receipt has both `session` and `prev`, or neither. What a policy redacts has an object in its place, `{\"redacted\":\"...\"}`: \
+         a commitment to the value, see logs.md. How receipts become a log that anyone can check: [logs.md](logs.md).\n\n\
          When a member is there: *always*, *filled* (always, and never empty), *if any* (left out when it would be empty or 0), *if \
          known* (left out when it is not, or does not apply).\n\n## All kinds\n\n",
     );
@@ -59,7 +65,10 @@ fn rows(out: &mut String, before: &str, members: &[Member]) {
             Presence::IfAny => "if any",
             Presence::IfKnown => "if known",
         };
-        let _ = writeln!(out, "| `{before}{}` | {ty} | {there} | {} | {} |", m.name, m.source, m.meaning);
+        let class = Classes::NAMED.iter().find(|(_, class)| m.class.has(*class));
+        let class = class.map(|(name, _)| format!(" (redacted by `{name}`)")).unwrap_or_default();
+        let _ =
+            writeln!(out, "| `{before}{}` | {ty} | {there} | {} | {}{class} |", m.name, m.source, m.meaning);
         let list = if matches!(m.ty, Type::Objects(_)) { "[]" } else { "" };
         rows(out, &format!("{before}{}{list}.", m.name), below);
     }
@@ -75,7 +84,7 @@ pub fn json_schema() -> Value {
         schema["description"] = kind.meaning.into();
         schema["properties"]["kind"] = json!({ "const": kind.name });
         schema["properties"]["v"] = json!({ "const": SCHEMA });
-        schema["properties"]["prev"]["pattern"] = "^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$".into();
+        schema["properties"]["prev"]["pattern"] = HASH.into();
         schema["properties"]["session"]["properties"]["id"]["pattern"] = "^[0-9a-f]{16}$".into();
         schema["dependentRequired"] = json!({ "prev": ["session"], "session": ["prev"] });
         schema
@@ -112,6 +121,16 @@ fn property(m: &Member) -> Value {
     };
     if filled && matches!(m.ty, Type::Object(_)) {
         schema["minProperties"] = 1.into();
+    }
+    if !m.class.is_none() {
+        let hash = json!({ "type": "string", "pattern": HASH });
+        let commitment = json!({
+            "type": "object",
+            "properties": { redact::MEMBER: hash },
+            "required": [redact::MEMBER],
+            "additionalProperties": false,
+        });
+        schema = json!({ "anyOf": [schema, commitment] });
     }
     schema["description"] = m.meaning.into();
     schema

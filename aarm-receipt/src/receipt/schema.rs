@@ -1,6 +1,8 @@
 //! The members of each kind of receipt: one table, which the reader ([`super::parse`]), `docs/receipts.md` and
 //! `docs/receipt.schema.json` come from.
 
+use crate::redact::Classes;
+
 /// When a member is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
@@ -48,6 +50,15 @@ pub struct Member {
     pub source: &'static str,
     /// What it says.
     pub meaning: &'static str,
+    /// By what it is redacted, if it can be.
+    pub class: Classes,
+}
+
+impl Member {
+    /// The same, which can be redacted.
+    const fn as_one_of(self, class: Classes) -> Self {
+        Self { class, ..self }
+    }
 }
 
 /// Which receipts of a kind weigh: they have a signature of their own, besides that of the tree that they are in.
@@ -86,7 +97,7 @@ const fn m(
     source: &'static str,
     meaning: &'static str,
 ) -> Member {
-    Member { name, ty, presence, source, meaning }
+    Member { name, ty, presence, source, meaning, class: Classes::NONE }
 }
 
 const KERNEL: &str = "kernel event";
@@ -136,18 +147,20 @@ pub const COMMON: &[Member] = &[
 const IDENTITY: Member = m(
     "identity",
     Object(&[
-        m("agent", Text, IfAny, KERNEL, "the session's first program"),
+        m("agent", Text, IfAny, KERNEL, "the session's first program").as_one_of(Classes::PATHS),
         m(
             "cgroup",
             Text,
             IfAny,
             KERNEL,
             "path of its cgroup when it was born or last ran a program, unless that is the root",
-        ),
-        m("comm", Text, Always, KERNEL, "name of the thread; it may have given it itself"),
-        m("exe", Text, IfAny, KERNEL, "its program"),
+        )
+        .as_one_of(Classes::PATHS),
+        m("comm", Text, Always, KERNEL, "name of the thread; it may have given it itself")
+            .as_one_of(Classes::PATHS),
+        m("exe", Text, IfAny, KERNEL, "its program").as_one_of(Classes::PATHS),
         m("gid", Number, Always, KERNEL, "real group id"),
-        m("human", Text, IfAny, CLAIM, "on whose behalf"),
+        m("human", Text, IfAny, CLAIM, "on whose behalf").as_one_of(Classes::HUMAN),
         m("pid", Number, Always, KERNEL, "process"),
         m("ppid", Number, Always, KERNEL, "parent process"),
         m("tid", Number, IfKnown, KERNEL, "thread, where it is not the process's first"),
@@ -163,12 +176,13 @@ const ACTION: &[Member] = &[
         "action",
         Object(&[
             m("arg", Number, Always, KERNEL, "flags, mode or owner, by operation"),
-            m("argv", Texts, IfAny, KERNEL, "arguments of a program that they decide"),
+            m("argv", Texts, IfAny, KERNEL, "arguments of a program that they decide")
+                .as_one_of(Classes::ARGUMENTS),
             m("flags", Texts, IfAny, KERNEL, "what else is to say: `also_read`, `exchange`, ..."),
             m(
                 "network",
                 Object(&[
-                    m("addr", Text, IfAny, KERNEL, "IP address"),
+                    m("addr", Text, IfAny, KERNEL, "IP address").as_one_of(Classes::HOSTS),
                     m("family", Family, Always, KERNEL, "address family (`AF_*`)"),
                     m(
                         "hosts",
@@ -176,7 +190,8 @@ const ACTION: &[Member] = &[
                         IfAny,
                         "resolvers' answers",
                         "names by which the session knew the address",
-                    ),
+                    )
+                    .as_one_of(Classes::HOSTS),
                     m("port", Number, Always, KERNEL, "port"),
                     m("protocol", Number, Always, KERNEL, "`IPPROTO_*`"),
                     m("type", Number, Always, KERNEL, "`SOCK_*`"),
@@ -197,15 +212,16 @@ const ACTION: &[Member] = &[
                 "the file; all 0 without one",
             ),
             m("operation", Text, Filled, KERNEL, "what was attempted, see operations.md"),
-            m("path", Text, IfAny, KERNEL, "the object, by the name that was used"),
+            m("path", Text, IfAny, KERNEL, "the object, by the name that was used").as_one_of(Classes::PATHS),
             m(
                 "path2",
                 Text,
                 IfAny,
                 KERNEL,
                 "the other end of a rename or link; otherwise the object's path on the host",
-            ),
-            m("target", Text, IfAny, KERNEL, "text of a symbolic link"),
+            )
+            .as_one_of(Classes::PATHS),
+            m("target", Text, IfAny, KERNEL, "text of a symbolic link").as_one_of(Classes::PATHS),
             m("tool", Text, Filled, KERNEL, "the operation's family"),
         ]),
         Always,
@@ -274,9 +290,10 @@ const CHANGES: Type = Object(&[
     m(
         "args",
         Objects(&[
-            m("after", Text, Always, POLICY, "the word as it is now"),
+            m("after", Text, Always, POLICY, "the word as it is now").as_one_of(Classes::ARGUMENTS),
             m("at", Number, Always, POLICY, "its place"),
-            m("before", Text, Always, "the image's stack", "the word as it was"),
+            m("before", Text, Always, "the image's stack", "the word as it was")
+                .as_one_of(Classes::ARGUMENTS),
         ]),
         IfAny,
         DAEMON,
@@ -310,7 +327,7 @@ pub const SCHEMAS: &[KindOf] = &[
                 m(
                     "facts",
                     Objects(&[
-                        m("fact", Text, Always, "resolver", "what it is"),
+                        m("fact", Text, Always, "resolver", "what it is").as_one_of(Classes::TEXTS),
                         m("name", Text, Always, "resolver", "of what"),
                     ]),
                     IfAny,
@@ -326,12 +343,28 @@ pub const SCHEMAS: &[KindOf] = &[
                 ),
                 m("hold", Text, Filled, KERNEL, "the hold"),
                 m("resolver", Text, Filled, POLICY, "who was asked"),
-                m("text", Text, IfAny, "resolver", "what is to say of it"),
+                m("text", Text, IfAny, "resolver", "what is to say of it").as_one_of(Classes::TEXTS),
                 m("took_ns", Number, Always, DAEMON, "nanoseconds that it took"),
             ]),
             Always,
             DAEMON,
             "the attempt",
+        )],
+    },
+    KindOf {
+        name: "erasure",
+        meaning: "what was redacted of a session is erased: its receipts stay, and nobody can tell any more what they have committed to",
+        signed: Signed::Always,
+        members: &[m(
+            "detail",
+            Object(&[
+                m("by", Text, Filled, "socket's peer", "who asked for it"),
+                m("session", Text, Filled, DAEMON, "the session's UUID"),
+                m("values", Number, Always, DAEMON, "how many values"),
+            ]),
+            Always,
+            DAEMON,
+            "what was erased",
         )],
     },
     KindOf {
@@ -373,8 +406,8 @@ pub const SCHEMAS: &[KindOf] = &[
         members: &[m(
             "detail",
             Object(&[
-                m("addresses", Texts, Filled, "resolver's answer", "the addresses"),
-                m("name", Text, Always, "resolver's answer", "the name"),
+                m("addresses", Texts, Filled, "resolver's answer", "the addresses").as_one_of(Classes::HOSTS),
+                m("name", Text, Always, "resolver's answer", "the name").as_one_of(Classes::HOSTS),
                 m("resolver", Text, Filled, KERNEL, "who told"),
                 m("seconds", Number, Always, "resolver's answer", "for how long the first of them holds"),
             ]),
@@ -391,7 +424,8 @@ pub const SCHEMAS: &[KindOf] = &[
             m(
                 "detail",
                 Object(&[
-                    m("argv", Texts, Always, KERNEL, "arguments; the first ones of many"),
+                    m("argv", Texts, Always, KERNEL, "arguments; the first ones of many")
+                        .as_one_of(Classes::ARGUMENTS),
                     m("argv_len", Number, Always, KERNEL, "bytes of all arguments"),
                     m(
                         "argv_sha256",
@@ -399,9 +433,10 @@ pub const SCHEMAS: &[KindOf] = &[
                         Filled,
                         DAEMON,
                         "SHA-256 of the arguments that are here, each ended by NUL",
-                    ),
+                    )
+                    .as_one_of(Classes::ARGUMENTS),
                     m("cut", Boolean, Always, KERNEL, "some arguments are not here"),
-                    m("cwd", Text, IfAny, KERNEL, "working directory"),
+                    m("cwd", Text, IfAny, KERNEL, "working directory").as_one_of(Classes::PATHS),
                     m("of", Object(SEQ), IfKnown, DAEMON, "the action's event"),
                 ]),
                 Always,
@@ -493,7 +528,7 @@ pub const SCHEMAS: &[KindOf] = &[
                         "`ALLOW`, `MODIFY`, `DENY`, or `ANEW`: it is decided again by what was found out",
                     ),
                     m("approver", Text, IfAny, "socket's peer, or a signature", "who answered"),
-                    m("comment", Text, IfAny, "approver", "what was said with it"),
+                    m("comment", Text, IfAny, "approver", "what was said with it").as_one_of(Classes::TEXTS),
                     m("hold", Text, Filled, KERNEL, "the hold"),
                     m(
                         "left",
@@ -560,10 +595,10 @@ pub const SCHEMAS: &[KindOf] = &[
                 "detail",
                 Object(&[
                     m("how", Text, Filled, DAEMON, "`run`, `agent` or `adopted`"),
-                    m("intent", Text, IfAny, CLAIM, "what it is for"),
+                    m("intent", Text, IfAny, CLAIM, "what it is for").as_one_of(Classes::TEXTS),
                     m("mode", Text, Filled, POLICY, "`enforce` or `audit`"),
                     m("policy", Object(POLICY_REF), Always, POLICY, "its policy"),
-                    m("program", Text, IfAny, KERNEL, "its first program"),
+                    m("program", Text, IfAny, KERNEL, "its first program").as_one_of(Classes::PATHS),
                 ]),
                 Always,
                 DAEMON,
@@ -602,7 +637,8 @@ pub const SCHEMAS: &[KindOf] = &[
             "detail",
             Object(&[
                 m("name", Text, IfAny, "agent", "the tool"),
-                m("text", Text, Filled, "agent", "what was said; the beginning of a long text"),
+                m("text", Text, Filled, "agent", "what was said; the beginning of a long text")
+                    .as_one_of(Classes::TEXTS),
                 m("what", Text, Filled, "agent", "`intent` or `tool`"),
             ]),
             Always,

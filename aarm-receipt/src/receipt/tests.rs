@@ -1,6 +1,7 @@
 use super::encode::time;
 use super::*;
 use crate::canonical;
+use crate::redact::{Classes, redact};
 use proptest::prelude::*;
 
 fn common(host: &Encoded) -> Common<'_> {
@@ -93,6 +94,58 @@ fn time_is_utc() {
     assert_eq!(out, b"\"2000-02-29T00:00:00.000000000Z\"");
 }
 
+/// What is redacted of a receipt is not in it, the rest is a receipt, and what is revealed is the receipt that it was.
+fn redacts(receipt: &[u8], value: &serde_json::Value) {
+    let all = Classes::NAMED.iter().fold(Classes::NONE, |all, (_, class)| all.and(*class));
+    for class in Classes::NAMED.iter().map(|(_, class)| *class).chain([Classes::NONE, all]) {
+        let mut out = b"before".to_vec();
+        out.extend_from_slice(receipt);
+        let mut withheld = Vec::new();
+        redact(&mut out, b"before".len(), class, &mut withheld).unwrap();
+        let redacted = &out[b"before".len()..];
+        let mut found = parse(redacted).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&out)));
+        assert_eq!(serde_json_canonicalizer::to_vec(&found).unwrap(), redacted);
+        assert_eq!(withheld.is_empty(), redacted == receipt);
+        // Nothing is taken out twice, and a commitment is not taken for a value.
+        let before = out.clone();
+        let mut none = Vec::new();
+        redact(&mut out, b"before".len(), class, &mut none).unwrap();
+        assert!(none.is_empty() && out == before);
+        let by_hash: BTreeMap<_, _> = withheld.iter().map(|w| (w.commitment(), w)).collect();
+        assert_eq!(by_hash.len(), withheld.len(), "each has a salt of its own");
+        let known = |hash: &_| serde_json::from_slice(&by_hash.get(hash)?.value).ok();
+        assert_eq!(crate::redact::reveal(&mut found, &known), (withheld.len(), 0));
+        assert_eq!(found, *value);
+    }
+}
+
+#[test]
+fn what_stands_in_a_values_place_is_a_commitment_where_one_may_be_and_nothing_else() {
+    let host = Encoded::text(b"h");
+    let mut out = Vec::new();
+    let policy = PolicyRef { name: "n", version: "1", hash: "00" }.encoded();
+    encode(&common(&host), &sample(b"/secret", "because", &policy), &mut out);
+    let plain = String::from_utf8(out.clone()).unwrap();
+    redact(&mut out, 0, Classes::PATHS, &mut Vec::new()).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    assert!(!text.contains("secret") && check(text.as_bytes()).is_ok());
+    let begin = text.find("{\"redacted\":\"").unwrap();
+    let one = &text[begin..begin + 59];
+    assert!(one.ends_with("\"}"), "{one}");
+    for (from, to) in [
+        (one, "{\"redacted\":\"\"}"),
+        (one, "{\"redacted\":7}"),
+        (one, "{}"),
+        (one, &one.replace("redacted", "Redacted")[..]),
+        (one, &one.replace("\"}", "\",\"x\":1}")[..]),
+        ("\"operation\":\"open_read\"", &format!("\"operation\":{one}")[..]),
+    ] {
+        assert!(plain.contains("open_read"));
+        let wrong = text.replacen(from, to, 1);
+        assert!(wrong != text && check(wrong.as_bytes()).is_err(), "{wrong}");
+    }
+}
+
 #[test]
 fn every_kind_parses_back_and_equals_an_independent_rfc_8785() {
     let cgroup = Encoded::text(b"/a.slice/b\xff");
@@ -170,6 +223,7 @@ fn every_kind_parses_back_and_equals_an_independent_rfc_8785() {
             resolver: [127, 0, 0, 53].into(),
             seconds: 60,
         },
+        Body::Erasure { session: "u", values: 2, by: "uid:0" },
         Body::Stop { version: "1" },
     ];
     let mut seen = Vec::new();
@@ -179,6 +233,7 @@ fn every_kind_parses_back_and_equals_an_independent_rfc_8785() {
         let value = parse(&out).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&out)));
         assert_eq!(serde_json_canonicalizer::to_vec(&value).unwrap(), out);
         seen.push(value["kind"].as_str().unwrap().to_owned());
+        redacts(&out, &value);
     }
     seen.sort();
     seen.dedup();

@@ -94,7 +94,10 @@ fn clean(made_user: bool) -> Result<()> {
 fn daemon(dir: &Path, policies: &Path) -> Result<Child> {
     let config = dir.join("agent.yaml");
     let d = dir.display();
-    let text = format!("policies: {}\nlog: {d}/log\nkeys: {d}/keys\nstate: {d}/state\n", policies.display());
+    let text = format!(
+        "policies: {}\nlog: {d}/log\nkeys: {d}/keys\nstate: {d}/state\nredacted: {d}/redacted\n",
+        policies.display()
+    );
     std::fs::write(&config, text)?;
     let log = std::fs::File::create(dir.join("daemon.log"))?;
     let mut child = Command::new(ours("aarm-agent"))

@@ -16,6 +16,7 @@ pub const CASES: &[Case] = &[
     ("who_follows_sees_each_once", follow),
     ("metrics_count_what_receipts_tell", metrics),
     ("keys_are_exchanged_when_the_daemon_starts_and_who_trusts_the_old_ones_follows", keys),
+    ("what_a_policy_redacts_is_in_no_file_of_the_log_and_can_be_erased", redacted),
     ("a_witness_has_seen_the_log_and_finds_out_that_it_was_cut", witnessed),
 ];
 
@@ -88,6 +89,85 @@ fn keys() -> Result<()> {
     }
     ensure!(std::fs::read("/tmp/r/host.pub")? == std::fs::read(h.path("log/log.pub"))?);
     Ok(())
+}
+
+/// Whether a file below a directory has these bytes.
+fn has(dir: &std::path::Path, text: &str) -> Result<bool> {
+    for entry in std::fs::read_dir(dir).with_context(|| format!("{}", dir.display()))? {
+        let entry = entry?;
+        let found = if entry.file_type()?.is_dir() {
+            has(&entry.path(), text)?
+        } else {
+            std::fs::read(entry.path())?.windows(text.len()).any(|bytes| bytes == text.as_bytes())
+        };
+        if found {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn redacted() -> Result<()> {
+    const RULES: &str = "
+- { id: no-taxes, match: { operation: read, path: '/tmp/r/taxes-of-mia' }, decision: DENY }
+- { id: words, match: { operation: exec, args: ['word-of-mia'] }, decision: DENY }
+";
+    file("/tmp/r/taxes-of-mia", "x")?;
+    let mut h = Host::start(&(policy(RULES) + "  redact: [paths, arguments, human]\n"))?;
+    let attempts = [
+        h.run(&["--human", "mia@example"], &[crate::host::ME, "actor", "read", "/tmp/r/taxes-of-mia"])?,
+        h.run(&[], &["/bin/sh", "-c", "/bin/busybox echo word-of-mia"])?,
+    ];
+    let text = |out: &std::process::Output| {
+        String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr)
+    };
+    let dir = h.path("redacted").display().to_string();
+    for (a, rule, secret) in
+        [(&attempts[0], "no-taxes", "/tmp/r/taxes-of-mia"), (&attempts[1], "words", "word-of-mia")]
+    {
+        let decided = |r: &&Value| r["decision"]["rule"] == rule || r["detail"]["rule"] == rule;
+        ensure!(a.receipts.iter().any(|r| decided(&r)), "nothing was refused\n{}", a.tell());
+        let uuid = a.receipts[0]["session"]["uuid"].as_str().context("no session")?;
+        let shown = |more: &[&str]| h.aarm(&[&["receipts", "--json", "--session", uuid], more].concat());
+        let out = shown(&[])?;
+        let plain = text(&out);
+        ensure!(out.status.success() && plain.contains("\"redacted\":\""), "{plain}");
+        ensure!(!plain.contains("mia"), "it is shown: {plain}");
+        let out = shown(&["--reveal", "--redacted", &dir])?;
+        ensure!(out.status.success() && text(&out).contains(secret), "it is not revealed: {}", text(&out));
+        ensure!(!text(&out).contains("\"redacted\":"), "something is not revealed: {}", text(&out));
+        let out = h.aarm(&["receipts", "--session", uuid])?;
+        ensure!(out.status.success() && text(&out).contains("(redacted)"), "{}", text(&out));
+    }
+    let uuid = attempts[0].receipts[0]["session"]["uuid"].as_str().context("no session")?.to_owned();
+    h.verified()?;
+    // Whoever takes over tells it no more than the one before.
+    h.end(libc::SIGKILL)?;
+    h.launch()?;
+    h.verified()?;
+    // The policy's own text, which is there too, is not redacted.
+    copy(&h.path("log"), "/tmp/r/copy")?;
+    std::fs::remove_dir_all("/tmp/r/copy/policies")?;
+    for word in ["taxes-of-mia", "word-of-mia", "mia@example"] {
+        ensure!(!has("/tmp/r/copy".as_ref(), word)?, "{word} is in the log");
+    }
+    ensure!(has("/tmp/r/copy".as_ref(), "{\"redacted\":\"")?, "nothing is found at all");
+    let out = h.aarm(&["redacted", "list", "--dir", &dir])?;
+    ensure!(out.status.success() && text(&out).contains(&uuid), "{}", text(&out));
+    let out = h.aarm(&["redacted", "erase", &uuid, "--dir", &dir])?;
+    ensure!(out.status.success() && text(&out).contains("would be erased"), "{}", text(&out));
+    let out = h.aarm(&["redacted", "erase", &uuid, "--yes"])?;
+    ensure!(out.status.success() && text(&out).contains("erased"), "{}", text(&out));
+    let out = h.aarm(&["receipts", "--json", "--session", &uuid, "--reveal", "--redacted", &dir])?;
+    ensure!(out.status.success() && !text(&out).contains("mia"), "it is not erased: {}", text(&out));
+    let erasures = h.recorded(&["--kind", "erasure"])?;
+    let [erasure] = &erasures[..] else { anyhow::bail!("{erasures:?}") };
+    let detail = &erasure["detail"];
+    ensure!(detail["session"] == uuid.as_str() && detail["by"] == "uid:0", "{erasure}");
+    ensure!(detail["values"].as_u64().is_some_and(|n| n > 0), "{erasure}");
+    let out = h.aarm(&["redacted", "erase", &uuid, "--yes"])?;
+    ensure!(!out.status.success() && text(&out).contains("nothing redacted is kept"), "{}", text(&out));
+    h.verified()
 }
 
 fn filters() -> Result<()> {

@@ -15,7 +15,7 @@ use aarm_receipt::receipt::{Identity, Modified, Resolution, Seq};
 use aarm_receipt::{Body, Common};
 
 use super::Core;
-use crate::daemon::batch::Kind;
+use crate::daemon::batch::{Kind, Whose};
 use crate::daemon::holds::{Effect, Given, Waiting};
 use crate::daemon::image;
 use crate::daemon::record::Clock;
@@ -211,7 +211,8 @@ impl Core {
                 cgroup: session.and_then(|s| s.processes.get(&w.about.pid)).map(|p| p.cgroup.encoded()),
             },
         });
-        self.batch.push(w.owner, w.session, now, 0, kind, |out| aarm_receipt::encode(&common, &body, out));
+        let whose = Whose { owner: w.owner, ..Whose::of(session, w.session, &self.policies) };
+        self.batch.push(whose, now, 0, kind, |out| aarm_receipt::encode(&common, &body, out));
         self.note_untold(w.owner, w.session, now);
         match answer {
             Answer::Allow | Answer::Modify(_) if left == 0 => {

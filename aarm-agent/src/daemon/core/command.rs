@@ -105,6 +105,8 @@ pub enum Command {
     Say(OwnedFd, Said, oneshot::Sender<Result<Option<Taken>, KernelError>>),
     /// What a program is that is about to run.
     Read(Box<Read>),
+    /// Record that what was redacted of a session is erased: how many values, and by whom. Tells when that is on paper.
+    Erased(String, u64, String, oneshot::Sender<oneshot::Receiver<()>>),
     /// List policies.
     Policies(oneshot::Sender<Vec<PolicyInfo>>),
     /// Read the policy directory again.
@@ -116,7 +118,10 @@ pub enum Command {
 impl Command {
     /// Whether it is refused where nothing can be recorded.
     pub fn needs_receipt(&self) -> bool {
-        matches!(self, Self::Register(..) | Self::Answer(..) | Self::Say(..) | Self::Reload(..))
+        matches!(
+            self,
+            Self::Register(..) | Self::Answer(..) | Self::Say(..) | Self::Erased(..) | Self::Reload(..)
+        )
     }
 }
 

@@ -11,7 +11,7 @@ use aarm_receipt::{Body, Common};
 
 use super::{Core, EXECS_MAX, Exec, new_session, unknown_policy};
 use crate::api::types::SessionStart;
-use crate::daemon::batch::{Kind, NO_OWNER};
+use crate::daemon::batch::{Kind, Whose};
 use crate::daemon::record;
 use crate::daemon::sessions::Process;
 use crate::metrics::OUTCOME_AUDIT;
@@ -58,9 +58,9 @@ impl Core {
     fn named(&mut self, e: &Event<'_>) {
         let id = e.header.session;
         let session = self.sessions.get(id);
-        let owner = session.map_or(NO_OWNER, |s| s.uid);
+        let whose = Whose::of(session, id, &self.policies);
         let (clock, host) = (self.clock, &self.p.host);
-        self.batch.push(owner, id, e.header.time_ns, 0, Kind::Session, |out| {
+        self.batch.push(whose, e.header.time_ns, 0, Kind::Session, |out| {
             record::name(e, clock, host, session, out);
         });
     }
@@ -89,11 +89,11 @@ impl Core {
         let session = self.sessions.get(id);
         let policy = self.policies.generation(e.header.policy);
         let labels = self.policies.labels();
-        let owner = session.map_or(NO_OWNER, |s| s.uid);
+        let whose = Whose::of(session, id, &self.policies);
         let decision = e.decision as u8;
         let (clock, host) = (self.clock, &self.p.host);
         let kind = if e.op == Operation::ExecArgs { Kind::Program } else { Kind::Action };
-        self.batch.push(owner, id, e.header.time_ns, decision, kind, |out| {
+        self.batch.push(whose, e.header.time_ns, decision, kind, |out| {
             record::action(e, clock, host, session, policy, labels, out);
         });
     }
@@ -114,9 +114,9 @@ impl Core {
             }
         }
         let session = self.sessions.get(id);
-        let owner = session.map_or(NO_OWNER, |s| s.uid);
+        let whose = Whose::of(session, id, &self.policies);
         let (clock, host) = (self.clock, &self.p.host);
-        self.batch.push(owner, id, e.header.time_ns, 0, Kind::Outcome, |out| {
+        self.batch.push(whose, e.header.time_ns, 0, Kind::Outcome, |out| {
             record::outcome(e, clock, host, session, exec.map(|x| x.seq), out);
         });
     }
@@ -135,7 +135,7 @@ impl Core {
             }
         }
         let session = self.sessions.get(id);
-        let owner = session.map_or(NO_OWNER, |s| s.uid);
+        let whose = Whose::of(session, id, &self.policies);
         let common = record::common(e, self.clock, &self.p.host, session);
         let body = Body::Process {
             what: e.kind.name(),
@@ -143,9 +143,8 @@ impl Core {
             status: (!fork).then_some(arg),
             identity: record::identity(e, session),
         };
-        self.batch.push(owner, id, e.header.time_ns, 0, Kind::Process, |out| {
-            aarm_receipt::encode(&common, &body, out)
-        });
+        self.batch
+            .push(whose, e.header.time_ns, 0, Kind::Process, |out| aarm_receipt::encode(&common, &body, out));
         if !fork {
             self.execs.remove(&e.header.tid);
             if let Some(s) = self.sessions.get_mut(id) {
@@ -194,7 +193,8 @@ impl Core {
             if let Some(e) = event {
                 let common = record::common(e, self.clock, &self.p.host, None);
                 let body = Body::SessionClose { allowed: 0, denied: 0, audited: 0, refused: kernel.refused };
-                self.batch.push(NO_OWNER, id, e.header.time_ns, 0, Kind::Session, |out| {
+                let whose = Whose::of(None, id, &self.policies);
+                self.batch.push(whose, e.header.time_ns, 0, Kind::Session, |out| {
                     aarm_receipt::encode(&common, &body, out);
                 });
             }
@@ -216,8 +216,8 @@ impl Core {
             audited: totals.audit,
             refused: totals.refused,
         };
-        self.batch
-            .push(s.uid, id, boot_ns, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
+        let whose = Whose::of(Some(&*s), id, &self.policies);
+        self.batch.push(whose, boot_ns, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
         self.sessions.remember(s.info(&kernel, Some(record::timestamp(self.clock.unix(boot_ns))), false));
         self.p.metrics.sessions.set(self.sessions.live().into());
         self.leaving.push_back((self.number, s));
@@ -248,8 +248,8 @@ impl Core {
             seq: None,
         };
         let body = Body::Summary { counts: &counts, policy: record::policy_ref(&s.policy) };
-        self.batch
-            .push(s.uid, id, boot_ns, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
+        let whose = Whose::of(Some(&*s), id, &self.policies);
+        self.batch.push(whose, boot_ns, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
         self.dirty = true;
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::Core;
 use super::command::Taken;
 use crate::api::feed::{Said, What};
-use crate::daemon::batch::Kind;
+use crate::daemon::batch::{Kind, Whose};
 use crate::daemon::resolve::{Attempted, FACT_MAX, Found, INTENT};
 use crate::kernel::KernelError;
 
@@ -35,7 +35,8 @@ impl Core {
         };
         let body = Body::Statement { what: said.what.name(), name: &said.name, text: said.text.as_bytes() };
         let uid = session.uid;
-        self.batch.push(uid, id, now, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
+        let whose = Whose::of(Some(session), id, &self.policies);
+        self.batch.push(whose, now, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
         self.note_untold(uid, id, now);
         let (told, durable) = oneshot::channel();
         self.batch.waiters.push(told);

@@ -7,7 +7,7 @@ use aarm_receipt::Body;
 
 use super::{Core, Read, STORE_EVENTS, SUMMARY, THOROUGH, unknown_policy};
 use crate::api::types::{ActionCounts, SessionStart};
-use crate::daemon::batch::{BATCH_RECEIPTS, Kind};
+use crate::daemon::batch::{BATCH_RECEIPTS, Kind, Whose};
 use crate::daemon::gaps::Gap;
 use crate::daemon::journal::Journal;
 use crate::daemon::policies::{Loaded, PolicyError};
@@ -85,7 +85,9 @@ impl Core {
                     continue;
                 }
             };
-            self.batch.push(u.owner, u.session, u.time_ns, 0, kind, |out| out.extend_from_slice(&u.bytes));
+            // What it must not show was taken out when it was encoded.
+            let whose = Whose { owner: u.owner, session: u.session, ..Whose::NOBODY };
+            self.batch.push(whose, u.time_ns, 0, kind, |out| out.extend_from_slice(&u.bytes));
             self.p.recorded.is_told(&u.bytes);
             self.untold.push_back((self.number, u));
         }

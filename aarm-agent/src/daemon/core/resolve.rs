@@ -10,7 +10,7 @@ use aarm_receipt::receipt::Attempt as AttemptBody;
 use super::Core;
 use super::answers::{Answer, How, common_of};
 use crate::api::approvals::{Answered, Attempt};
-use crate::daemon::batch::Kind;
+use crate::daemon::batch::{Kind, Whose};
 use crate::daemon::holds::Waiting;
 use crate::daemon::record;
 use crate::daemon::resolve::{Attempted, DECLARED, Found, INTENT, Job};
@@ -133,8 +133,9 @@ impl Core {
             facts: &a.facts,
             took_ns: a.took.as_nanos() as u64,
         });
-        self.batch
-            .push(w.owner, w.session, now, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
+        let session = self.sessions.get(w.session);
+        let whose = Whose { owner: w.owner, ..Whose::of(session, w.session, &self.policies) };
+        self.batch.push(whose, now, 0, Kind::Session, |out| aarm_receipt::encode(&common, &body, out));
         self.note_untold(w.owner, w.session, now);
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use aarm_common::state::{Stat, session_slot};
+use aarm_receipt::Body;
 use tokio::sync::oneshot;
 
 use super::{
@@ -74,6 +75,12 @@ impl Core {
                 let _ = answer.send(result);
             }
             Command::Read(read) => self.was_read(*read),
+            Command::Erased(session, values, by, answer) => {
+                self.system(&Body::Erasure { session: &session, values, by: &by });
+                let (told, durable) = oneshot::channel();
+                self.batch.waiters.push(told);
+                let _ = answer.send(durable);
+            }
             Command::Policies(answer) => {
                 let list = self
                     .policies

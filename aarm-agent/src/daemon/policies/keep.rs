@@ -11,6 +11,8 @@ use crate::api::types::PolicyLabel;
 use crate::daemon::holds::PolicyTerms;
 use crate::daemon::port::KernelPort;
 use crate::daemon::record::policy_ref;
+use aarm_receipt::redact::Classes;
+
 use crate::daemon::snapshot::PolicyRecord;
 
 impl Policies {
@@ -50,6 +52,7 @@ impl Policies {
                 terms: serde_json::from_slice(&r.terms).unwrap_or_default(),
                 source: None,
                 text: None,
+                redact: Classes::from_bits(r.redact),
                 agents: r.agents,
                 retired: r.retired,
                 inputs: r.inputs,
@@ -106,6 +109,8 @@ impl Policies {
                 terms: PolicyTerms::default(),
                 source: None,
                 text: None,
+                // See `redacts`.
+                redact: Classes::NONE,
                 agents: 0,
                 retired: true,
                 inputs: [0; 32],
@@ -142,6 +147,7 @@ impl Policies {
                 file: l.file.clone(),
                 inputs: l.inputs,
                 retired: l.retired,
+                redact: l.redact.bits(),
                 agents: l.agents,
                 rules: l.rules.iter().map(|r| (r.id.clone(), r.reason.clone(), r.redirect.clone())).collect(),
             })
