@@ -269,12 +269,13 @@ impl Index {
         Some(Self { first, receipts, earliest, latest, more_paths: more == 1, terms })
     }
 
-    /// Keeps it beside the log: whole under its name, or not there. Not durable.
+    /// Keeps it beside the log: whole under its name, or not there, also after a loss of power. Half of one would be taken for one that was
+    /// tampered with, and for no reason to make another.
     pub fn place(&self, log: &Path, number: u64) -> Result<(), ReadError> {
         let path = path_of(log, number);
         let write = || {
             std::fs::create_dir_all(log.join(DIR))?;
-            placing::whole(&path, &self.bytes()?)
+            placing::durable(&path, &self.bytes()?)
         };
         write().map_err(|source| ReadError::Io { path: path.clone(), source })
     }

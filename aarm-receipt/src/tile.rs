@@ -183,6 +183,31 @@ pub(crate) fn read(log: impl Source, place: Place) -> Option<Vec<Hash>> {
     (hashes.len() == place.width && rest.is_empty()).then(|| hashes.to_vec())
 }
 
+/// What there is of a tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// All of it.
+    Whole,
+    /// Less, and nothing else.
+    Less,
+    /// Something else.
+    Other,
+}
+
+/// Holds the bytes of a tile's file against what should be there. Of one that was written lately a loss of power may leave less: a file that is
+/// shorter, or zeros in place of hashes, which no hash is. That says nothing, as a tile that is not there.
+pub(crate) fn compare(found: &[u8], hashes: &[Hash]) -> Found {
+    let expected = hashes.as_flattened();
+    if found == expected {
+        return Found::Whole;
+    }
+    let says_nothing = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0) || bytes.len() < size_of::<Hash>();
+    let mut pairs = found.chunks(size_of::<Hash>()).zip(hashes);
+    let is_less =
+        found.len() <= expected.len() && pairs.all(|(bytes, hash)| bytes == hash || says_nothing(bytes));
+    if is_less { Found::Less } else { Found::Other }
+}
+
 /// Writes a tile: whole under its name, or not there. Not durable.
 pub(crate) fn write(log: &Path, place: Place, hashes: &[Hash]) -> std::io::Result<()> {
     let path = place.path(log);

@@ -129,7 +129,7 @@ fn keys_that_are_others() {
 }
 
 #[test]
-fn tiles_that_are_exchanged_or_cut() {
+fn tiles_that_are_exchanged_or_too_long() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), 600, "1");
     let at = |name: &str| dir.path().join("tile").join(name);
@@ -143,9 +143,18 @@ fn tiles_that_are_exchanged_or_cut() {
     swap();
     for name in ["0/001", "0/002.p/88", "1/000.p/2"] {
         let whole = std::fs::read(at(name)).unwrap();
+        std::fs::write(at(name), [&whole[..], b"x"].concat()).unwrap();
+        assert_eq!(verdict(dir.path()), Verdict::Tampered, "{name}");
+        // Cut, it says no more than if it were not there.
         for length in [0, 1, whole.len() - 1] {
             std::fs::write(at(name), &whole[..length]).unwrap();
-            assert_eq!(verdict(dir.path()), Verdict::Tampered, "{name} cut to {length}");
+            let missing = u64::from(whole.len() == 8192);
+            let cut = report(dir.path());
+            assert_eq!(
+                (cut.verdict, cut.tiles_missing),
+                (Verdict::Intact, missing),
+                "{name} cut to {length}"
+            );
         }
         std::fs::write(at(name), whole).unwrap();
     }

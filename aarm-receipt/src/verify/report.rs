@@ -52,7 +52,7 @@ pub struct Report {
     pub witnesses: Vec<Seen>,
     /// The first receipt by each of the log's keys.
     pub keys_since: Vec<u64>,
-    /// Tiles of the tree that are not there. They are derived: nothing is lost with them.
+    /// Tiles of the tree that are not there, or not whole. They are derived: nothing is lost with them.
     pub tiles_missing: u64,
     /// Policies that receipts name, and whose texts are there.
     pub policies: u64,
