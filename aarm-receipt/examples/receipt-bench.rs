@@ -11,7 +11,7 @@ use aarm_receipt::log::{Signing, compress};
 use aarm_receipt::note::Checkpoint;
 use aarm_receipt::receipt::{Action, Decided, FileId, Identity, PolicyRef, Seen, Seq, SessionRef};
 use aarm_receipt::verify::{How, verify_dir};
-use aarm_receipt::{Body, Bundle, Common, Keys, LogWriter, Options, encode, merkle, proof};
+use aarm_receipt::{Body, Bundle, Common, Keys, LogError, LogWriter, Options, encode, merkle, proof};
 use ring::signature::Ed25519KeyPair;
 
 const BATCH: u64 = 4096;
@@ -141,7 +141,7 @@ fn latency(r: &Repeated, mut log: LogWriter, per_second: f64) -> f64 {
     let mut bytes = Vec::new();
     let mut late = Vec::new();
     let (began, mut signed) = (Instant::now(), Instant::now());
-    let mut placing: Option<std::thread::JoinHandle<Signing>> = None;
+    let mut placing: Option<std::thread::JoinHandle<(Signing, Result<(), LogError>)>> = None;
     let mut waiting: Vec<(Instant, u64)> = Vec::new();
     let mut n = 0;
     while began.elapsed() < span() {
@@ -170,13 +170,14 @@ fn latency(r: &Repeated, mut log: LogWriter, per_second: f64) -> f64 {
         if signed.elapsed() > Duration::from_secs(1) && placing.is_none() {
             let mut signing = log.begin_checkpoint().expect("signing").expect("there is something new");
             placing = Some(std::thread::spawn(move || {
-                signing.place().expect("placing");
-                signing
+                let became = signing.place();
+                (signing, became)
             }));
             signed = Instant::now();
         }
         if let Some(placed) = placing.take_if(|placing| placing.is_finished()) {
-            log.signed_by(placed.join().expect("it ended well"));
+            let (signing, became) = placed.join().expect("it ended well");
+            log.placed(signing, became).expect("placing");
         }
     }
     late.sort_unstable();

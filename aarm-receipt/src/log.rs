@@ -6,7 +6,7 @@
 //! <log>/policies/             texts of policies that receipts name, see `policies`
 //! <log>/rotations/            how they were exchanged, see `rotation`
 //! <log>/segment-*.aarm[.zst]  receipts, see `segment`
-//! <log>/next.segment          space reserved for the next segment
+//! <log>/next.segment          space reserved for the next segment; while the last one is copied, `renewing.segment`
 //! <log>/tile/                 the tree's hashes, see `tile`
 //! <log>/edge                  what was pruned comes to, see `log/edge`
 //! <log>/chains                the chains of sessions that go on, see `log/chains`
@@ -15,8 +15,9 @@
 //! <log>/lock                  held by the writer
 //! ```
 //! Order: append, make durable, place tiles, sign, place the checkpoint, make the directory durable. Never signs what is
-//! not durable. At the start a torn tail beyond the signed size is cut off and said so; damage below it is
-//! never repaired. The oldest segments go when they are too many or too old, if that is asked for, and a receipt says so before.
+//! not durable, nor believes that what another has written is: at the start the last segment is written anew if something in it is not
+//! signed. A torn tail beyond the signed size is cut off then and said so; damage below it is never repaired. The oldest segments go when they
+//! are too many or too old, if that is asked for, and a receipt says so before.
 
 mod chains;
 mod compress;
@@ -36,7 +37,7 @@ pub use self::compress::{Compressed, compress};
 pub use self::prune::{Expired, Retention};
 pub use self::signing::Signing;
 
-use self::files::{allocate, clear, io, no_room, place, reserve, sync_dir};
+use self::files::{NEXT, io, no_room, place, renew, reserve, sync_dir};
 use self::prune::Sealed;
 use self::recover::{read_checkpoint, recover};
 use self::rotate::settle;
@@ -45,6 +46,7 @@ use crate::chain::{self, Chains, Step};
 use crate::index;
 use crate::keys::{KeyError, Keys};
 use crate::merkle::{self, Hash, Tree};
+use crate::placing;
 use crate::read::{ReadError, Reader};
 use crate::receipt::MAX_RECEIPT;
 use crate::rotation::{self, RotationError};
@@ -224,6 +226,9 @@ impl LogWriter {
                 opened.fresh = true;
                 place(dir, "log.pub", keys.trusted(origin).to_string().as_bytes())?;
                 place(dir, "origin", format!("{origin}\n").as_bytes())?;
+                // The directory's own name must outlive the power, too.
+                let above = dir.parent().filter(|above| !above.as_os_str().is_empty());
+                sync_dir(above.unwrap_or(Path::new(".")))?;
                 origin.to_owned()
             }
             Err(e) => return Err(io(&origin_path)(e)),
@@ -236,6 +241,8 @@ impl LogWriter {
         let trusted = rotation::follow(&dir, &public)?.keys;
         let keys = settle(keys, &trusted)?;
         if trusted != public {
+            // Whoever kept the proof may have been killed before its name was durable.
+            sync_dir(&dir.join(rotation::DIR))?;
             place(dir, "log.pub", trusted.to_string().as_bytes())?;
         }
         let checkpoint = read_checkpoint(dir, &trusted)?;
@@ -245,18 +252,14 @@ impl LogWriter {
         let (file, path, number, offset) = match scan.last {
             Some((number, offset)) => {
                 let path = dir.join(segment::file_name(number));
-                let file = File::options().read(true).write(true).open(&path).map_err(io(&path))?;
-                if opened.bytes_cut > 0 {
-                    // The room first: without it nothing is changed, and the next start finds the tail again.
-                    reserve(dir, options.segment_bytes)?;
-                    allocate(&file, dir, options.segment_bytes.max(offset + opened.bytes_cut))?;
-                    clear(&file, offset, opened.bytes_cut).map_err(io(&path))?;
-                }
-                if scan.tree.size() > opened.signed {
-                    // Whoever wrote what is not signed may have been killed before it was durable.
-                    file.sync_all().map_err(io(&path))?;
+                // Whoever wrote what is not signed may have been killed before it was durable, or have failed to make it so. A torn tail goes with it.
+                let file = if opened.bytes_cut > 0 || scan.tree.size() > opened.signed {
+                    renew(dir, &path, offset, options.segment_bytes)?
+                } else {
+                    // Its name may not be on disk yet.
                     sync_dir(dir)?;
-                }
+                    File::options().read(true).write(true).open(&path).map_err(io(&path))?
+                };
                 (file, path, number, offset)
             }
             None => {
@@ -297,9 +300,24 @@ impl LogWriter {
     /// own: verifiers demand it of those that weigh ([`crate::receipt::Facts::weighs`]). Fills in what came before it in its session
     /// ([`chain`]). Returns its index.
     pub fn append(&mut self, receipt: &mut [u8], weighty: bool) -> Result<u64, LogError> {
+        self.unless_poisoned(|log| log.append_one(receipt, weighty))
+    }
+
+    /// After a failure of a file nothing can be promised, whatever succeeds then: the kernel may have dropped what it could not write, and says so
+    /// once.
+    fn unless_poisoned<T>(
+        &mut self,
+        act: impl FnOnce(&mut Self) -> Result<T, LogError>,
+    ) -> Result<T, LogError> {
         if self.poisoned {
             return Err(LogError::Poisoned);
         }
+        let done = act(self);
+        self.poisoned |= matches!(done, Err(LogError::Io { .. }));
+        done
+    }
+
+    fn append_one(&mut self, receipt: &mut [u8], weighty: bool) -> Result<u64, LogError> {
         if receipt.is_empty() || receipt.len() > MAX_RECEIPT {
             return Err(LogError::Length(receipt.len()));
         }
@@ -348,15 +366,12 @@ impl LogWriter {
         Ok(chains)
     }
 
-    /// Hands the buffer to the kernel. After a failure nothing can be said of the file.
+    /// Hands the buffer to the kernel.
     fn write(&mut self) -> Result<(), LogError> {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        if let Err(e) = self.file.write_all_at(&self.buffer, self.offset) {
-            self.poisoned = true;
-            return Err(io(&self.path)(e));
-        }
+        self.file.write_all_at(&self.buffer, self.offset).map_err(io(&self.path))?;
         self.offset += self.buffer.len() as u64;
         self.buffer.clear();
         Ok(())
@@ -364,19 +379,14 @@ impl LogWriter {
 
     /// Makes everything appended durable; returns the durable size.
     pub fn sync(&mut self) -> Result<u64, LogError> {
-        if self.poisoned {
-            return Err(LogError::Poisoned);
-        }
-        if self.durable < self.tree.size() {
-            self.write()?;
-            if let Err(e) = self.file.sync_data() {
-                // The kernel may have dropped the pages: what is on disk is unknown.
-                self.poisoned = true;
-                return Err(io(&self.path)(e));
+        self.unless_poisoned(|log| {
+            if log.durable < log.tree.size() {
+                log.write()?;
+                placing::sync_data(&log.file).map_err(io(&log.path))?;
+                log.durable = log.tree.size();
             }
-            self.durable = self.tree.size();
-        }
-        Ok(self.durable)
+            Ok(log.durable)
+        })
     }
 
     /// Goes on in the next segment.
@@ -457,10 +467,10 @@ fn new_segment(
     bytes: u64,
 ) -> Result<(File, PathBuf), LogError> {
     reserve(dir, bytes)?;
-    let (from, path) = (dir.join("next.segment"), dir.join(segment::file_name(number)));
+    let (from, path) = (dir.join(NEXT), dir.join(segment::file_name(number)));
     let file = File::options().read(true).write(true).open(&from).map_err(io(&from))?;
     file.write_all_at(&segment::header(first, origin), 0).map_err(io(&from))?;
-    file.sync_all().map_err(io(&from))?;
+    placing::sync_all(&file).map_err(io(&from))?;
     std::fs::rename(&from, &path).map_err(io(&path))?;
     sync_dir(dir)?;
     Ok((file, path))

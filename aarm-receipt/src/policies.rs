@@ -55,7 +55,7 @@ pub fn place(log: &Path, text: &str) -> io::Result<()> {
         return Ok(());
     }
     std::fs::create_dir_all(log.join(DIR))?;
-    File::open(log)?.sync_all()?;
+    placing::sync_all(&File::open(log)?)?;
     placing::durable(&path, text.as_bytes())
 }
 

@@ -67,7 +67,7 @@ fn file(since: u64) -> String {
 /// Keeps the proof beside a log, durably.
 pub(crate) fn place(dir: &Path, since: u64, proof: &Bundle) -> std::io::Result<()> {
     std::fs::create_dir_all(dir.join(DIR))?;
-    File::open(dir)?.sync_all()?;
+    placing::sync_all(&File::open(dir)?)?;
     placing::durable(&dir.join(file(since)), proof.to_string().as_bytes())
 }
 

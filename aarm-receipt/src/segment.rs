@@ -174,10 +174,15 @@ pub fn record(out: &mut Vec<u8>, kind: Kind, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+/// A disk that cannot be read is no damage: that is for the system to say.
+fn no_header(e: std::io::Error) -> SegmentError {
+    if e.raw_os_error().is_some() { e.into() } else { SegmentError::Header("too short") }
+}
+
 /// The number of a segment's first receipt, as its header says.
 pub fn first(log: impl Source, name: &str) -> Result<u64, SegmentError> {
     let mut found = [0; HEADER];
-    bytes(log, name)?.read_exact(&mut found).map_err(|_| SegmentError::Header("too short"))?;
+    bytes(log, name)?.read_exact(&mut found).map_err(no_header)?;
     let (mut first, mut origin) = ([0; 8], [0; 32]);
     first.copy_from_slice(&found[16..24]);
     origin.copy_from_slice(&found[24..56]);
@@ -223,7 +228,7 @@ impl Scanner {
     pub fn open(log: impl Source, name: &str, first: u64, origin: &Hash) -> Result<Self, SegmentError> {
         let mut file = BufReader::with_capacity(1 << 18, bytes(log, name)?);
         let mut found = [0; HEADER];
-        file.read_exact(&mut found).map_err(|_| SegmentError::Header("too short"))?;
+        file.read_exact(&mut found).map_err(no_header)?;
         if found != header(first, origin) {
             return Err(SegmentError::Header("not the header of this log and place"));
         }

@@ -100,6 +100,28 @@ fn exchanged() -> (Host, TrustedKeys) {
     (host, first)
 }
 
+/// A writer that could not keep the proof of an exchange went on, and signed with the old keys what comes after it: `aarm verify` said TAMPERED.
+#[test]
+fn who_could_not_exchange_the_keys_writes_nothing_any_more() {
+    let host = Host::new();
+    host.write(3);
+    let trusted = host.public();
+    host.prepare();
+    let mut w = host.open();
+    let in_the_way = host.log().join(rotation::DIR);
+    std::fs::write(&in_the_way, "").unwrap();
+    assert!(w.rotate(named).is_err());
+    std::fs::remove_file(&in_the_way).unwrap();
+    let more = w.append(&mut encoded(None, &light(9, "a")), false);
+    assert!(matches!(more, Err(LogError::Poisoned)), "{more:?}");
+    assert!(matches!(w.checkpoint(), Err(LogError::Poisoned)));
+    drop(w);
+    assert_eq!(host.open().rotate(named).unwrap(), Some(4), "the next one goes on with it");
+    host.write(3);
+    let report = host.verify(&trusted);
+    assert_eq!((report.verdict, report.receipts), (Verdict::Intact, 7), "{report}");
+}
+
 #[test]
 fn who_trusts_the_first_keys_follows_to_the_newest() {
     let (host, first) = exchanged();

@@ -355,10 +355,9 @@ impl Writer {
         let Some(thread) = self.placing.take_if(|placing| wait || placing.is_finished()) else {
             return Ok(());
         };
-        let (signing, placed) = thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e));
-        match placed {
-            Ok(()) => {
-                let c = self.log.signed_by(signing);
+        let (signing, became) = thread.join().unwrap_or_else(|e| std::panic::resume_unwind(e));
+        match self.log.placed(signing, became) {
+            Ok(c) => {
                 self.has_room();
                 self.progress.durable.fetch_max(c.size, Ordering::AcqRel);
                 self.progress.signed.store(c.size, Ordering::Release);
@@ -367,7 +366,6 @@ impl Writer {
             }
             // What is durable stays so, and is signed when there is room.
             Err(e @ LogError::NoSpace { .. }) => {
-                self.log.give_back(signing);
                 self.is_full(&e);
                 Ok(())
             }

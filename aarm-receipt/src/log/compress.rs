@@ -6,8 +6,9 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use super::files::{io, sync_dir};
+use super::files::{RENEWING, io, sync_dir};
 use super::{LogError, LogWriter};
+use crate::placing;
 use crate::segment;
 
 /// What is being written.
@@ -31,15 +32,15 @@ pub fn compress(from: &Path) -> std::io::Result<Compressed> {
     let file = encoder.finish()?;
     // Its age is that of its receipts.
     file.set_modified(written)?;
-    file.sync_all()?;
+    placing::sync_all(&file)?;
     Ok(Compressed { from: from.to_owned(), bytes: file.metadata()?.len() })
 }
 
-/// Takes away what a crash has left of compressing.
+/// Takes away what a crash has left of compressing, and of copying.
 pub(super) fn tidy(dir: &Path, segments: &[(u64, String)]) -> Result<(), LogError> {
     let plain = segments.iter().filter(|(_, name)| !segment::is_compressed(name));
     let unfinished = plain.map(|(number, _)| dir.join(segment::compressed_name(*number)));
-    for path in unfinished.chain([dir.join(TEMPORARY)]) {
+    for path in unfinished.chain([dir.join(TEMPORARY), dir.join(RENEWING)]) {
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(io(&path)(e)),
             _ => {}

@@ -41,6 +41,14 @@ fn damaged(path: &Path, what: impl Into<String>) -> LogError {
     LogError::Damaged { path: path.to_path_buf(), what: what.into() }
 }
 
+/// What is wrong with a segment, unless it just cannot be read.
+fn of_segment(path: &Path, e: SegmentError) -> LogError {
+    match e {
+        SegmentError::Io(e) => io(path)(e),
+        e => damaged(path, e.to_string()),
+    }
+}
+
 /// What a log has.
 pub(super) struct Scan {
     pub tree: Tree,
@@ -66,7 +74,7 @@ pub(super) fn recover(
     super::compress::tidy(dir, &segments)?;
     let firsts = segments
         .iter()
-        .map(|(_, name)| segment::first(dir, name).map_err(|e| damaged(&dir.join(name), e.to_string())));
+        .map(|(_, name)| segment::first(dir, name).map_err(|e| of_segment(&dir.join(name), e)));
     let firsts: Vec<u64> = firsts.collect::<Result<_, _>>()?;
     let signed = checkpoint.map_or(0, |c| c.size);
     let begin = firsts.first().copied().unwrap_or(0);
@@ -162,7 +170,7 @@ impl Segments<'_> {
         for (i, (number, name)) in self.segments.iter().enumerate().skip(from) {
             let path = &self.dir.join(name);
             let mut scanner = Scanner::open(self.dir, name, scan.tree.size(), self.origin)
-                .map_err(|e| damaged(path, e.to_string()))?;
+                .map_err(|e| of_segment(path, e))?;
             // Where a receipt begins that is to be followed by its signature.
             let mut unsigned = None;
             let problem = loop {
@@ -192,7 +200,10 @@ impl Segments<'_> {
             };
             let end = unsigned.map_or(scanner.offset(), |(at, ..)| at);
             let torn = match problem {
-                None => scanner.check_rest().err(),
+                None => match scanner.check_rest() {
+                    Err(SegmentError::Io(e)) => return Err(io(path)(e)),
+                    rest => rest.err(),
+                },
                 some => some,
             };
             // A signature that is not there at all was not written: neither was durable.

@@ -30,8 +30,15 @@ pub(super) fn settle(mut keys: Keys, trusted: &TrustedKeys) -> Result<Keys, LogE
 
 impl LogWriter {
     /// Exchanges the keys for those that were prepared ([`crate::keys::prepare`]), if any were. `receipt` makes the `keys` receipt, which names them. The
-    /// first receipt that is signed by them.
+    /// first receipt that is signed by them. If it fails, this writer does nothing any more, also where it failed for want of room: what it would
+    /// append would follow a receipt that exchanges the keys, signed by the old ones. The next one finds how far it came.
     pub fn rotate(&mut self, receipt: impl FnOnce(&Epoch) -> Vec<u8>) -> Result<Option<u64>, LogError> {
+        let exchanged = self.unless_poisoned(|log| log.exchange(receipt));
+        self.poisoned |= exchanged.is_err();
+        exchanged
+    }
+
+    fn exchange(&mut self, receipt: impl FnOnce(&Epoch) -> Vec<u8>) -> Result<Option<u64>, LogError> {
         let Some(next) = self.keys.next() else { return Ok(None) };
         let named = next.epoch(self.origin(), 0);
         if !self.ends_with(&named)? {

@@ -1,7 +1,7 @@
 //! A checkpoint on its way to the disk. The writer gathers what it takes, and whoever has the time places it: what is to be appended meanwhile
 //! does not wait for it.
 //!
-//! Must never: be placed after a newer one.
+//! Must never: be placed after a newer one, or be forgotten where it failed: the writer is told what became of it.
 
 use std::path::PathBuf;
 
@@ -30,7 +30,7 @@ pub struct Signing {
 }
 
 impl Signing {
-    /// Places it. What there is no room for is still there, to be given back.
+    /// Places it. What became of it is for [`LogWriter::placed`].
     pub fn place(&mut self) -> Result<(), LogError> {
         place_tiles(&self.dir, &mut self.whole)?;
         for (part, hashes) in self.parts.iter().flatten() {
@@ -61,8 +61,8 @@ impl Signing {
 }
 
 impl LogWriter {
-    /// Makes everything durable, and gathers what the next checkpoint takes. Another one is begun when this has come back: by
-    /// [`LogWriter::signed_by`], or by [`LogWriter::give_back`]. None: there is nothing that is not signed.
+    /// Makes everything durable, and gathers what the next checkpoint takes. Another one is begun when this has come back, by
+    /// [`LogWriter::placed`]. None: there is nothing that is not signed.
     pub fn begin_checkpoint(&mut self) -> Result<Option<Signing>, LogError> {
         self.sync()?;
         let head =
@@ -86,8 +86,20 @@ impl LogWriter {
         Ok(Some(Signing { dir: self.dir.clone(), head, note, whole, parts: changed, gone, chains }))
     }
 
-    /// A checkpoint was placed.
-    pub fn signed_by(&mut self, placed: Signing) -> Checkpoint {
+    /// A checkpoint has come back, with what [`Signing::place`] said. Where there was no room for it, the next one takes its place; any other
+    /// failure of it is one of the log.
+    pub fn placed(&mut self, signing: Signing, became: Result<(), LogError>) -> Result<Checkpoint, LogError> {
+        self.unless_poisoned(|log| match became {
+            Ok(()) => Ok(log.is_signed(signing)),
+            Err(e) => {
+                // What of it was not placed, that one has.
+                log.tiles.whole().extend(signing.whole);
+                Err(e)
+            }
+        })
+    }
+
+    fn is_signed(&mut self, placed: Signing) -> Checkpoint {
         let Signing { head, parts, chains, .. } = placed;
         if let Some(parts) = parts {
             let now = parts.into_iter().map(|(part, _)| part).collect();
@@ -100,11 +112,6 @@ impl LogWriter {
         head
     }
 
-    /// A checkpoint was not placed: there was no room. The next one takes its place.
-    pub fn give_back(&mut self, mut failed: Signing) {
-        self.tiles.whole().append(&mut failed.whole);
-    }
-
     /// Signs the whole log, made durable first, and places the checkpoint.
     pub fn checkpoint(&mut self) -> Result<Checkpoint, LogError> {
         match self.begin_checkpoint()? {
@@ -115,12 +122,7 @@ impl LogWriter {
 
     /// Places a checkpoint here and now.
     pub(super) fn place_checkpoint(&mut self, mut signing: Signing) -> Result<Checkpoint, LogError> {
-        match signing.place() {
-            Ok(()) => Ok(self.signed_by(signing)),
-            Err(e) => {
-                self.give_back(signing);
-                Err(e)
-            }
-        }
+        let became = signing.place();
+        self.placed(signing, became)
     }
 }
