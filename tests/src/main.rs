@@ -1,6 +1,6 @@
 //! `aarm-vm-tests [--list] [--skip NAME] [FILTER]`: runs the cases one after the other, as root in a VM.
 //! `aarm-vm-tests actor NAME ARG...`: one technique; exits with its errno.
-//! `aarm-vm-tests cuts SEED ROUND`: writes receipts until the machine's power is cut.
+//! `aarm-vm-tests cuts SEED`: writes receipts to disks that lose their power, lie or fail.
 //! `aarm-vm-tests escape FAMILY NAME DIR`: one technique of the escape corpus.
 
 use std::process::ExitCode;

@@ -90,7 +90,7 @@ impl TestArgs {
 /// How much some cases do, if these are set: see where they are read. And the seconds in which a slow machine does a thousand of it.
 const SIZES: &[(&str, u64)] = &[("AARM_STORM", 8000), ("AARM_TOCTOU", 4)];
 
-/// How often [`cuts`] cuts, if set: `AARM_CUTS=200 cargo xtask test --vm cuts::`.
+/// How often each case of [`cuts`] cuts, if set: `AARM_CUTS=200 cargo xtask test --vm cuts::`.
 const CUTS: &str = "AARM_CUTS";
 
 /// The size that was asked for.
@@ -192,7 +192,7 @@ enum Boot {
     NoBpf,
     /// Those of a service under systemd.
     Debian,
-    /// Machines whose power is cut: as many boots as cuts.
+    /// Those of a disk that loses its power, lies or fails.
     Cuts,
 }
 
@@ -224,11 +224,13 @@ const MODULES: &[&str] = &[
     "loop",
 ];
 
-/// Cuts the power of machines.
+/// Has disks lose their power, lie and fail.
 fn cut(args: &TestArgs, built: &Built) -> Result<Tally> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    cuts::run(size(CUTS).unwrap_or(cuts::CUTS), args.seed.unwrap_or(now.as_secs() % 1_000_000), built)?;
-    Ok(Tally { passed: 1, failed: 0 })
+    let seed = args.seed.unwrap_or(now.as_secs() % 1_000_000);
+    let names = args.cases(Boot::Cuts).unwrap_or_default().join(",");
+    let (passed, failed) = cuts::run(size(CUTS).unwrap_or(cuts::CUTS), seed, &names, built)?;
+    Ok(Tally { passed, failed })
 }
 
 /// Boots one kernel and runs its cases.

@@ -85,8 +85,8 @@ pub struct Spec {
     pub timeout: Duration,
     /// Where the command's output goes; this process's own if not given.
     pub output: Option<File>,
-    /// A raw image of a disk, which outlives the machine.
-    pub disk: Option<PathBuf>,
+    /// Disks: Unix sockets at which NBD servers have them.
+    pub disks: Vec<PathBuf>,
 }
 
 impl Spec {
@@ -103,7 +103,7 @@ impl Spec {
             command: command.iter().map(|s| (*s).to_owned()).collect(),
             timeout: Duration::from_secs(1800),
             output: None,
-            disk: None,
+            disks: Vec::new(),
         }
     }
 }
@@ -235,11 +235,23 @@ impl Machine {
         Ok(self.child.try_wait()?.is_some())
     }
 
-    /// Cuts its power: what it has not written to a disk is lost.
-    pub fn cut(&mut self) -> Result<()> {
+    /// Switches it off.
+    pub fn off(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
+    }
+
+    /// Waits until it has ended. The exit status of its command.
+    pub fn ended(&mut self, timeout: Duration) -> Result<u8> {
+        let deadline = Instant::now() + timeout;
+        while !self.has_ended()? {
+            if Instant::now() > deadline {
+                bail!("kernel {}: no end after {} s\n{}", self.kernel, timeout.as_secs(), self.tail());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.status()
     }
 
     /// What its console said last, where the reason usually is.
@@ -261,21 +273,13 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         // It has ended, or nobody waits for it any more.
-        let _ = self.cut();
+        let _ = self.off();
     }
 }
 
 /// Boots it and runs its command. The command's exit status.
 pub fn run(spec: &mut Spec, built: &Built) -> Result<u8> {
-    let mut machine = boot(spec, built)?;
-    let deadline = Instant::now() + spec.timeout;
-    while !machine.has_ended()? {
-        if Instant::now() > deadline {
-            bail!("kernel {}: no end after {} s\n{}", spec.kernel, spec.timeout.as_secs(), machine.tail());
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    machine.status()
+    boot(spec, built)?.ended(spec.timeout)
 }
 
 /// Boots it; it runs its command, and ends.
@@ -322,9 +326,12 @@ pub fn boot(spec: &mut Spec, built: &Built) -> Result<Machine> {
     q.arg("-serial").arg(format!("file:{}", console.display()));
     q.args(["-chardev", "stdio,id=out,signal=off", "-serial", "chardev:out"]);
     q.arg("-serial").arg(format!("file:{}", status.display()));
-    if let Some(disk) = &spec.disk {
-        q.arg("-drive").arg(format!("file={},format=raw,if=none,id=disk", disk.display()));
-        q.args(["-device", "virtio-blk-pci,drive=disk"]);
+    for (n, socket) in spec.disks.iter().enumerate() {
+        // In QEMU's lists of options a comma is written twice.
+        let path = socket.display().to_string().replace(',', ",,");
+        q.arg("-blockdev").arg(format!("driver=nbd,node-name=disk{n},server.type=unix,server.path={path}"));
+        // Whatever fails is the guest's to deal with.
+        q.arg("-device").arg(format!("virtio-blk-pci,drive=disk{n},werror=report,rerror=report"));
     }
     let interactive = spec.command.is_empty();
     q.stdin(if interactive { Stdio::inherit() } else { Stdio::null() });
@@ -375,7 +382,7 @@ pub fn command(args: VmArgs) -> Result<u8> {
         command: args.command,
         timeout: Duration::from_secs(args.timeout),
         output: None,
-        disk: None,
+        disks: Vec::new(),
     };
     run(&mut spec, &built)
 }
