@@ -44,7 +44,7 @@ fn there_is_one_of_each_that_is_believed() {
 
 #[test]
 fn receipts() {
-    replay("fuzz/corpus/receipt", 6, receipt::check);
+    replay("fuzz/corpus/receipt", 8, receipt::check);
 }
 
 /// One byte less, one more, or another one.
