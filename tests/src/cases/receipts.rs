@@ -115,7 +115,7 @@ fn redacted() -> Result<()> {
     file("/tmp/r/taxes-of-mia", "x")?;
     let mut h = Host::start(&(policy(RULES) + "  redact: [paths, arguments, human]\n"))?;
     let attempts = [
-        h.run(&["--human", "mia@example"], &[crate::host::ME, "actor", "read", "/tmp/r/taxes-of-mia"])?,
+        h.run(&["--as", "mia@example"], &[crate::host::ME, "actor", "read", "/tmp/r/taxes-of-mia"])?,
         h.run(&[], &["/bin/sh", "-c", "/bin/busybox echo word-of-mia"])?,
     ];
     let text = |out: &std::process::Output| {
