@@ -254,7 +254,7 @@ fn what_receipts_do_not_show_is_said_once_and_changes_the_hash() {
     for (text, code, shown) in [
         ("  redact: [argments]", Code::BadValue, "(did you mean \"arguments\"?)"),
         ("  redact: [everything]", Code::BadValue, "there are arguments, hosts, human, paths, texts"),
-        ("  redact: {paths: true}", Code::WrongType, "parts of receipts"),
+        ("  redact: {paths: true}", Code::WrongType, "expected a part of receipts"),
     ] {
         refused(&with_spec(text), code, shown);
     }
