@@ -6,6 +6,7 @@
 use aarm_common::{Decision, Operation};
 use aarm_policy::{Action, Cause, Context, Env, Explanation, Policy};
 use aarm_receipt::canonical;
+use aarm_receipt::redact::reveal;
 use serde_json::Value;
 
 use super::exit::CliError;
@@ -87,7 +88,9 @@ impl Deciding {
                 explanation = explain(&Action { args: Some(args), ..action.clone() });
             }
         }
-        let missing = if image {
+        let missing = if is_redacted(&receipt["action"]) || is_redacted(&receipt["identity"]) {
+            Some("its policy redacts it: give what `aarm receipts --reveal --json` shows of it")
+        } else if image {
             Some(
                 "of a script, its own rules and those of its interpreter are asked: see the receipts of the exec",
             )
@@ -112,6 +115,11 @@ impl Deciding {
         let subjects = number("subjects") & 0xffff | number("unknown") << 16;
         Context::recorded(bits, number("conditions"), subjects)
     }
+}
+
+/// Whether something of it is redacted.
+fn is_redacted(part: &Value) -> bool {
+    reveal(&mut part.clone(), &|_| None).1 > 0
 }
 
 fn has_flag(receipt: &Value, flag: &str) -> bool {
@@ -176,4 +184,29 @@ fn action(receipt: &Value) -> Result<Action, CliError> {
     action.raw_memory = opens
         && (number(&a["object"]["mode"]) & S_IFMT == S_IFBLK || facet == Some(Operation::RawMemory.name()));
     Ok(action)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_redacted_is_said_to_be_missing() {
+        let policy = "apiVersion: aarm.dev/v1alpha1\nkind: AgentPolicy\nmetadata: { name: p, version: '1' }\nspec:\n  \
+            rules:\n    - { id: r, match: { operation: open_read, path: /secret }, decision: DENY }\n";
+        let policy = Policy::parse(policy.as_bytes()).unwrap();
+        let deciding = Deciding::new(policy, Env::default()).unwrap();
+        let mut receipt = json!({
+            "action": { "arg": 0, "object": { "dev": 1, "ino": 2, "mode": 0o100_644 }, "operation": "open_read",
+                "path": "/secret", "tool": "read" },
+            "decision": { "cause": "rule", "mode": "enforce", "result": "DENY", "rule": "r" },
+            "identity": { "comm": "c", "exe": "/bin/c", "pid": 1, "uid": 1 }, "kind": "action",
+        });
+        let told = deciding.replay(&receipt).unwrap();
+        assert!(told.agrees && told.missing.is_none());
+        receipt["action"]["path"] = json!({ "redacted": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=" });
+        let told = deciding.replay(&receipt).unwrap();
+        assert!(!told.agrees && told.missing.is_some_and(|missing| missing.contains("--reveal")));
+    }
 }
